@@ -1,0 +1,1 @@
+"""ccexecctl: the command line by which people and systemd manage ccexecd."""

@@ -1,0 +1,1 @@
+"""The operator's door: JSON-RPC lines on a Unix socket."""

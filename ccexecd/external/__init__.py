@@ -1,0 +1,1 @@
+"""The client's door: HTTP and WebSocket on one TCP port."""
