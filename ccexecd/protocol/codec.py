@@ -1,0 +1,251 @@
+"""JSON text to checked values and back: the trust boundary's converter.
+
+Owns two steps. `loads` turns bytes into plain JSON values and, where a message is JSON but holds what no value here can
+represent, says where instead of calling it unreadable (see `diagnosis`). `structure` turns plain values into attrs classes without coercion: cattrs as shipped makes letters of ``"ls -l"`` and
+True of ``"false"``. Must not know any method.
+"""
+
+import functools
+import math
+import operator
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, NewType, TypeVar, get_args, get_origin
+
+import attrs
+import cattrs
+import orjson
+from cattrs.cols import is_mapping, is_sequence, list_structure_factory, mapping_structure_factory
+from cattrs.gen import make_dict_structure_fn
+
+from ccexecd.protocol.diagnosis import Problem, mask
+
+T = TypeVar("T")
+
+Text = NewType("Text", str)
+"""A string that the kernel can take as a word: no NUL."""
+
+Seconds = NewType("Seconds", float)
+"""A finite, non-negative number of seconds."""
+
+Count = NewType("Count", int)
+"""A non-negative integer."""
+
+_JSON_NAMES = {
+    str: "string",
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    type(None): "null",
+    list: "array",
+    dict: "object",
+}
+
+
+class JSONSyntaxError(ValueError):
+    """The bytes are not JSON."""
+
+
+class StructureError(ValueError):
+    """Plain JSON values do not have the shape that a class asks for.
+
+    Attributes:
+        problems: one entry for each fault, with its path.
+    """
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(f"{p['path']}: {p['error']}" for p in problems))
+        self.problems = problems
+
+
+class WireTypeError(TypeError):
+    """A value has another JSON type than the one asked for; the text names both types and not the value."""
+
+
+def dumps(value: object) -> bytes:
+    """Encode plain values, attrs-free, as compact UTF-8 JSON."""
+    return orjson.dumps(value)
+
+
+def loads(text: bytes) -> tuple[Any, list[Problem]]:
+    """Decode one JSON text.
+
+    Returns:
+        The value, and the places in it that no value could represent (each replaced by null or 0 in the value).
+
+    Raises:
+        JSONSyntaxError: it is not JSON at all; the text says where.
+    """
+    try:
+        return orjson.loads(text), []
+    except orjson.JSONDecodeError as error:
+        try:
+            masked, problems = mask(text)
+            return orjson.loads(masked), problems
+        except ValueError:  # not UTF-8, too long to look into, or not JSON either way
+            raise JSONSyntaxError(f"not valid JSON: {error}") from None
+
+
+def type_name(value: object) -> str:
+    """The JSON name of a value's type, for error texts."""
+    return _JSON_NAMES.get(type(value), type(value).__name__)
+
+
+def _exactly(wanted: type[T]) -> Callable[[Any, Any], T]:
+    def structure_exact(value: Any, _: Any) -> T:
+        if type(value) is wanted:  # exact: True is not 1
+            return value
+        raise WireTypeError(f"expected {_JSON_NAMES[wanted]}, got {type_name(value)}")
+
+    return structure_exact
+
+
+def _structure_float(value: Any, _: Any) -> float:
+    if type(value) is not float and type(value) is not int:
+        raise WireTypeError(f"expected number, got {type_name(value)}")
+    if not math.isfinite(value):
+        raise ValueError("number must be finite")
+    return float(value)
+
+
+def _structure_text(value: Any, _: Any) -> Text:
+    if type(value) is not str:
+        raise WireTypeError(f"expected string, got {type_name(value)}")
+    if "\0" in value:
+        raise ValueError(f"string holds a NUL at character {value.index(chr(0)) + 1}, which no program can be given")
+    return Text(value)
+
+
+def _structure_seconds(value: Any, _: Any) -> Seconds:
+    seconds = _structure_float(value, float)
+    if seconds < 0:
+        raise ValueError("must not be negative")
+    return Seconds(seconds)
+
+
+def _structure_count(value: Any, _: Any) -> Count:
+    if type(value) is not int:
+        raise WireTypeError(f"expected integer, got {type_name(value)}")
+    if value < 0:
+        raise ValueError("must not be negative")
+    return Count(value)
+
+
+def _structure_literal(value: Any, literal: Any) -> Any:
+    allowed = get_args(literal)
+    if type(value) is str and value in allowed:
+        return value
+    raise ValueError("expected one of " + ", ".join(f'"{name}"' for name in allowed))
+
+
+def _structure_none(value: Any, _: Any) -> None:
+    if value is not None:
+        raise WireTypeError(f"expected null, got {type_name(value)}")
+
+
+def _is_literal(kind: Any) -> bool:
+    return get_origin(kind) is Literal
+
+
+def _is_tuple(kind: Any) -> bool:
+    return get_origin(kind) is tuple
+
+
+@functools.cache
+def _converter(*, forbid_extra_keys: bool) -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=forbid_extra_keys, prefer_attrib_converters=False)
+    for exact in (str, int, bool):
+        converter.register_structure_hook(exact, _exactly(exact))
+    converter.register_structure_hook(float, _structure_float)
+    converter.register_structure_hook(type(None), _structure_none)
+    named: tuple[tuple[Any, Callable[[Any, Any], Any]], ...] = (
+        (Text, _structure_text),
+        (Seconds, _structure_seconds),
+        (Count, _structure_count),
+    )
+    for name, hook in named:
+        converter.register_structure_hook_func(functools.partial(operator.is_, name), hook)
+    converter.register_structure_hook_func(_is_literal, _structure_literal)
+
+    def demand(kind: type, base: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        def structure_container(value: Any, t: Any) -> Any:
+            if type(value) is not kind:
+                raise WireTypeError(f"expected {_JSON_NAMES[kind]}, got {type_name(value)}")
+            return base(value, t)
+
+        return structure_container
+
+    @converter.register_structure_hook_factory(is_sequence)
+    def _sequences(cls: Any, conv: cattrs.Converter) -> Callable[[Any, Any], Any]:
+        return demand(list, list_structure_factory(cls, conv))
+
+    @converter.register_structure_hook_factory(_is_tuple)
+    def _tuples(cls: Any, conv: cattrs.Converter) -> Callable[[Any, Any], Any]:
+        list_of_it: Any = types.GenericAlias(list, get_args(cls)[:1])
+        as_list = list_structure_factory(list_of_it, conv)
+        return demand(list, lambda value, t: tuple(as_list(value, t)))
+
+    @converter.register_structure_hook_factory(is_mapping)
+    def _mappings(cls: Any, conv: cattrs.Converter) -> Callable[[Any, Any], Any]:
+        return demand(dict, mapping_structure_factory(cls, conv))
+
+    @converter.register_structure_hook_factory(attrs.has)
+    def _classes(cls: Any, conv: cattrs.Converter) -> Callable[[Any, Any], Any]:
+        return demand(dict, make_dict_structure_fn(cls, conv, _cattrs_forbid_extra_keys=forbid_extra_keys))
+
+    return converter
+
+
+def structure(value: object, cls: type[T], *, ignore_unknown: bool = False) -> T:
+    """Build an attrs class from plain JSON values, strictly.
+
+    Args:
+        value: what `loads` returned.
+        cls: the attrs class.
+        ignore_unknown: let unknown keys pass unread, as clients from before `ccexec.v1` expect.
+
+    Raises:
+        StructureError: with the path of everything that is wrong.
+    """
+    try:
+        return _converter(forbid_extra_keys=not ignore_unknown).structure(value, cls)
+    except (cattrs.BaseValidationError, WireTypeError, ValueError, TypeError) as error:
+        raise StructureError(_problems(error)) from None
+
+
+def _problems(error: BaseException) -> list[Problem]:
+    found: list[Problem] = []
+    if isinstance(error, BaseExceptionGroup):  # cattrs raises groups; a class's own check raises StructureError in one
+        own, rest = error.split(StructureError)
+        found.extend(problem for fault in _leaves(own) for problem in fault.problems)
+        if rest is None:
+            return found
+        error = rest
+    for line in cattrs.transform_error(error, format_exception=_describe):
+        message, _, path = line.rpartition(" @ ")
+        found.append({"path": path, "error": message})
+    return found
+
+
+def _leaves(error: BaseException | None) -> Iterator[StructureError]:
+    if isinstance(error, StructureError):
+        yield error
+    elif isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+
+
+def _describe(error: BaseException, _: type | None) -> str:
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        names = ", ".join(sorted(name[:64] for name in error.extra_fields))
+        return f"unknown field: {names}; known: {', '.join(f.name for f in attrs.fields(error.cl))}"
+    if isinstance(error, KeyError):
+        return "required"
+    if isinstance(error, WireTypeError | ValueError) and error.args:
+        return str(error.args[0])
+    return "not valid"
+
+
+def as_plain(value: Mapping[str, object] | object) -> Any:
+    """Attrs instances, tuples and mappings to what `dumps` takes."""
+    return cattrs.unstructure(value)

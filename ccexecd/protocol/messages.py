@@ -1,0 +1,204 @@
+"""The params of every method, as classes.
+
+Owns names, types and bounds of what a client may send. Must not decide what a value means: that is `core`'s and the
+engine's. A field that the contract has and this version does not serve yet is listed in `UNSERVED`, so that asking for
+it is refused instead of silently ignored.
+"""
+
+from typing import Any, Literal, TypeVar
+
+import attrs
+
+from ccexecd.protocol.codec import Count, Seconds, StructureError, Text, structure
+
+P = TypeVar("P")
+
+Framing = Literal["lines", "line", "raw"]
+OnDisconnect = Literal["auto", "cancel", "detach"]
+StreamName = Literal["stdout", "stderr"]
+
+MAX_LABELS = 64
+"""Labels of one execution."""
+
+MAX_READ = 16 * 1024 * 1024
+"""Bytes of output that one `read_output` may ask for."""
+
+
+@attrs.frozen
+class Execute:
+    """`execute`: exactly one of `command` (run by the shell) and `argv` (run as it is)."""
+
+    command: Text | None = None
+    argv: tuple[Text, ...] | None = None
+    timeout: Seconds | None = None
+    grace: Seconds | None = None
+    cwd: Text | None = None
+    env: dict[Text, Text] = attrs.field(factory=dict, repr=False)  # values may be secrets
+    unset: tuple[Text, ...] = ()
+    stdin: Literal["closed", "open"] = "closed"
+    on_disconnect: OnDisconnect = "auto"
+    framing: Framing | None = None
+    labels: dict[str, str] = attrs.field(factory=dict)
+    # Of the contract, served by later versions: only the value that changes nothing is taken.
+    stall_timeout: None = None
+    pty: None = None
+    limits: None = None
+    policy: Literal["drop_oldest"] = "drop_oldest"
+    stdio: Literal["pipe"] = "pipe"
+    max_line_bytes: None = None
+    agent: Literal["none", "auto"] = "auto"
+    idempotency_key: None = None
+    lane: None = None
+    priority: None = None
+
+    def __attrs_post_init__(self) -> None:
+        if (self.command is None) == (self.argv is None):
+            raise StructureError([{"path": "$", "error": "exactly one of command and argv is required"}])
+        if self.command is not None and not self.command.strip():
+            raise StructureError([{"path": "$.command", "error": "must not be empty"}])
+        if self.argv is not None and not (self.argv and self.argv[0]):
+            raise StructureError([{"path": "$.argv", "error": "must not be empty, nor its first word"}])
+        if any(not name or "=" in name for name in self.env):
+            raise StructureError([{"path": "$.env", "error": 'a name must not be empty nor hold "="'}])
+        if len(self.labels) > MAX_LABELS:
+            raise StructureError([{"path": "$.labels", "error": f"must not be more than {MAX_LABELS}"}])
+
+
+@attrs.frozen
+class Control:
+    """`control`: PAUSE, RESUME, CANCEL, KILL or SIGNAL one execution; the only live one where no id is given."""
+
+    type: Literal["PAUSE", "RESUME", "CANCEL", "KILL", "SIGNAL"]
+    execution_id: str | None = None
+    signal: str | None = None
+    grace: Seconds | None = None
+    wait: bool = True
+
+    def __attrs_post_init__(self) -> None:
+        if (self.type == "SIGNAL") != (self.signal is not None):
+            raise StructureError([{"path": "$.signal", "error": "belongs to type SIGNAL, which needs it"}])
+
+
+@attrs.frozen
+class WriteStdin:
+    """`write_stdin`: exactly one of `data` (text) and `data_base64`."""
+
+    execution_id: str | None = None
+    data: str | None = attrs.field(default=None, repr=False)
+    data_base64: str | None = attrs.field(default=None, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        if (self.data is None) == (self.data_base64 is None):
+            raise StructureError([{"path": "$", "error": "exactly one of data and data_base64 is required"}])
+
+
+@attrs.frozen
+class Which:
+    """A method about one execution: `close_stdin`, `detach`."""
+
+    execution_id: str | None = None
+
+
+@attrs.frozen
+class Attach:
+    """`attach`: watch from position `from_seq` (0 = from the start, null = only what comes)."""
+
+    execution_id: str
+    from_seq: Count | None = None
+
+
+@attrs.frozen
+class ReadOutput:
+    """`read_output`: the same output, pulled; `wait_s` waits that long for something to come."""
+
+    execution_id: str
+    from_seq: Count = Count(0)
+    max_bytes: Count = Count(1 << 20)
+    wait_s: Seconds = Seconds(0.0)
+    streams: tuple[StreamName, ...] = ("stdout", "stderr")
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 < self.max_bytes <= MAX_READ:
+            raise StructureError([{"path": "$.max_bytes", "error": f"must be from 1 to {MAX_READ}"}])
+
+
+@attrs.frozen
+class Wait:
+    """`wait`: until it has finished, `timeout` seconds at most (null = as long as it takes)."""
+
+    execution_id: str
+    timeout: Seconds | None = None
+
+
+@attrs.frozen
+class Status:
+    """`status`: one execution, or, without an id, the daemon."""
+
+    execution_id: str | None = None
+
+
+@attrs.frozen
+class List:
+    """`list`: executions, newest first."""
+
+    state: Literal["QUEUED", "STARTING", "RUNNING", "PAUSED", "TERMINATING", "FINISHED", "live"] | None = None
+    label: str | None = None
+    session: str | None = None
+    limit: Count = Count(1000)
+
+
+@attrs.frozen
+class ResumeSession:
+    """`resume_session`: take a session over, proven by its token."""
+
+    session_id: str
+    resume_token: str = attrs.field(repr=False)
+
+
+@attrs.frozen
+class Stop:
+    """`stop`: end the daemon; `drain` lets executions finish by themselves first, `grace` is from TERM to KILL."""
+
+    drain: Seconds | None = None
+    grace: Seconds | None = None
+
+
+@attrs.frozen
+class Nothing:
+    """A method without params."""
+
+
+UNSERVED = {
+    "stall_timeout",
+    "pty",
+    "limits",
+    "policy",
+    "stdio",
+    "max_line_bytes",
+    "agent",
+    "idempotency_key",
+    "lane",
+    "priority",
+}
+
+
+def params(value: Any, cls: type[P], *, lenient: bool = False) -> P:
+    """Structure one call's params.
+
+    Args:
+        value: as parsed; absent params are an empty object.
+        cls: one of this module's classes.
+        lenient: unknown fields pass unread, as clients without a subprotocol expect.
+
+    Raises:
+        StructureError: everything that is wrong, with paths.
+    """
+    if isinstance(value, list):
+        raise StructureError([{"path": "$", "error": "params are named: expected object, got array"}])
+    try:
+        return structure({} if value is None else value, cls, ignore_unknown=lenient)
+    except StructureError as error:
+        for problem in error.problems:
+            if cls is Execute and problem["path"].removeprefix("$.") in UNSERVED:
+                problem["error"] = "this value is not served by this version"
+        raise
