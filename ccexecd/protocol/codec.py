@@ -1,8 +1,9 @@
 """JSON text to checked values and back: the trust boundary's converter.
 
 Owns two steps. `loads` turns bytes into plain JSON values and, where a message is JSON but holds what no value here can
-represent, says where instead of calling it unreadable (see `diagnosis`). `structure` turns plain values into attrs classes without coercion: cattrs as shipped makes letters of ``"ls -l"`` and
-True of ``"false"``. Must not know any method.
+represent, says where instead of calling it unreadable (see `diagnosis`). `structure` turns plain values into attrs
+classes without coercion: cattrs as shipped makes letters of ``"ls -l"`` and True of ``"false"``. Must not know any
+method.
 """
 
 import functools

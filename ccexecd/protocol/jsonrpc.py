@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import attrs
 
-from ccexecd.protocol.codec import JSONSyntaxError, Problem, dumps, loads
+from ccexecd.protocol.codec import JSONSyntaxError, dumps, loads
+from ccexecd.protocol.diagnosis import Problem
 from ccexecd.protocol.errors import ErrorCode
 
 Id = str | int | float | None

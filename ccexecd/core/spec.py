@@ -1,0 +1,49 @@
+"""What one execution is to be: fixed before it starts."""
+
+import shlex
+from collections.abc import Mapping
+from typing import Literal
+
+import attrs
+
+from ccexecd.core.output import Framing
+
+TimeoutSource = Literal["request", "default", "none"]
+
+
+@attrs.frozen
+class Spec:
+    """One command, ready to start.
+
+    Attributes:
+        argv: the words, the shell in front where a command string was given.
+        display: the command as people read it, on one line or more.
+        cwd: working directory; None is the daemon's.
+        env: names added to the daemon's environment. Values are kept out of every repr.
+        unset: names removed from it.
+        timeout: seconds of wall time, pauses not counted; None is without end.
+        timeout_source: who set it.
+        grace: seconds from TERM to KILL.
+        framing: how output is cut into notifications.
+        stdin_open: whether the client writes to its standard input; else it is /dev/null.
+        on_disconnect: what the loss of the client means for it.
+        labels: the client's own marks.
+    """
+
+    argv: tuple[str, ...]
+    display: str
+    cwd: str | None = None
+    env: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    unset: tuple[str, ...] = ()
+    timeout: float | None = None
+    timeout_source: TimeoutSource = "none"
+    grace: float = 10.0
+    framing: Framing = "lines"
+    stdin_open: bool = False
+    on_disconnect: Literal["auto", "cancel", "detach"] = "auto"
+    labels: Mapping[str, str] = attrs.field(factory=dict)
+
+
+def display_of(command: str | None, argv: tuple[str, ...] | None) -> str:
+    """The command as people read it: the string as it came, or the words as a shell would be given them."""
+    return command if command is not None else shlex.join(argv or ())

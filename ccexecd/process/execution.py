@@ -1,0 +1,236 @@
+"""One execution while it lives, and what is known of it afterwards.
+
+Owns its state, its output log and its watchers, and tells the latter, in the same step, whenever the log has grown.
+What is asked of it (pause, resume, cancel, signal) goes through here, so that the table in `core.execution` sees
+every event. Must not start or end anything by itself: its supervisor does.
+"""
+
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import trio
+
+from ccexecd.core.execution import Event, Outcome, Reason, State, step
+from ccexecd.core.output import Framer, OutputLog, Stream
+from ccexecd.core.spec import Spec
+from ccexecd.process.keeper_client import KeeperClient, Leader, SpawnError
+
+Watcher = Callable[[], None]
+"""Called in the step in which the log has grown. Must neither block nor raise."""
+
+
+class Execution:
+    """One accepted command.
+
+    Args:
+        spec: what to run.
+        session_id: whose it is.
+        keeper: whom to ask about its processes.
+        window: bytes of output that are kept in memory, and the longest line that is waited for.
+
+    Attributes:
+        id: its UUID, never reused.
+        state: where it stands.
+        log: its output and state changes.
+        watchers: who is told when the log has grown.
+        leader: its first process, once there is one.
+        spawned: set when it has started, or could not be.
+        spawn_error: why it could not.
+        outcome: how it ended, once it has.
+        finished: set when nothing of it is left and `process.completed` is in the log.
+        stdin: the write end of its standard input, where it was asked for and is still open.
+        scope: its supervisor waits in it for the end; cancelling it begins the escalation from TERM to KILL.
+        hurry: the wait from TERM to KILL; cancelling it makes it KILL now.
+    """
+
+    def __init__(self, spec: Spec, session_id: str, keeper: KeeperClient, window: int) -> None:
+        self.id = str(uuid.uuid4())
+        self.spec = spec
+        self.session_id = session_id
+        self.state = State.QUEUED
+        self.log = OutputLog(window)
+        self.watchers: set[Watcher] = set()
+        self.leader: Leader | None = None
+        self.spawned = trio.Event()
+        self.spawn_error: SpawnError | None = None
+        self.outcome: Outcome | None = None
+        self.finished = trio.Event()
+        self.stdin: trio.lowlevel.FdStream | None = None
+        self.scope = trio.CancelScope()
+        self.hurry = trio.CancelScope()
+        self.intent: Reason | None = None
+        self.grace = spec.grace
+        self.created_at = datetime.now(UTC)
+        self.started_at: datetime | None = None
+        self.finished_at: datetime | None = None
+        self._started_clock = self._finished_clock = time.monotonic()
+        self._keeper = keeper
+        self._time_left: float | None = None
+        self._framers: dict[Stream, Framer] = {
+            "stdout": Framer(spec.framing, window),
+            "stderr": Framer(spec.framing, window),
+        }
+
+    # What its supervisor reports
+
+    def has_started(self, leader: Leader) -> None:
+        """There is a leader; the clock runs."""
+        self.leader = leader
+        self.started_at = datetime.now(UTC)
+        self._started_clock = time.monotonic()
+        if self.spec.timeout is not None:
+            self.scope.relative_deadline = self.spec.timeout
+        self.apply(Event.SPAWNED)
+        self._note("process.started", {"status": "started", **self._process_ids()})
+
+    def has_output(self, stream: Stream, received: bytes) -> None:
+        """Bytes were read."""
+        for piece in self._framers[stream].feed(received):
+            self.log.append(stream, piece)
+        self._wake_watchers()
+
+    def has_no_more_output(self) -> None:
+        """Both pipes are at their end: what the framers held goes out now."""
+        for stream, framer in self._framers.items():
+            for piece in framer.finish():
+                self.log.append(stream, piece)
+
+    def has_ended(self, outcome: Outcome) -> None:
+        """All of it is over."""
+        self.apply(Event.END)
+        self.outcome = outcome
+        self.finished_at = datetime.now(UTC)
+        self._finished_clock = time.monotonic()
+        if outcome.reason is Reason.CANCELLED:
+            self._note("process.cancelled", {"status": "cancelled", **self._process_ids()})
+        self._note("process.completed", self.completion(outcome))
+        self.log.close()
+        self.spawned.set()
+        self.finished.set()
+        self._wake_watchers()
+
+    def completion(self, outcome: Outcome) -> dict[str, Any]:
+        """The params of `process.completed`."""
+        return {
+            "status": outcome.status,
+            "exit_code": outcome.exit_code,
+            "signal": outcome.signal,
+            "reason": outcome.reason.value,
+            "duration": self.duration,
+            "rusage": {
+                "user_s": outcome.use.user_s,
+                "system_s": outcome.use.system_s,
+                "max_rss_bytes": outcome.use.max_rss_bytes,
+            },
+            "stdout_bytes": self.log.sizes["stdout"],
+            "stderr_bytes": self.log.sizes["stderr"],
+            "dropped_bytes": self.log.dropped_bytes,
+            "leftovers": list(outcome.leftovers),
+            **self._process_ids(),
+        }
+
+    # What others ask of it
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it has not finished."""
+        return self.state is not State.FINISHED
+
+    @property
+    def duration(self) -> float:
+        """Seconds from its start to its end, or to now."""
+        if self.started_at is None:
+            return 0.0
+        end = time.monotonic() if self.is_live else self._finished_clock
+        return round(end - self._started_clock, 6)
+
+    @property
+    def pid(self) -> int | None:
+        """Its leader's pid, which is its process group too; None before it has started."""
+        return self.leader.pid if self.leader else None
+
+    def apply(self, event: Event) -> None:
+        """Take an event.
+
+        Raises:
+            IllegalTransitionError: the state does not admit it; nothing has changed.
+        """
+        self.state = step(self.state, event)
+
+    def cancel(self, reason: Reason, grace: float | None = None) -> None:
+        """Decide that it ends; its supervisor does the rest. The first decision gives the reason.
+
+        Args:
+            reason: why.
+            grace: seconds from TERM to KILL; None is the spec's. Asked again, a shorter one counts from now.
+
+        Raises:
+            IllegalTransitionError: it has finished.
+        """
+        self.apply(Event.TERMINATE)
+        self.intent = self.intent or reason
+        if grace is not None:
+            self.grace = grace
+            self.hurry.deadline = min(self.hurry.deadline, trio.current_time() + grace)
+        self.scope.cancel(reason=self.intent.value)
+
+    async def pause(self) -> list[int]:
+        """Stop every process of it; its clock stands still.
+
+        Returns:
+            The pids that could not be stopped.
+
+        Raises:
+            IllegalTransitionError: it is not running.
+        """
+        self.apply(Event.PAUSE)
+        self._time_left = self.scope.deadline - trio.current_time()
+        self.scope.deadline = float("inf")
+        running = await self._keeper.pause(self._led())
+        if self.state is State.PAUSED:
+            self._note("process.paused", {"status": "paused", **self._process_ids()})
+        return running
+
+    async def resume(self) -> None:
+        """Let it go on, and its clock.
+
+        Raises:
+            IllegalTransitionError: it is not paused.
+        """
+        self.apply(Event.RESUME)
+        await self._keeper.resume(self._led())
+        if self.state is State.RUNNING:
+            if self._time_left is not None:
+                self.scope.deadline = trio.current_time() + self._time_left
+            self._note("process.resumed", {"status": "resumed", **self._process_ids()})
+
+    async def signal(self, signum: int) -> None:
+        """Send any signal to every process of it."""
+        await self._keeper.signal(self._led(), signum)
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell somebody whenever the log has grown."""
+        self.watchers.add(watcher)
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """Tell them no more."""
+        self.watchers.discard(watcher)
+
+    def _led(self) -> Leader:
+        if self.leader is None:
+            raise AssertionError(f"execution {self.id} is {self.state.value} without a leader")
+        return self.leader
+
+    def _process_ids(self) -> dict[str, int | None]:
+        return {"pid": self.pid, "pgid": self.pid}
+
+    def _note(self, method: str, params: dict[str, Any]) -> None:
+        self.log.note(method, params)
+        self._wake_watchers()
+
+    def _wake_watchers(self) -> None:
+        for watcher in tuple(self.watchers):
+            watcher()

@@ -1,0 +1,343 @@
+"""The keeper: the small process that is parent of every leader, so that none outlives the daemon by accident.
+
+Theory of operation. The daemon starts one keeper by exec (`python -I -S`, so no site-packages: standard library only,
+a few megabytes, one thread) and talks to it over a SEQPACKET socket pair. The keeper forks and execs leaders, reaps
+them, signals their trees and says when a tree is empty; output never passes through it, for the daemon makes the
+pipes and hands over only the ends that a leader gets. When the socket ends, because the daemon was killed, the keeper
+ends every tree (TERM, grace, KILL) and leaves. It is a subreaper: what a tree abandons becomes its child, and SIGCHLD
+tells it, so nothing here polls but a kill or a pause that is under way.
+
+Messages are JSON objects, one a packet; one too large for a packet travels in a memfd. The daemon asks with ``{"re":
+K, "op": …, "n": N}`` and hears ``{"re": K, …}``; N numbers an execution. Unasked, it hears ``{"event": "exit", "n":
+N, "status": …, "survivors": […]}`` once for each leader and ``{"event": "gone", "n": N}`` when the last process of
+that tree has been reaped. The first message is ``{"event": "hello", "protocol": 1, …}``: an upgraded daemon that
+meets an older keeper can tell.
+"""
+
+import array
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import Any
+
+if __name__ == "__main__":  # started by path with -I -S: the folder that holds the package is not on sys.path yet
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from ccexecd.process import containment
+
+PROTOCOL = 1
+"""Version of the messages; the hello carries it."""
+
+MAX_PACKET = 128 * 1024
+"""Bytes of a message in a packet: well under the kernel's default send buffer (212,992). Larger ones use a memfd."""
+
+_MAX_FDS = 8
+_TICK = 0.02  # seconds between looks at a kill or a pause that is under way
+_PAUSE_PATIENCE = 2.0  # seconds until a process that does not stop (uninterruptible sleep) is reported
+_KILL_BURST = 0.05  # seconds that one pass may chase a tree which forks faster than it is killed
+
+Message = dict[str, Any]
+
+
+class Tree:
+    """One execution as the keeper sees it.
+
+    Attributes:
+        number: the daemon's number for it.
+        pid: its leader.
+        grace: seconds from TERM to KILL if the daemon is lost.
+        leader_reaped: the exit has been reported.
+        kill_at: moment (monotonic) from which everything in it is killed on sight.
+        pause: the request that waits for all of it to be stopped, and until when.
+    """
+
+    __slots__ = ("grace", "kill_at", "leader_reaped", "number", "pause", "pid")
+
+    def __init__(self, number: int, pid: int, grace: float) -> None:
+        self.number = number
+        self.pid = pid
+        self.grace = grace
+        self.leader_reaped = False
+        self.kill_at: float | None = None
+        self.pause: tuple[int, float] | None = None
+
+
+class Keeper:
+    """The loop: one socket to the daemon, one wake-up pipe for SIGCHLD."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel: socket.socket | None = channel
+        self._epoch = containment.new_epoch()
+        self._forest = containment.Forest(self._epoch)
+        self._trees: dict[int, Tree] = {}
+        self._unsettled: set[Tree] = set()  # those that something is expected of: a stop, an end, the last survivor
+        self._leaving = False
+        self._term_received = False
+        self._wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        # Python handlers, not SIG_IGN: an ignored signal would stay ignored in every leader.
+        for signum in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
+            signal.signal(signum, lambda *_: None)
+        signal.signal(signal.SIGTERM, self._on_term)  # never ignored: a shutting-down machine would wait for us
+        self._epoll = select.epoll()
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._epoll.register(channel, select.EPOLLIN)
+        self._operations = {
+            "spawn": self._spawn,
+            "signal": self._signal,
+            "pause": self._pause,
+            "resume": self._resume,
+            "kill": self._kill,
+            "members": self._members,
+        }
+
+    def run(self) -> None:
+        """Serve until the daemon is gone and every tree has ended."""
+        self._send({"event": "hello", "protocol": PROTOCOL, "pid": os.getpid(), "epoch": self._epoch})
+        while not (self._leaving and not self._trees):
+            for fd, _ in self._epoll.poll(self._time_to_next_look()):
+                if fd == self._wake:
+                    self._drain_wake_pipe()
+                else:
+                    self._receive()
+            if self._term_received:
+                self._leave()
+            self._reap()
+            self._look_after_trees()
+        for stray in self._forest.strays():
+            containment.send(stray, signal.SIGKILL)
+
+    # What the daemon asks for
+
+    def _spawn(self, message: Message, fds: list[int]) -> None:
+        stdin = fds.pop(0) if message["stdin"] else subprocess.DEVNULL
+        containment.tag_children(self._epoch, message["n"])
+        try:
+            process = subprocess.Popen(
+                message["argv"],
+                stdin=stdin,
+                stdout=fds[0],
+                stderr=fds[1],
+                cwd=message["cwd"],
+                env=message["env"],
+                umask=message["umask"],
+                start_new_session=True,  # with no preexec_fn: vfork
+            )
+        except OSError as error:
+            subject = "cwd" if error.filename == message["cwd"] is not None else "program"
+            self._send({"re": message["re"], "errno": error.errno, "strerror": error.strerror, "subject": subject})
+            return
+        process.returncode = 0  # reaped here, by number; this keeps Popen from trying
+        tree = Tree(message["n"], process.pid, message["grace"])
+        self._trees[tree.number] = tree
+        self._forest.leaders[tree.pid] = tree.number
+        self._send({"re": message["re"], "n": tree.number, "pid": process.pid})
+
+    def _signal(self, message: Message, _: list[int]) -> None:
+        """Signal every process of a tree; `then` follows (CONT after TERM, so that a stopped one hears it)."""
+        found = self._forest.members(message["n"])
+        for signum in (message["signal"], *message["then"]):
+            for process in found:
+                containment.send(process, signum)
+        self._send({"re": message["re"], "signalled": len(found)})
+
+    def _pause(self, message: Message, _: list[int]) -> None:
+        tree = self._trees.get(message["n"])
+        if tree is None:
+            self._send({"re": message["re"], "running": []})
+            return
+        tree.pause = (message["re"], time.monotonic() + _PAUSE_PATIENCE)
+        self._unsettled.add(tree)
+        for _attempt in range(3):
+            self._look_after_pause(tree)
+            if tree.pause is None:
+                return
+            time.sleep(0.0001)  # a signalled process stops as soon as it is scheduled; then the tick looks again
+
+    def _resume(self, message: Message, _: list[int]) -> None:
+        tree = self._trees.get(message["n"])
+        if tree is not None and tree.pause is not None:
+            self._send({"re": tree.pause[0], "running": []})
+            tree.pause = None
+        self._signal({**message, "signal": signal.SIGCONT, "then": []}, [])
+
+    def _kill(self, message: Message, _: list[int]) -> None:
+        tree = self._trees.get(message["n"])
+        if tree is not None:
+            tree.kill_at = time.monotonic()
+            self._unsettled.add(tree)
+            self._chase(tree)
+        self._send({"re": message["re"]})
+
+    def _members(self, message: Message, _: list[int]) -> None:
+        self._send({"re": message["re"], "pids": [process.pid for process in self._forest.members(message["n"])]})
+
+    # What happens by itself
+
+    def _reap(self) -> None:
+        """Take every dead child. A leader's pid stays pinned by its zombie until its survivors are known."""
+        while True:
+            try:
+                dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if dead is None:
+                return
+            number = self._forest.leaders.get(dead.si_pid)
+            if number is None:
+                os.waitpid(dead.si_pid, 0)
+            else:
+                self._reap_leader(self._trees[number])
+
+    def _reap_leader(self, tree: Tree) -> None:
+        survivors = [process.pid for process in self._forest.members(tree.number)]
+        _, status, used = os.wait4(tree.pid, 0)
+        del self._forest.leaders[tree.pid]
+        tree.leader_reaped = True
+        if survivors:
+            self._unsettled.add(tree)
+        else:
+            self._forget(tree)
+        self._send(
+            {
+                "event": "exit",
+                "n": tree.number,
+                "status": os.waitstatus_to_exitcode(status),
+                "user_s": used.ru_utime,
+                "system_s": used.ru_stime,
+                "max_rss_kib": used.ru_maxrss,
+                "survivors": survivors,
+            }
+        )
+
+    def _look_after_trees(self) -> None:
+        now = time.monotonic()
+        for tree in list(self._unsettled):
+            if tree.kill_at is not None and now >= tree.kill_at:
+                self._chase(tree)
+            if tree.pause is not None:
+                self._look_after_pause(tree)
+            if tree.leader_reaped and not self._forest.members(tree.number):
+                self._forget(tree)
+                self._send({"event": "gone", "n": tree.number})
+
+    def _look_after_pause(self, tree: Tree) -> None:
+        """Stop whatever of a tree still runs, and answer when nothing does: a stopped process cannot fork."""
+        if tree.pause is None:
+            return
+        request, patience_ends = tree.pause
+        living = self._forest.members(tree.number)
+        running = [process for process in living if process.state not in containment.STOPPED]
+        for process in running:
+            containment.send(process, signal.SIGSTOP)
+        if not running or time.monotonic() >= patience_ends:
+            tree.pause = None
+            self._send({"re": request, "running": [process.pid for process in running]})
+
+    def _chase(self, tree: Tree) -> None:
+        """Kill everything in a tree, and what it forks meanwhile, until nothing new turns up."""
+        burst_ends = time.monotonic() + _KILL_BURST
+        killed: set[tuple[int, int]] = set()  # pid, start time
+        while time.monotonic() < burst_ends:
+            fresh = [p for p in self._forest.members(tree.number) if (p.pid, p.started) not in killed]
+            if not fresh:
+                return
+            for process in fresh:
+                containment.send(process, signal.SIGKILL)
+                killed.add((process.pid, process.started))
+            self._reap()
+
+    def _forget(self, tree: Tree) -> None:
+        self._trees.pop(tree.number, None)
+        self._unsettled.discard(tree)
+
+    def _leave(self) -> None:
+        """The daemon is lost, or we are told to end: end every tree with its grace, then go."""
+        if self._leaving:
+            return
+        self._leaving = True
+        now = time.monotonic()
+        for tree in self._trees.values():
+            for process in self._forest.members(tree.number):
+                containment.send(process, signal.SIGTERM)
+                containment.send(process, signal.SIGCONT)
+            if tree.kill_at is None:
+                tree.kill_at = now + tree.grace
+            self._unsettled.add(tree)
+
+    # Plumbing
+
+    def _on_term(self, *_: object) -> None:
+        self._term_received = True
+
+    def _time_to_next_look(self) -> float | None:
+        """Seconds that may be slept; None for as long as nothing happens."""
+        now = time.monotonic()
+        soonest: float | None = None
+        for tree in self._unsettled:
+            if tree.pause is None and tree.kill_at is None:
+                continue  # only a survivor's end is awaited: SIGCHLD tells
+            at = _TICK if tree.pause is not None else max((tree.kill_at or now) - now, _TICK)
+            soonest = at if soonest is None else min(soonest, at)
+        return soonest
+
+    def _drain_wake_pipe(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._wake, 4096):
+                pass
+
+    def _receive(self) -> None:
+        if self._channel is None:
+            return
+        try:
+            packet, ancillary, _, _ = self._channel.recvmsg(
+                MAX_PACKET + 4096, socket.CMSG_SPACE(_MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionResetError:
+            packet, ancillary = b"", []
+        fds = array.array("i")
+        for level, kind, payload in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+        if not packet:
+            self._epoll.unregister(self._channel)
+            self._channel.close()
+            self._channel = None
+            self._leave()
+            return
+        try:
+            message = json.loads(packet)
+            if "memfd" in message:
+                large = fds.pop()
+                try:
+                    message = json.loads(os.pread(large, message["memfd"], 0))
+                finally:
+                    os.close(large)
+            self._operations[message["op"]](message, list(fds))
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _send(self, message: Message) -> None:
+        if self._channel is not None:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # told by the next receive
+                self._channel.sendmsg([json.dumps(message).encode()])
+
+
+def main() -> None:
+    """Run as the keeper on the socket whose descriptor is the first argument."""
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    os.set_inheritable(channel.fileno(), False)
+    os.setsid()  # a signal to the daemon's group, as a terminal sends it, is not for us
+    containment.become_subreaper()
+    Keeper(channel).run()
+
+
+if __name__ == "__main__":
+    main()
