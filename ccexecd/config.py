@@ -1,0 +1,275 @@
+"""What a daemon was told: the configuration, merged from four layers.
+
+Owns the order default < file < environment < flag and the errors. Every value of every layer is checked, also one that
+a stronger layer replaces, and all problems are told at once, each with its key, its source and what is allowed. The
+keys themselves are in `keys`. Must not import Trio: this runs before the daemon forks.
+"""
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import attrs
+
+from ccexecd.keys import FIELDS, Config, Update, allowed, kind_of, rules
+from ccexecd.paths import Places, default_places
+
+__all__ = ["Config", "ConfigError", "LoadedConfig", "Problem", "Update", "load"]
+
+PREFIX = "CCEXECD_"
+"""Before a key in capitals: the environment variable of that key."""
+
+CONFIG_VARIABLE = "CCEXECD_CONFIG"
+"""Environment variable that names the configuration file, as `--config` does."""
+
+NOT_KEYS = frozenset({CONFIG_VARIABLE, "CCEXECD_SOCKET"})
+"""Environment variables with the prefix that are no keys; the second one is ccexecctl's."""
+
+_SHOWN = 60
+"""Characters of a wrong value that its error repeats."""
+
+_TRUE = frozenset({"true", "yes", "on", "1"})
+_FALSE = frozenset({"false", "no", "off", "0"})
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong: with which key (empty: the whole file), where it was set, and what is allowed."""
+
+    key: str
+    source: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.key} ({self.source}): {self.message}" if self.key else f"{self.source}: {self.message}"
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; its text has one line for each problem.
+
+    Attributes:
+        problems: every one that was found.
+    """
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+@attrs.frozen
+class LoadedConfig:
+    """A configuration and where it comes from.
+
+    Attributes:
+        config: the merged values.
+        sources: for each key "default", "file PATH", "environment NAME" or "flag --NAME".
+        files: the files that were read.
+        config_file: the file that was looked for, whether or not it was there.
+    """
+
+    config: Config
+    sources: Mapping[str, str]
+    files: tuple[Path, ...]
+    config_file: Path
+    _inputs: "_Inputs" = attrs.field(repr=False)
+
+    def load_again(self) -> "LoadedConfig":
+        """Read the file again, for a reload: with the flags, environment and working directory of the start.
+
+        Raises:
+            ConfigError: as `load` does.
+        """
+        return _load(self._inputs)
+
+    def places(self) -> Places:
+        """Return the places of this daemon: the usual ones, except those that keys name.
+
+        Raises:
+            PlaceError: the user has no home directory.
+        """
+        config = self.config
+        usual = default_places(self._inputs.environ, state_dir=Path(config.state_dir) if config.state_dir else None)
+        named = {key: getattr(config, key) for key in ("pidfile", "control_socket", "log_file", "token_file")}
+        return replace(
+            usual, config_file=self.config_file, **{key: Path(path) for key, path in named.items() if path is not None}
+        )
+
+
+def load(
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    config_file: Path | None = None,
+    *,
+    directory: Path | None = None,
+) -> LoadedConfig:
+    """Merge defaults, file, environment and flags.
+
+    Args:
+        flags: values by key; None counts as not given.
+        environ: may hold `CCEXECD_` and a key in capitals, or the name of the earlier system; empty is not given.
+        config_file: must exist; None reads the file that `CCEXECD_CONFIG` names, or the default one if there is one.
+        directory: what relative paths count from; None is the working directory.
+
+    Raises:
+        ConfigError: with everything that is wrong.
+        PlaceError: the default file would be below the home directory, and the user has none.
+    """
+    given = {key: value for key, value in flags.items() if value is not None}
+    return _load(_Inputs(given, dict(environ), config_file, directory or Path.cwd()))
+
+
+@attrs.frozen
+class _Inputs:
+    """What a configuration is made from, kept for reloads: a daemon changes its directory and its environment."""
+
+    flags: Mapping[str, object]
+    environ: Mapping[str, str]
+    named_file: Path | None
+    directory: Path
+
+
+def _load(inputs: _Inputs) -> LoadedConfig:
+    file, is_named = _find_file(inputs)
+    merge = _Merge()
+    was_read = merge.take_file(file, is_named=is_named)
+    merge.take_environment(inputs.environ, inputs.directory)
+    merge.take_flags(inputs.flags, inputs.directory)
+    if merge.problems:
+        raise ConfigError(merge.problems)
+    if merge.values.get("debug"):
+        merge.values["log_level"], merge.sources["log_level"] = "debug", merge.sources["debug"]
+    return LoadedConfig(
+        config=Config(**merge.values),
+        sources=MappingProxyType(merge.sources),
+        files=(file,) if was_read else (),
+        config_file=file,
+        inputs=inputs,
+    )
+
+
+def _find_file(inputs: _Inputs) -> tuple[Path, bool]:
+    """Return the configuration file, and whether somebody named it, so that it must exist."""
+    named = inputs.named_file or inputs.environ.get(CONFIG_VARIABLE)
+    if named:
+        return inputs.directory / named, True
+    state_dir = inputs.flags.get("state_dir") or inputs.environ.get(_variable("state_dir"))
+    below = Path(_absolute(str(state_dir), inputs.directory)) if state_dir else None
+    return default_places(inputs.environ, state_dir=below).config_file, False
+
+
+@attrs.define
+class _Merge:
+    """The layers taken so far; a later one replaces what an earlier one said."""
+
+    values: dict[str, Any] = attrs.Factory(dict)
+    sources: dict[str, str] = attrs.Factory(lambda: dict.fromkeys(FIELDS, "default"))
+    problems: list[Problem] = attrs.Factory(list)
+
+    def take_file(self, file: Path, *, is_named: bool) -> bool:
+        source = f"file {file}"
+        try:
+            with file.open("rb") as stream:
+                settings = tomllib.load(stream)
+        except OSError as error:
+            if is_named or not isinstance(error, FileNotFoundError):
+                self.problems.append(Problem("", source, str(error.strerror)))
+            return False
+        except (ValueError, RecursionError) as error:  # of TOML and of UTF-8
+            self.problems.append(Problem("", source, f"not valid TOML: {error}"))
+            return False
+        for key, value in settings.items():
+            self.take(key, source, value, file.parent)
+        return True
+
+    def take_environment(self, environ: Mapping[str, str], directory: Path) -> None:
+        for key in FIELDS:
+            variable, earlier = _variable(key), rules(key).earlier
+            if environ.get(variable):
+                self.take_text(key, f"environment {variable}", environ[variable], directory)
+            elif earlier and environ.get(earlier):
+                self.take_text(key, f"environment {earlier}", environ[earlier], directory)
+        known = {_variable(key) for key in FIELDS} | NOT_KEYS
+        for name in sorted(environ):
+            if name.startswith(PREFIX) and name not in known:
+                self.problems.append(Problem(name, "environment", f"unknown variable; {_suggest(name)}"))
+
+    def take_flags(self, flags: Mapping[str, object], directory: Path) -> None:
+        for key, value in flags.items():
+            self.take(key, f"flag --{key.replace('_', '-')}", value, directory)
+
+    def take_text(self, key: str, source: str, text: str, directory: Path) -> None:
+        try:
+            value = _FROM_TEXT[kind_of(key)](text.strip())
+        except ValueError:
+            wins = "" if source.endswith(_variable(key)) else f"; {_variable(key)} takes its place"
+            self.problems.append(Problem(key, source, f"must be {allowed(key)}, got {text[:_SHOWN]!r}{wins}"))
+        else:
+            self.take(key, source, value, directory)
+
+    def take(self, key: str, source: str, value: object, directory: Path) -> None:
+        if key not in FIELDS:
+            self.problems.append(Problem(key, source, f"unknown key; {_suggest(key)}"))
+            return
+        checked, faults = _check(key, value)
+        self.problems += [Problem(key + where, source, message) for where, message in faults]
+        if not faults:
+            self.values[key] = _absolute(checked, directory) if rules(key).is_path else checked
+            self.sources[key] = source
+
+
+def _variable(key: str) -> str:
+    return PREFIX + key.upper()
+
+
+def _absolute(path: str, directory: Path) -> str:
+    return str(directory / os.path.expanduser(path))  # noqa: PTH111  # Path's own raises for an unknown user
+
+
+def _suggest(name: str) -> str:
+    base = name.removeprefix(PREFIX).lower()
+    renamed = [key for key in FIELDS if rules(key).earlier == base.upper()]
+    close = renamed or get_close_matches(base, FIELDS, n=1)
+    if not close:
+        return f"the keys are {', '.join(FIELDS)}"
+    return f"did you mean {_variable(close[0]) if name.startswith(PREFIX) else close[0]}?"
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in _TRUE | _FALSE:
+        raise ValueError(text)
+    return text.lower() in _TRUE
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+_FROM_TEXT: Mapping[type, Callable[[str], object]] = {bool: _boolean, int: int, float: float, str: str, tuple: _words}
+
+
+def _check(key: str, value: object) -> tuple[Any, list[tuple[str, str]]]:
+    """Return a value as its key has it, and what is wrong with it: (index into it or nothing, message)."""
+    from ccexecd.protocol.codec import StructureError, structure  # noqa: PLC0415  # cattrs: 0.1 s
+
+    if rules(key).choices and isinstance(value, str):
+        value = value.lower()
+    try:
+        checked = getattr(structure({key: value}, Config), key)
+    except StructureError as error:
+        inside = len(f"$.{key}")
+        return None, [(p["path"][inside:], f"{p['error']}; it must be {allowed(key)}") for p in error.problems]
+    return checked, [] if _is_within_limits(key, checked) else [("", f"must be {allowed(key)}, got {value!r}")]
+
+
+def _is_within_limits(key: str, value: object) -> bool:
+    rule = rules(key)
+    if rule.choices:
+        return value in rule.choices
+    if isinstance(value, int | float):
+        return (rule.minimum is None or value >= rule.minimum) and (rule.maximum is None or value <= rule.maximum)
+    words = value if isinstance(value, tuple) else (value,)
+    return all(word and "\0" not in word for word in words)

@@ -1,0 +1,184 @@
+"""Every key of the configuration: its type, default, limits and meaning.
+
+Owns the record that the daemon is given and what is known about each key. Knows no layer, file or environment: that is
+`config`.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType, UnionType
+from typing import Any, get_args, get_origin
+
+import attrs
+
+_RULES = "ccexecd"
+
+_WORDS = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "a string, not empty",
+    tuple: "a list of strings, none empty",
+}
+
+
+@attrs.frozen
+class Rules:
+    """What is known about a key besides its type and default.
+
+    Attributes:
+        meaning: one phrase for the documentation, with the unit.
+        earlier: the environment variable of the earlier system for this key.
+        minimum: the smallest number allowed.
+        maximum: the largest number allowed.
+        choices: the words allowed; upper case is read as lower case.
+        is_path: relative ones count from the working directory, in a file from that file's directory.
+        reloadable: False when a running daemon cannot follow a change.
+    """
+
+    meaning: str
+    earlier: str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    is_path: bool = False
+    reloadable: bool = True
+
+
+def _key(default: object, meaning: str, **rules: Any) -> Any:
+    return attrs.field(default=default, metadata={_RULES: Rules(meaning, **rules)})
+
+
+@attrs.frozen
+class Config:
+    """Every key, with its default. The documentation of each is in its rules and in docs/configuration.md."""
+
+    host: str = _key("127.0.0.1", "address or name to listen on", reloadable=False)
+    port: int = _key(
+        8003,
+        "TCP port to listen on; 0 takes a free one",
+        earlier="DEFAULT_PORT",
+        minimum=0,
+        maximum=65535,
+        reloadable=False,
+    )
+    state_dir: str | None = _key(
+        None, "directory for everything that the daemon binds and writes", is_path=True, reloadable=False
+    )
+    control_socket: str | None = _key(None, "Unix socket of ccexecctl", is_path=True, reloadable=False)
+    pidfile: str | None = _key(None, "file that holds the lock and the pid", is_path=True, reloadable=False)
+    log_file: str | None = _key(None, "log of a detached daemon", is_path=True, reloadable=False)
+    token_file: str | None = _key(None, "bearer token of the WebSocket clients", is_path=True, reloadable=False)
+    log_level: str = _key(
+        "info",
+        "least severe records that are logged",
+        earlier="LOG_LEVEL",
+        choices=("debug", "info", "warning", "error", "critical"),
+    )
+    debug: bool = _key(False, "log at level debug, whatever `log_level` says", earlier="DEBUG")
+    allowed_commands: tuple[str, ...] | None = _key(
+        None, "programs that may be executed; not set: every program", earlier="ALLOWED_COMMANDS"
+    )
+    max_sessions: int = _key(100, "sessions at the same time", earlier="MAX_SESSIONS", minimum=1, maximum=100_000)
+    session_timeout: float = _key(3600.0, "seconds until an idle session ends", earlier="SESSION_TIMEOUT", minimum=0)
+    resume_window: float = _key(300.0, "seconds that a session outlives a cut connection", minimum=0)
+    max_connections: int = _key(1024, "client connections at the same time", minimum=1, maximum=100_000)
+    max_buffer_size: int = _key(
+        8_388_608,
+        "bytes of output kept in memory for each execution",
+        earlier="MAX_BUFFER_SIZE",
+        minimum=1024,
+        maximum=1 << 40,
+    )
+    stream_timeout: float = _key(
+        600.0, "seconds that a client may take to accept output", earlier="STREAM_TIMEOUT", minimum=0
+    )
+    process_cleanup_timeout: float = _key(
+        10.0,
+        "seconds from TERM to KILL when an execution is ended",
+        earlier="PROCESS_CLEANUP_TIMEOUT",
+        minimum=0,
+    )
+    default_execution_timeout: float | None = _key(
+        None,
+        "seconds an execution may run when its request does not say; not set: no limit",
+        earlier="DEFAULT_EXECUTION_TIMEOUT",
+        minimum=0,
+    )
+    drain_timeout: float = _key(
+        0.0, "seconds that a stop lets running executions finish by themselves before TERM", minimum=0
+    )
+    ws_ping_interval: float = _key(
+        20.0, "seconds between two WebSocket pings", earlier="WS_PING_INTERVAL", minimum=0.001
+    )
+    ws_ping_timeout: float = _key(30.0, "seconds to wait for a pong", earlier="WS_PING_TIMEOUT", minimum=0.001)
+    ws_max_size: int = _key(
+        10_485_760,
+        "bytes of the largest message accepted from a client",
+        earlier="WS_MAX_SIZE",
+        minimum=1024,
+        maximum=1 << 30,
+    )
+    shell: str | None = _key(None, "shell that runs `command`; not set: bash where there is one, else /bin/sh")
+    allowed_hosts: tuple[str, ...] = _key((), "names accepted in the Host header besides the loopback ones")
+    unset_environment: tuple[str, ...] = _key((), "environment variables that no execution inherits")
+
+    def as_public_dict(self) -> dict[str, object]:
+        """Return every key with a value that JSON can carry; no key holds a secret."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in attrs.asdict(self).items()}
+
+    def updated(self, new: "Config") -> "Update":
+        """Work out what a running daemon with this configuration makes of a new one."""
+        differing = [key for key in FIELDS if getattr(self, key) != getattr(new, key)]
+        changed = tuple(key for key in differing if rules(key).reloadable)
+        return Update(
+            config=attrs.evolve(self, **{key: getattr(new, key) for key in changed}),
+            changed=changed,
+            needs_restart=tuple(key for key in differing if not rules(key).reloadable),
+        )
+
+
+@attrs.frozen
+class Update:
+    """The effect of a reload.
+
+    Attributes:
+        config: the old one with every change that can take effect now.
+        changed: the keys that did.
+        needs_restart: the keys that differ and keep their old value.
+    """
+
+    config: Config
+    changed: tuple[str, ...]
+    needs_restart: tuple[str, ...]
+
+
+FIELDS: Mapping[str, "attrs.Attribute[Any]"] = MappingProxyType(attrs.fields_dict(Config))
+"""Every key, in the order of the documentation."""
+
+
+def rules(key: str) -> Rules:
+    """Return the rules of a key."""
+    found: Rules = FIELDS[key].metadata[_RULES]
+    return found
+
+
+def kind_of(key: str) -> type:
+    """Return the type of a key's value without the None of a key that need not be set."""
+    declared: Any = FIELDS[key].type
+    if isinstance(declared, UnionType):
+        declared = get_args(declared)[0]
+    kind: type = get_origin(declared) or declared
+    return kind
+
+
+def allowed(key: str) -> str:
+    """Say in words which values a key may have."""
+    rule = rules(key)
+    if rule.choices:
+        return "one of " + ", ".join(rule.choices)
+    if rule.is_path:
+        return "a path"
+    text = _WORDS[kind_of(key)]
+    if rule.maximum is not None:
+        return f"{text} from {rule.minimum} to {rule.maximum}"
+    return text if rule.minimum is None else f"{text} of at least {rule.minimum}"
