@@ -339,7 +339,7 @@ async def test_a_client_that_vanishes_ends_its_answer(half: bool):
             await client.wire.send(Response(200, "text/plain", endless()), last=False)
 
         nursery.start_soon(send)
-        await client.stream.receive_some()
+        await wait_all_tasks_blocked()  # the source waits for its second piece
         await (client.stream.send_eof() if half else client.stream.aclose())
     assert closed.is_set()
     assert not client.wire.begin_next()
