@@ -164,7 +164,6 @@ def test_message_that_cannot_be_formatted(records, arguments: tuple[object, ...]
 def test_message_object_without_text(records):
     """Even a message that is no text and has none is logged."""
     without_the_test_runner()
-    without_the_test_runner()
     logger.error(Nameless())
     assert "<Nameless that has no text>" in records()[0]["message"]
 
