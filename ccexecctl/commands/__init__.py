@@ -1,1 +1,47 @@
-"""One file for each verb of ccexecctl."""
+"""One file for each verb of ccexecctl, all of the same shape.
+
+Owns the list of verbs. A verb's module has `DESCRIPTION` and `EXAMPLES` (its help), `configure(parser)`, which adds its
+own options, and `run(arguments)`, which does it, prints the result and returns the exit code. It raises `CtlError` for
+what goes wrong. Nothing here imports a verb before it is chosen.
+"""
+
+import argparse
+from importlib import import_module
+from typing import Protocol, cast
+
+SUMMARIES = {
+    "start": "start the daemon of this user",
+    "stop": "end the daemon and everything it runs",
+    "restart": "stop it and start it again with the same flags",
+    "reload": "read the configuration again and reopen the log",
+    "status": "what the daemon is and does",
+    "health": "whether it is fit for work, as an exit code",
+    "run": "run a command as if it ran here",
+    "ps": "list the executions",
+    "logs": "the output of an execution",
+    "pause": "stop every process of an execution until resumed",
+    "resume": "let a paused execution go on",
+    "cancel": "end an execution: TERM, grace, KILL",
+    "kill": "end an execution at once with KILL",
+    "config": "show or check the configuration",
+    "version": "the versions of ccexecctl and of the daemon",
+}
+"""Every verb, in the order of the help, with the line that stands for it there."""
+
+
+class Verb(Protocol):
+    """What a verb's module consists of."""
+
+    DESCRIPTION: str
+    EXAMPLES: str
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Add the verb's own options."""
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Do it. Returns the exit code; raises CtlError."""
+
+
+def load(verb: str) -> Verb:
+    """Import the module of one verb, a key of `SUMMARIES`."""
+    return cast("Verb", import_module(f"{__name__}.{verb}"))

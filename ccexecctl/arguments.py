@@ -1,0 +1,133 @@
+"""The command line: global options, the verb, the verb's own words.
+
+Owns argparse. A verb's parser is built only when that verb was chosen, so that one verb never pays for the imports of
+another; the top level knows the others by their one-line summaries. Global options are accepted before and after the
+verb, the later one wins.
+"""
+
+import argparse
+import math
+from collections.abc import Sequence
+
+from ccexecctl import commands
+from ccexecd import __version__
+
+DESCRIPTION = "Manage ccexecd, the daemon that runs commands and never loses their output, exit or children."
+
+EXAMPLES = """\
+examples:
+  ccexecctl run -- sh -c 'echo hello; sleep 1; echo bye'
+  ccexecctl start
+  ccexecctl ps --all
+  ccexecctl --state-dir /tmp/second status --json
+
+exit codes:
+  0  done                      3  ccexecd is not running
+  1  failed or refused         4  not permitted
+  2  wrong usage               run: the command's own, 128+N after signal N
+
+With --json, standard output is JSON and nothing else: the result, or {"error": {...}} in its place. What is meant for
+people goes to standard error.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Argparse with the options and the layout that every level of ccexecctl has."""
+
+    def __init__(self, prog: str, description: str, epilog: str) -> None:
+        super().__init__(
+            prog=prog,
+            usage=f"{prog} [OPTIONS]",
+            description=description,
+            epilog=epilog,
+            formatter_class=_Formatter,
+            allow_abbrev=False,
+            add_help=False,
+            conflict_handler="resolve",  # a verb's own option may take the place of a global one
+        )
+        _add_global_options(self)
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """A fixed width, so that help reads the same in a script as on a terminal (and can be compared by a test)."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26, width=110)
+
+
+def seconds(text: str) -> float:
+    """Argparse type of a duration.
+
+    Raises:
+        argparse.ArgumentTypeError: not a number of seconds from 0 up.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, such as 2.5")
+    return value
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Understand a command line.
+
+    Args:
+        words: everything after the program's name.
+
+    Returns:
+        All options; `verb`, the chosen verb's name.
+
+    Raises:
+        SystemExit: wrong usage (2), or help was asked for and has been printed (0).
+    """
+    top = top_parser()
+    arguments = top.parse_args(words)
+    verb, *rest = vars(arguments).pop("words")
+    if verb not in commands.SUMMARIES:
+        top.error(f"there is no verb {verb!r}{_suggestion(verb)}")
+    arguments.verb = verb
+    return verb_parser(verb).parse_args(rest, arguments)
+
+
+def top_parser() -> argparse.ArgumentParser:
+    """The parser of what comes before the verb."""
+    verbs = "\n".join(f"  {name:<10}{summary}" for name, summary in commands.SUMMARIES.items())
+    top = Parser(
+        "ccexecctl", DESCRIPTION, f"verbs:\n{verbs}\n\nccexecctl VERB --help tells all about one.\n\n{EXAMPLES}"
+    )
+    top.usage = f"{top.prog} [OPTIONS] VERB ..."
+    top.add_argument("--version", action="version", version=f"ccexecctl {__version__}")
+    # PARSER: the verb and all after it, untouched, a "--" included; that is the verb's to read.
+    top.add_argument("words", nargs=argparse.PARSER, metavar="VERB", help=argparse.SUPPRESS)
+    top.set_defaults(state_dir=None, socket=None, json=False, timeout=None)
+    return top
+
+
+def verb_parser(verb: str) -> argparse.ArgumentParser:
+    """The parser of what comes after a verb."""
+    module = commands.load(verb)
+    parser = Parser(f"ccexecctl {verb}", module.DESCRIPTION, module.EXAMPLES)
+    module.configure(parser)
+    return parser
+
+
+def _add_global_options(parser: argparse.ArgumentParser) -> None:
+    # SUPPRESS: an option that is not given after the verb must not undo the one before it.
+    group = parser.add_argument_group("global options, before or after the verb")
+    group.add_argument("-h", "--help", action="help", help="show this help and exit")
+    for flags, metavar, convert, text in (
+        ("--state-dir", "DIR", str, "the daemon that keeps everything in DIR"),
+        ("--socket", "PATH", str, "the daemon behind this control socket"),
+        ("--timeout", "S", seconds, "seconds to wait for an answer, beyond what the request itself may take"),
+    ):
+        group.add_argument(flags, metavar=metavar, type=convert, default=argparse.SUPPRESS, help=text)
+    group.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+
+
+def _suggestion(verb: str) -> str:
+    import difflib  # noqa: PLC0415  # only a mistake pays for it
+
+    close = difflib.get_close_matches(verb, commands.SUMMARIES, n=1)
+    return f"; did you mean {close[0]!r}?" if close else "; see: ccexecctl --help"

@@ -1,0 +1,224 @@
+"""One conversation with the daemon over its control socket.
+
+Owns connecting, one JSON-RPC 2.0 message per line, time-outs, and turning every failure into an
+exception that has an exit code. Must not print, and must not know what any method means.
+
+A daemon that is just starting holds its pidfile's lock before its control socket exists, and one that restarts has
+neither for a moment. So a socket that is missing or refuses is tried again for a few seconds, but only while the lock
+beside it is held: without a lock there is nobody to wait for, and the answer is immediate.
+"""
+
+import errno
+import json
+import math
+import os
+import select
+import socket
+import struct
+import time
+from argparse import Namespace
+from collections import deque
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+from ccexecctl.errors import CtlError, NotPermittedError, NotRunningError, RefusedError, UnreachableError
+from ccexecctl.place import Place, is_held, locate, pidfile_beside
+from ccexecd import paths
+from ccexecd.protocol.framing import LineBuffer, LineTooLongError
+
+ANSWER_TIMEOUT = 10.0
+"""Seconds to wait for an answer, beyond what the request itself may take (`--timeout`)."""
+
+STARTING_PATIENCE = 3.0
+"""Seconds to wait for the control socket of a daemon that holds its lock; a start takes 0.3 s on an idle machine."""
+
+RETRY_INTERVAL = 0.02
+"""Seconds between two attempts to connect, or two looks at a lock."""
+
+LINE_LIMIT = 64 * 1024 * 1024
+"""Bytes of one answer: `read_output` gives up to 16 MiB of output, and JSON may need several bytes for one."""
+
+RECEIVE_SIZE = 1 << 18
+"""Bytes of one read: a socket's usual buffer, so that a busy execution costs few system calls."""
+
+NOBODY_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED}
+FORBIDDEN = {errno.EACCES, errno.EPERM}
+
+
+class Client:
+    """An open connection. Close it, or use it as a context manager.
+
+    Args:
+        connection: a connected stream socket.
+        path: the control socket's path, for messages.
+        timeout: seconds to wait for an answer, beyond what a request itself may take.
+    """
+
+    def __init__(self, connection: socket.socket, path: Path, timeout: float = ANSWER_TIMEOUT) -> None:
+        self.path = path
+        self.timeout = timeout
+        self._connection = connection
+        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", math.ceil(timeout), 0))
+        self._arrivals = select.poll()
+        self._arrivals.register(connection, select.POLLIN)
+        self._buffer = LineBuffer(LINE_LIMIT)
+        self._lines: deque[bytes] = deque()
+        self._pending: deque[dict[str, Any]] = deque()
+        self._last_id = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def call(self, method: str, params: dict[str, Any] | None = None, *, extra: float = 0.0) -> Any:
+        """Ask, and wait for the answer. Notifications that come before it are kept for `next_message`.
+
+        Args:
+            method: as the wire contract names it.
+            params: by name; what is None is left out.
+            extra: seconds that the daemon may rightly take, such as a grace period.
+
+        Raises:
+            RefusedError: the daemon answered with an error.
+            UnreachableError: no answer in time, or none that can be understood.
+        """
+        request_id = self.send(method, params)
+        deadline = time.monotonic() + self.timeout + extra
+        while True:
+            message = self._receive(deadline, method)
+            if "method" in message:
+                self._pending.append(message)
+            elif message.get("id") in {request_id, None}:  # null: refused before the request was read
+                return _result(message)
+
+    def send(self, method: str, params: dict[str, Any] | None = None) -> int:
+        """Ask without waiting. Safe in a signal handler that interrupts the wait for a message.
+
+        Returns:
+            The request's id.
+        """
+        self._last_id += 1
+        given = {name: value for name, value in (params or {}).items() if value is not None}
+        request = {"jsonrpc": "2.0", "id": self._last_id, "method": method, "params": given}
+        try:
+            self._connection.sendall(json.dumps(request).encode() + b"\n")
+        except BlockingIOError as error:  # SO_SNDTIMEO has passed
+            raise self._silence(method) from error
+        except OSError:
+            pass  # a daemon that will not talk to us has said why before it closed: the next read gives the reason
+        return self._last_id
+
+    def next_message(self) -> dict[str, Any]:
+        """Wait for whatever comes next, as long as it takes: a notification, or an answer that nobody waited for.
+
+        Raises:
+            UnreachableError: the connection ended.
+        """
+        return self._pending.popleft() if self._pending else self._receive(None, "")
+
+    def _receive(self, deadline: float | None, method: str) -> dict[str, Any]:
+        while not self._lines:
+            self._read_more(deadline, method)
+        try:
+            message = json.loads(self._lines.popleft())
+        except (ValueError, RecursionError) as error:
+            raise self._nonsense("it is not JSON") from error
+        if not isinstance(message, dict):
+            raise self._nonsense("it is not an object")
+        return message
+
+    def _read_more(self, deadline: float | None, method: str) -> None:
+        # The socket stays blocking and the time-out is poll's: a signal handler may send on it in the meantime.
+        if not self._arrivals.poll(None if deadline is None else max(deadline - time.monotonic(), 0.0) * 1000):
+            raise self._silence(method)
+        try:
+            received = self._connection.recv(RECEIVE_SIZE)
+        except OSError as error:
+            raise UnreachableError(f"lost the connection to ccexecd at {self.path}: {error.strerror}") from error
+        if not received:
+            raise UnreachableError(
+                f"lost the connection to ccexecd at {self.path}: it closed it",
+                "whether it still runs: ccexecctl status; why it ended: its log",
+            )
+        try:
+            self._lines.extend(self._buffer.feed(received))
+        except LineTooLongError as error:
+            raise self._nonsense(str(error)) from error
+
+    def _silence(self, method: str) -> CtlError:
+        return UnreachableError(
+            f"ccexecd at {self.path} did not answer {method!r} in time",
+            "give it longer with --timeout, or look into its log",
+        )
+
+    def _nonsense(self, why: str) -> CtlError:
+        return UnreachableError(f"cannot understand the answer of {self.path}: {why}", "is that socket ccexecd's?")
+
+
+def _result(answer: dict[str, Any]) -> Any:
+    if isinstance(answer.get("error"), dict):
+        raise RefusedError(answer["error"])
+    return answer.get("result")
+
+
+def connect(place: Place, timeout: float | None = None) -> Client:
+    """Connect to the first control socket that answers.
+
+    Args:
+        place: where to look.
+        timeout: seconds to wait for each answer; None for the default.
+
+    Raises:
+        NotRunningError: nobody is behind any of the sockets.
+        NotPermittedError: one is there, but not for us.
+        UnreachableError: a daemon holds the lock, but its socket does not answer.
+    """
+    failures: list[CtlError] = []
+    for path in place.sockets:
+        try:
+            return Client(_open(path), path, timeout or ANSWER_TIMEOUT)
+        except OSError as error:
+            failures.append(_explain(path, error))
+    # A daemon that is there tells the user more than the place where none is.
+    raise next((each for each in failures if not isinstance(each, NotRunningError)), failures[0])
+
+
+def connect_to(arguments: Namespace) -> Client:
+    """Connect as the options say: what every verb about a running daemon does first."""
+    return connect(locate(arguments), arguments.timeout)
+
+
+def _open(path: Path) -> socket.socket:
+    """Connect, waiting out a daemon that is starting or has more callers than it can accept at once."""
+    deadline = time.monotonic() + STARTING_PATIENCE
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with ExitStack() as stack:
+                connection.setblocking(False)  # a full backlog is EAGAIN at once, not a wait without end
+                connection.connect(paths.socket_address(path, stack))
+                connection.setblocking(True)
+        except OSError as error:
+            connection.close()
+            is_worth_waiting = error.errno == errno.EAGAIN or (
+                error.errno in NOBODY_THERE and is_held(pidfile_beside(path))
+            )
+            if not is_worth_waiting or time.monotonic() > deadline:
+                raise
+            time.sleep(RETRY_INTERVAL)
+        else:
+            return connection
+
+
+def _explain(path: Path, error: OSError) -> CtlError:
+    why = f"cannot reach ccexecd at {path}: {os.strerror(error.errno).lower() if error.errno else error}"
+    if error.errno in FORBIDDEN:
+        return NotPermittedError(why, "only root and the user that ccexecd runs as may; try sudo")
+    if error.errno not in NOBODY_THERE:
+        return UnreachableError(why)
+    if is_held(pidfile_beside(path)):
+        return UnreachableError(f"{why}, although a daemon holds its lock", "end it with: ccexecctl stop --force")
+    return NotRunningError(why, "start it with: ccexecctl start")

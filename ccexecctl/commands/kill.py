@@ -1,0 +1,24 @@
+"""`ccexecctl kill`: end an execution at once."""
+
+from argparse import ArgumentParser, Namespace
+
+from ccexecctl import steering
+
+DESCRIPTION = """\
+End an execution at once: KILL to all its processes, which cannot clean up. Returns when they have gone; 1 when some
+have not."""
+
+EXAMPLES = """\
+example:
+  ccexecctl kill 1f0c9b2e
+"""
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the id."""
+    steering.add_id(parser)
+
+
+def run(arguments: Namespace) -> int:
+    """Do it, and say so when it is true."""
+    return steering.steer(arguments, "KILL")

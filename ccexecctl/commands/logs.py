@@ -1,0 +1,98 @@
+"""`ccexecctl logs`: the output of an execution, as it wrote it."""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from typing import Any
+
+from ccexecctl import render
+from ccexecctl.client import Client, connect_to
+from ccexecctl.errors import Exit, RefusedError
+from ccexecctl.output import Passed, piece_of
+from ccexecd.protocol.errors import ErrorCode
+
+DESCRIPTION = """\
+Print what an execution has written, byte for byte: its stdout to stdout, its stderr to stderr. With --json: one object
+with all pieces, or, when following, one object a line for each piece."""
+
+EXAMPLES = """\
+examples:
+  ccexecctl logs 1f0c9b2e
+  ccexecctl logs 1f0c9b2e --follow
+  ccexecctl logs 1f0c9b2e --stderr --since-seq 1200
+"""
+
+FOLLOW_WAIT = 20.0
+"""Seconds that one request of `--follow` waits for output. Each answer also shows that the daemon is alive."""
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add which execution, and which part of its output."""
+    parser.usage = f"{parser.prog} [OPTIONS] ID"
+    parser.add_argument("execution_id", metavar="ID", help="an execution id of `ccexecctl ps`, or a unique beginning")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until the execution has finished")
+    parser.add_argument("--stdout", action="store_true", help="only its stdout")
+    parser.add_argument("--stderr", action="store_true", help="only its stderr")
+    parser.add_argument("--since-seq", type=int, default=0, metavar="N", help="only pieces from number N on")
+
+
+def run(arguments: Namespace) -> int:
+    """Hand on the output, from the asked position to its present end or, when following, to its last."""
+    with connect_to(arguments) as client:
+        if arguments.json:
+            _print_json(client, arguments)
+            return Exit.DONE
+        output = Passed()
+        for answer in _answers(client, arguments):
+            for chunk in answer["chunks"]:
+                output.write(chunk["type"], piece_of(chunk))
+    return Exit.DONE
+
+
+def _print_json(client: Client, arguments: Namespace) -> None:
+    chunks: list[dict[str, Any]] = []
+    answer: dict[str, Any] = {}
+    for answer in _answers(client, arguments):  # the last one tells the state
+        if arguments.follow:
+            for chunk in answer["chunks"]:
+                render.show(chunk, [], as_json=True)
+        else:
+            chunks += answer["chunks"]
+    if not arguments.follow:
+        render.show({**answer, "chunks": chunks}, [], as_json=True)
+
+
+def _answers(client: Client, arguments: Namespace) -> Iterator[dict[str, Any]]:
+    """Read on and on: until what was there at the beginning has come, or, when following, until the execution is over.
+
+    Without the bound, the output of a program that never stops writing would never have been read.
+    """
+    streams = [name for name in ("stdout", "stderr") if getattr(arguments, name)] or ["stdout", "stderr"]
+    wait = FOLLOW_WAIT if arguments.follow else 0.0
+    position = arguments.since_seq
+    goal = client.call("status", {"execution_id": arguments.execution_id})
+    missing = {name: goal[f"{name}_bytes"] for name in streams}
+    while True:
+        request = {"execution_id": arguments.execution_id, "from_seq": position, "streams": streams, "wait_s": wait}
+        answer = _read(client, request, wait)
+        yield answer
+        for chunk in answer["chunks"]:
+            missing[chunk["type"]] = goal[f"{chunk['type']}_bytes"] - chunk["offset"] - len(piece_of(chunk))
+        is_at_end = answer["next_seq"] == position
+        if is_at_end and (not arguments.follow or answer["state"] == "FINISHED"):
+            return
+        if not arguments.follow and all(count <= 0 for count in missing.values()):
+            return
+        position = answer["next_seq"]
+
+
+def _read(client: Client, request: dict[str, Any], wait: float) -> dict[str, Any]:
+    """One `read_output`; from the oldest piece that is still kept when the asked one has gone."""
+    try:
+        answer: dict[str, Any] = client.call("read_output", request, extra=wait)
+    except RefusedError as error:
+        if error.code != ErrorCode.OUTPUT_GONE or not isinstance(error.data, dict):
+            raise
+        answer = client.call("read_output", {**request, "from_seq": error.data["oldest_seq"]}, extra=wait)
+    if answer["oldest_seq"] > max(request["from_seq"], 1):
+        render.remark(f"what it wrote before piece {answer['oldest_seq']} is no longer kept")
+    return answer

@@ -1,0 +1,22 @@
+"""`ccexecctl pause`: stop every process of an execution until it is resumed."""
+
+from argparse import ArgumentParser, Namespace
+
+from ccexecctl import steering
+
+DESCRIPTION = "Stop every process of an execution until it is resumed. Returns when all of them have stopped."
+
+EXAMPLES = """\
+example:
+  ccexecctl pause 1f0c9b2e
+"""
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the id."""
+    steering.add_id(parser)
+
+
+def run(arguments: Namespace) -> int:
+    """Do it, and say so when it is true."""
+    return steering.steer(arguments, "PAUSE")

@@ -1,0 +1,114 @@
+"""`ccexecctl restart`: stop, then start as the running daemon was started."""
+
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ccexecctl import render, shutdown
+from ccexecctl.client import connect
+from ccexecctl.commands.stop import report
+from ccexecctl.errors import CtlError, Exit, NotRunningError, UnreachableError
+from ccexecctl.launch import daemon_flags, launch
+from ccexecctl.place import Place, locate
+
+DESCRIPTION = """\
+Stop ccexecd and start it again with the flags and environment settings that the running one was started with, on the
+same port; the configuration file is read anew. One that is not running is started. Under systemd use: systemctl
+restart ccexecd"""
+
+EXAMPLES = """\
+examples:
+  ccexecctl restart
+  ccexecctl restart --drain 60
+"""
+
+configure = shutdown.configure
+
+
+class Settings(NamedTuple):
+    """What makes the next daemon like the last.
+
+    Attributes:
+        flags: of `ccexecd`.
+        environ: variables that configured it and that are not set here.
+    """
+
+    flags: list[str]
+    environ: dict[str, str]
+
+
+def run(arguments: Namespace) -> int:
+    """Do both, and say how it went."""
+    place = locate(arguments).own()
+    settings = _settings(place, arguments)
+    stopped = shutdown.stop(place, arguments)
+    launched = launch(
+        place,
+        [*daemon_flags(arguments, place), *settings.flags],
+        arguments.timeout,
+        {**settings.environ, **os.environ},
+    )
+    status = launched.status
+    before = f"was pid {stopped.pid}" if stopped else "was not running"
+    document = {
+        "result": "restarted" if stopped else "started",
+        "previous_pid": stopped.pid if stopped else None,
+        "ended": stopped.ended if stopped else [],
+        **status,
+    }
+    line = f"ccexecd restarted (pid {status['pid']}, {before}), listening on {status['address']}"
+    render.show(document, [line, *(report(stopped.ended) if stopped else [])], as_json=arguments.json)
+    return Exit.DONE
+
+
+def _settings(place: Place, arguments: Namespace) -> Settings:
+    """Ask the running daemon what it was started with."""
+    try:
+        with connect(place, arguments.timeout) as client:
+            status = client.call("status")
+            config = client.call("config")
+    except NotRunningError:
+        return Settings([], {})
+    except UnreachableError:
+        if not arguments.force:
+            raise
+        render.remark("it does not answer, so the flags that it was started with are not known")
+        return Settings([], {})
+    _refuse_unit(status["pid"])
+    settings = _repeat(config["config"], config["sources"])
+    if config["config"]["port"] == 0:  # it took a free port, which its clients know by now
+        settings.flags.append(f"--port={status['address'].rpartition(':')[2]}")
+    if status["config_file"] not in {None, str(place.paths.config_file)}:
+        settings.flags.append(f"--config={status['config_file']}")
+    return settings
+
+
+def _refuse_unit(pid: int) -> None:
+    """A daemon that systemd started must be started by systemd again, or it would run outside its unit.
+
+    Raises:
+        CtlError: it belongs to a unit of ccexecd.
+    """
+    path = Path(f"/proc/{pid}/cgroup").read_text()
+    units = [part for part in path.replace("\n", "/").split("/") if part.startswith("ccexecd") and ".service" in part]
+    if units:
+        raise CtlError(f"ccexecd (pid {pid}) belongs to systemd's unit {units[0]}", f"systemctl restart {units[0]}")
+
+
+def _repeat(config: dict[str, Any], sources: dict[str, str]) -> Settings:
+    settings = Settings([], {})
+    for key, source in sources.items():
+        kind, _, name = source.partition(" ")
+        if kind == "flag":
+            settings.flags.append(f"{name}={_text(config[key])}")
+        elif kind == "environment":
+            settings.environ[name] = _text(config[key])
+    return settings
+
+
+def _text(value: Any) -> str:
+    """A value as the environment and the flags write it."""
+    if isinstance(value, list):
+        return ",".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,22 @@
+"""`ccexecctl resume`: let a paused execution go on."""
+
+from argparse import ArgumentParser, Namespace
+
+from ccexecctl import steering
+
+DESCRIPTION = "Let a paused execution go on."
+
+EXAMPLES = """\
+example:
+  ccexecctl resume 1f0c9b2e
+"""
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the id."""
+    steering.add_id(parser)
+
+
+def run(arguments: Namespace) -> int:
+    """Do it, and say so when it is true."""
+    return steering.steer(arguments, "RESUME")

@@ -1,0 +1,131 @@
+"""`ccexecctl run`: run a command under the daemon as if it ran here."""
+
+import os
+from argparse import REMAINDER, ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ccexecctl import render
+from ccexecctl.arguments import seconds
+from ccexecctl.client import Client, connect
+from ccexecctl.errors import Exit, NotPermittedError, NotRunningError, UsageError
+from ccexecctl.foreground import Foreground, execute
+from ccexecctl.launch import daemon_flags, launch
+from ccexecctl.output import Collected, Passed
+from ccexecctl.place import locate
+
+DESCRIPTION = """\
+Run a command under ccexecd as if it ran here: in this directory, with this environment, its output passed on the moment
+it is written, its exit code ours (128+N after signal N; 127 not found, 126 not executable). A daemon is started when
+none is running. Ctrl-C or TERM cancels the command, the second time it is killed. Its standard input is empty."""
+
+EXAMPLES = """\
+examples:
+  ccexecctl run -- sh -c 'echo hello; sleep 1; echo bye'
+  ccexecctl run --shell 'make && make test' --timeout 600
+  ccexecctl run --detach --label job=nightly -- ./nightly.sh      prints the id; see: ccexecctl logs
+  ccexecctl run --json -- git status | jq .exit_code
+
+The global --timeout is given before the verb here; after it, --timeout is the command's own.
+"""
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add how to run it. `--timeout` takes the place of the global option, which remains valid before the verb."""
+    parser.add_argument("--shell", metavar="COMMAND", help="run COMMAND by the shell, instead of CMD ARGS")
+    parser.add_argument("--detach", action="store_true", help="print the id and return; it outlives this terminal")
+    parser.add_argument("--timeout", dest="run_timeout", type=seconds, metavar="S", help="end it after S seconds")
+    parser.add_argument("--grace", type=seconds, metavar="S", help="seconds between TERM and KILL when it is ended")
+    parser.add_argument("--cwd", metavar="DIR", help="run it in DIR (default: this directory)")
+    parser.add_argument("--env", action="append", default=[], type=pair, metavar="K=V", help="set a variable")
+    parser.add_argument("--no-env", action="store_true", help="with the daemon's environment instead of this one")
+    parser.add_argument("--label", action="append", default=[], type=pair, metavar="K=V", help="mark it")
+    parser.usage = f"{parser.prog} [OPTIONS] -- CMD ARGS\n       {parser.prog} [OPTIONS] --shell COMMAND"
+    parser.add_argument("argv", nargs=REMAINDER, metavar="-- CMD ARGS", help="the command, run without a shell")
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Argparse type of NAME=VALUE."""
+    name, separator, value = text.partition("=")
+    if not (name and separator):
+        raise ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def run(arguments: Namespace) -> int:
+    """Run it. The exit code is the command's own."""
+    request = _request(arguments)
+    with _reach(arguments) as client:
+        if arguments.detach:
+            started = execute(client, request)
+            render.show(started, [started["execution_id"]], as_json=arguments.json)
+            return Exit.DONE
+        if not arguments.json:
+            return Foreground(client, Passed()).run(request)[1]
+        output = Collected()
+        result, code = Foreground(client, output).run(request)
+        render.show({**result, **output.texts()}, [], as_json=True)
+        return code
+
+
+def _request(arguments: Namespace) -> dict[str, Any]:
+    argv = arguments.argv[arguments.argv[:1] == ["--"] :]
+    if bool(argv) == (arguments.shell is not None):
+        raise UsageError("give a command, either CMD ARGS or --shell COMMAND", "ccexecctl run -- sh -c 'echo hello'")
+    _require_text("the command", [arguments.shell or "", *argv])
+    cwd = str(_directory(arguments.cwd))
+    _require_text("the directory", [cwd])
+    return {
+        "argv": argv or None,
+        "command": arguments.shell,
+        "cwd": cwd,
+        "env": ({} if arguments.no_env else _own_environment()) | dict(arguments.env),
+        "timeout": arguments.run_timeout,
+        "grace": arguments.grace,
+        "labels": dict(arguments.label),
+        "framing": "raw",
+        "on_disconnect": "detach" if arguments.detach else "cancel",
+    }
+
+
+def _directory(chosen: str | None) -> Path:
+    try:
+        return Path(chosen or ".").absolute()
+    except FileNotFoundError as error:
+        raise UsageError("this directory does not exist any more", "choose one with --cwd DIR") from error
+
+
+def _own_environment() -> dict[str, str]:
+    """This process's environment, less what JSON cannot carry."""
+    environ = dict(os.environ)
+    unfit = [name for name, value in environ.items() if not _is_text(name + value)]
+    if unfit:
+        render.remark(f"warning: not UTF-8, so not passed on: {', '.join(unfit)}")
+    return {name: value for name, value in environ.items() if name not in unfit}
+
+
+def _is_text(text: str) -> bool:
+    """Whether it came from valid UTF-8: other bytes are lone surrogates here (PEP 383)."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _require_text(what: str, words: Iterable[str]) -> None:
+    for word in words:
+        if not _is_text(word):
+            raise UsageError(f"{what} is not UTF-8: {word!r}", "run it by way of a script, or a name that is")
+
+
+def _reach(arguments: Namespace) -> Client:
+    """Connect to the daemon; to a new one of our own when there is none, except where a certain one was named."""
+    place = locate(arguments)
+    try:
+        return connect(place, arguments.timeout)
+    except (NotRunningError, NotPermittedError):
+        if place.is_named:
+            raise
+    own = place.own()
+    launched = launch(own, daemon_flags(arguments, own), arguments.timeout)
+    if launched.is_new:
+        render.remark(f"started ccexecd (pid {launched.status['pid']})")
+    return connect(own, arguments.timeout)

@@ -1,0 +1,113 @@
+"""What can go wrong between a person and the daemon, and the exit code each of it has.
+
+Owns the exit codes and the exceptions that carry one. Raised anywhere, printed in one place only: `__main__`.
+Must not print, and must not know any verb.
+"""
+
+from enum import IntEnum
+from typing import Any
+
+from ccexecd.protocol.errors import ErrorCode
+
+
+class Exit(IntEnum):
+    """The exit codes of every verb but `run`, which hands on the command's own (after LSB and supervisorctl)."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_RUNNING = 3
+    NOT_PERMITTED = 4
+
+
+HINTS = {
+    ErrorCode.PROCESS_NOT_FOUND: "every id that is known: ccexecctl ps --all",
+    ErrorCode.AMBIGUOUS_EXECUTION: "give more characters of the id: ccexecctl ps --all",
+    ErrorCode.INVALID_STATE: "what state it is in: ccexecctl ps --all",
+    ErrorCode.DRAINING: "ccexecd is shutting down; once it has stopped: ccexecctl start",
+    ErrorCode.NOT_PERMITTED: "only root and the user that ccexecd runs as may; try sudo",
+    ErrorCode.METHOD_NOT_FOUND: "daemon and ccexecctl may be of different versions: ccexecctl version",
+    ErrorCode.COMMAND_NOT_ALLOWED: "what is allowed: ccexecctl config show",
+    ErrorCode.CONFIG_INVALID: "the running configuration is unchanged; check the file with: ccexecctl config validate",
+}
+"""What to do about a refusal, where there is something."""
+
+
+class CtlError(Exception):
+    """A failure, ready to be told.
+
+    Args:
+        message: what failed, which object, and why: one sentence without a full stop.
+        hint: what to do about it; empty where nobody can know.
+    """
+
+    exit_code: int = Exit.FAILED
+    name = "FAILED"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `--json` prints in place of a result."""
+        return {"name": self.name, "message": self.message, "hint": self.hint, "exit_code": int(self.exit_code)}
+
+
+class UsageError(CtlError):
+    """The words of the command line are well-formed, but do not go together."""
+
+    exit_code = Exit.USAGE
+    name = "USAGE"
+
+
+class NotRunningError(CtlError):
+    """No daemon is behind the control socket."""
+
+    exit_code = Exit.NOT_RUNNING
+    name = "NOT_RUNNING"
+
+
+class NotPermittedError(CtlError):
+    """The control socket is not for this user."""
+
+    exit_code = Exit.NOT_PERMITTED
+    name = "NOT_PERMITTED"
+
+
+class UnreachableError(CtlError):
+    """A daemon is there, but it does not answer, answers nonsense, or went away in the middle."""
+
+    name = "UNREACHABLE"
+
+
+class RefusedError(CtlError):
+    """The daemon answered with an error.
+
+    Args:
+        body: the `error` object of the answer.
+    """
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        self.code = body.get("code")
+        self.data = body.get("data")
+        known = next((each for each in ErrorCode if each == self.code), None)
+        self.name = known.name if known else f"ERROR {self.code}"
+        if known is ErrorCode.NOT_PERMITTED:
+            self.exit_code = Exit.NOT_PERMITTED
+        lines = [str(body.get("message", "refused without a reason")), *_problems(self.data)]
+        super().__init__("\n  ".join(lines), HINTS.get(known, "") if known else "")
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `--json` prints, with the daemon's own code and data."""
+        return {**super().as_json(), "code": self.code, "data": self.data}
+
+
+def _problems(data: Any) -> list[str]:
+    """One line for each entry of `[{path, error, source?}]`, which comes with invalid params or configuration."""
+    entries = data if isinstance(data, list) else []
+    return [
+        f"{each.get('path', '$')}: {each['error']}" + (f" ({each['source']})" if each.get("source") else "")
+        for each in entries
+        if isinstance(each, dict) and "error" in each
+    ]

@@ -1,0 +1,179 @@
+"""Starting the daemon of this user, and knowing that it works.
+
+Owns the start: one attempt by us, or waiting for whoever was faster. A daemon counts as started only when the control
+socket answers and the external port does too. Must not print.
+
+Several may start at the same moment (twenty `ccexecctl run` in a script). The lock on the pidfile decides who is the
+daemon; everybody else finds it held, waits for the same answer, and reports success.
+"""
+
+import socket
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ccexecctl.client import RETRY_INTERVAL, connect
+from ccexecctl.errors import CtlError, Exit, NotRunningError, UnreachableError
+from ccexecctl.place import Place, holder, is_held
+
+START_TIMEOUT = 30.0
+"""Seconds from the command to a daemon that answers; the daemon itself gives up its start after as many."""
+
+DAEMON = ("-P", "-m", "ccexecd")
+"""What the interpreter is told to run. -P: a module in the caller's directory must not pass for one of the daemon's."""
+
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  # compared, not bound
+"""Where to reach a daemon that listens on every address."""
+
+
+class Launched(NamedTuple):
+    """A daemon that answers on both sockets.
+
+    Attributes:
+        is_new: we started it; otherwise it was there, or somebody else's start was faster.
+        status: its answer to `status`.
+    """
+
+    is_new: bool
+    status: dict[str, Any]
+
+
+def daemon_flags(arguments: Namespace, place: Place) -> list[str]:
+    """The flags that make ccexecd use the place that ccexecctl was told to look at."""
+    flags = ["--state-dir", str(Path(arguments.state_dir).absolute())] if arguments.state_dir else []
+    return flags + (["--control-socket", str(place.sockets[0])] if place.is_named else [])
+
+
+def launch(
+    place: Place, flags: list[str], timeout: float | None = None, environ: Mapping[str, str] | None = None
+) -> Launched:
+    """Make sure that the daemon of this place runs and answers.
+
+    Args:
+        place: which one: a place of our own.
+        flags: for `ccexecd`, should it have to be started.
+        timeout: seconds until it has to answer; None for the default.
+        environ: environment of the new daemon; None for our own.
+
+    Raises:
+        CtlError: it cannot be started, with the reason that it gave, or does not answer.
+    """
+    deadline = time.monotonic() + (timeout or START_TIMEOUT)
+    while True:
+        is_new = not is_running(place) and _spawn(place, flags, deadline, environ)
+        try:
+            status = _await_answer(place, deadline)
+        except NotRunningError as error:
+            if is_new or time.monotonic() > deadline:
+                raise CtlError(
+                    f"ccexecd started, but {place.sockets[0]} does not answer", f"its log: {place.paths.log_file}"
+                ) from error
+            continue  # the one we waited for has failed or ended: now it is our turn
+        if status["state"] != "draining":
+            _check_door(status["address"], deadline)
+            return Launched(is_new, status)
+        await_end(Path(status["pidfile"]), status["pid"], deadline)
+
+
+def is_running(place: Place) -> bool:
+    """Whether a daemon of this place is there, be it still starting or already ending."""
+    return any(map(is_held, place.pidfiles))
+
+
+def await_end(path: Path, pid: int, deadline: float) -> None:
+    """Wait until a daemon has let go of its lock: the last thing it does, and what the next one needs.
+
+    Args:
+        path: its pidfile.
+        pid: the daemon that is to end; another one that holds the lock by then is no concern of ours.
+        deadline: when to give up, on the monotonic clock.
+
+    Raises:
+        UnreachableError: it still holds it.
+    """
+    while holder(path) == pid:
+        if time.monotonic() > deadline:
+            raise UnreachableError(f"ccexecd (pid {pid}) has not ended yet", "end it with: ccexecctl stop --force")
+        time.sleep(RETRY_INTERVAL)
+
+
+def _spawn(place: Place, flags: list[str], deadline: float, environ: Mapping[str, str] | None) -> bool:
+    """Run `ccexecd`, which returns when the daemon is ready. False when somebody else's daemon was faster."""
+    import subprocess  # noqa: PLC0415  # only a start pays for it
+
+    try:
+        attempt = subprocess.run(
+            [sys.executable, *DAEMON, *flags],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=environ,
+            timeout=max(deadline - time.monotonic(), RETRY_INTERVAL),
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UnreachableError("ccexecd did not become ready in time", f"its log: {place.paths.log_file}") from error
+    if attempt.returncode == 0:
+        return True
+    if is_running(place) or _answers(place):
+        return False
+    raise _explain(attempt.stderr.decode(errors="replace"), attempt.returncode)
+
+
+def _answers(place: Place) -> bool:
+    """Whether a daemon whose pidfile is configured to lie elsewhere is there all the same."""
+    with suppress(CtlError), connect(place):
+        return True
+    return False
+
+
+def _explain(said: str, returncode: int) -> CtlError:
+    """The reason that ccexecd gave before it gave up, in the two lines that all errors have."""
+    lines = [line.removeprefix("ccexecd: ") for line in said.splitlines() if line.strip()]
+    hints = [line.removeprefix("hint: ") for line in lines if line.startswith("hint: ")]
+    reasons = [line for line in lines if not line.startswith("hint: ")] or [f"it exited with {returncode}"]
+    error = CtlError("cannot start ccexecd: " + "\n  ".join(reasons), "\n  ".join(hints))
+    if returncode == Exit.USAGE:
+        error.exit_code = Exit.USAGE
+    return error
+
+
+def _await_answer(place: Place, deadline: float) -> dict[str, Any]:
+    while True:
+        try:
+            with connect(place) as client:
+                client.call("health")
+                status: dict[str, Any] = client.call("status")
+                return status
+        except NotRunningError:
+            # The client looked at the lock beside the socket only; one that was named may lie elsewhere.
+            if not is_running(place) or time.monotonic() > deadline:
+                raise
+        except UnreachableError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(RETRY_INTERVAL)
+
+
+def _check_door(address: str, deadline: float) -> None:
+    """Ask the external port for its health, as a client on this machine would.
+
+    Raises:
+        UnreachableError: nobody answers there, or somebody who is not well.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    request = f"GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    patience = max(deadline - time.monotonic(), 1.0)
+    head = b""
+    with suppress(OSError), socket.create_connection((WILDCARDS.get(host, host), int(port)), patience) as connection:
+        connection.sendall(request.encode())
+        head = connection.recv(64)
+    if not head.startswith(b"HTTP/1.1 200"):
+        raise UnreachableError(
+            f"ccexecd answers on its control socket, but http://{address}/health does not",
+            "does something else, a firewall for instance, stand before that port?",
+        )

@@ -1,0 +1,75 @@
+"""ps: what is listed, and how each ending is named."""
+
+import pytest
+
+RUNNING = {
+    "execution_id": "1f0c9b2e-0000-4000-8000-000000000000",
+    "session_id": "s",
+    "state": "RUNNING",
+    "command": "sleep 60",
+    "argv": ["sleep", "60"],
+    "pid": 4711,
+    "started_at": "2020-01-02T03:04:05Z",
+    "duration": 12.3,
+    "exit_code": None,
+    "signal": None,
+    "reason": None,
+}
+
+
+def test_ps_prints_a_table(ctl, daemon):
+    """A line for each live execution, with the id that other verbs take."""
+    daemon.answers["list"] = {"executions": [RUNNING]}
+    header, row = ctl("ps").out.splitlines()
+    assert header.split() == ["ID", "STATE", "PID", "STARTED", "DURATION", "COMMAND"]
+    assert row.split()[:3] == ["1f0c9b2e", "running", "4711"]
+    assert row.endswith("12s       sleep 60")
+    assert daemon.asked("list") == [{"state": "live"}]
+
+
+def test_ps_all_asks_for_the_finished_too(ctl, daemon):
+    """--all lifts the filter."""
+    daemon.answers["list"] = {"executions": []}
+    assert ctl("ps", "-a").code == 0
+    assert daemon.asked("list") == [{}]
+
+
+def test_ps_json_is_a_list(ctl, daemon):
+    """A list of objects as the daemon gave them; an empty one when there are none."""
+    daemon.answers["list"] = {"executions": [RUNNING]}
+    assert ctl("ps", "--json").json == [RUNNING]
+    daemon.answers["list"] = {"executions": []}
+    assert ctl("ps", "--json").json == []
+
+
+@pytest.mark.parametrize(
+    ("ending", "shown"),
+    [
+        ({"state": "PAUSED"}, "paused"),
+        ({"state": "FINISHED", "reason": "exited", "exit_code": 3}, "exit 3"),
+        ({"state": "FINISHED", "reason": "signaled", "exit_code": -9, "signal": 9}, "signal 9"),
+        ({"state": "FINISHED", "reason": "timeout", "exit_code": -15, "signal": 15}, "timeout"),
+        ({"state": "FINISHED", "reason": "lost"}, "lost"),
+    ],
+)
+def test_the_state_says_how_it_ended(ctl, daemon, ending, shown):
+    """A finished execution is listed with its ending."""
+    daemon.answers["list"] = {"executions": [{**RUNNING, **ending}]}
+    assert f"  {shown} " in ctl("ps", "--all").out
+
+
+def test_a_command_cannot_take_over_the_terminal(ctl, daemon):
+    """Escape sequences and line feeds of a command line are shown, not obeyed."""
+    daemon.answers["list"] = {"executions": [{**RUNNING, "command": "evil\x1b]0;title\x07\n1f0c9b2e  running"}]}
+    out = ctl("ps").out
+    assert "\x1b" not in out
+    assert len(out.splitlines()) == 2
+
+
+def test_a_reader_that_leaves_is_no_failure(daemon, ctl_process):
+    """`ccexecctl ps | head -0` ends quietly, as other programs do by SIGPIPE."""
+    daemon.answers["list"] = {"executions": [RUNNING] * 10_000}
+    process = ctl_process("ps")
+    process.stdout.close()
+    assert process.wait(timeout=20) == 141
+    assert process.stderr.read() == b""

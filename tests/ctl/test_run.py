@@ -1,0 +1,348 @@
+"""run: output at once and byte for byte, the command's exit code, signals, and every way in which it can go wrong."""
+
+import base64
+import os
+import signal
+
+import pytest
+
+from ccexecctl import foreground
+
+
+def executing(*steps):
+    """An `execute` that starts and then does these steps, each a function of the conversation."""
+
+    def execute(conversation, request):
+        conversation.reply(request, {"status": "started", "execution_id": "1f0c9b2e-full", "pid": 4711})
+        for step in steps:
+            step(conversation)
+
+    return execute
+
+
+def ended(exit_code=0, reason="exited", **more):
+    return lambda conversation: conversation.completed(exit_code, reason, **more)
+
+
+def wrote(data, stream="stdout", **more):
+    return lambda conversation: conversation.output(data, stream, **more)
+
+
+def test_output_goes_where_it_belongs(ctl, daemon):
+    """stdout to stdout, stderr to stderr, nothing of our own."""
+    daemon.answers["execute"] = executing(wrote("hello\n"), wrote("oops\n", "stderr"), wrote("bye\n"), ended())
+    assert ctl("run", "--", "sh", "-c", "x") == (0, "hello\nbye\n", "oops\n")
+
+
+def test_bytes_that_are_no_text_pass(daemon, ctl_process):
+    """Output that is not UTF-8 comes as base64 and leaves as it was, and so does what looks like an escape sequence."""
+    piece = bytes(range(256))
+    daemon.answers["execute"] = executing(wrote(base64.b64encode(piece).decode(), encoding="base64"), ended())
+    process = ctl_process("run", "--", "cat")
+    assert process.communicate(timeout=20) == (piece, b"")
+
+
+def test_a_line_is_shown_while_the_command_still_runs(daemon, ctl_process):
+    """Every piece is passed on when it comes, not when the next one or the end does."""
+    daemon.answers["execute"] = executing(wrote("tick"))
+    process = ctl_process("run", "--", "x")
+    assert os.read(process.stdout.fileno(), 100) == b"tick"
+    assert process.poll() is None
+
+
+def test_the_request_is_what_a_shell_would_do(ctl, daemon, monkeypatch, tmp_path):
+    """argv as given, this directory, this environment: never on a command line."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GREETING", "grüße")
+    daemon.answers["execute"] = executing(ended())
+    words = ["--timeout", "5", "--grace", "1", "--env", "A=b=c", "--env", "GREETING=x", "--label", "job=nightly"]
+    assert ctl("run", *words, "--", "ls", "--", "-l").code == 0
+    (request,) = daemon.asked("execute")
+    environ = request.pop("env")
+    assert request == {
+        "argv": ["ls", "--", "-l"],
+        "cwd": str(tmp_path),
+        "timeout": 5.0,
+        "grace": 1.0,
+        "labels": {"job": "nightly"},
+        "framing": "raw",
+        "on_disconnect": "cancel",
+    }
+    assert environ == {**os.environ, "A": "b=c", "GREETING": "x"}
+
+
+def test_a_shell_command_goes_as_one_string(ctl, daemon):
+    """--shell leaves the words to the daemon's shell; --cwd may be relative; --no-env sends only what was set."""
+    daemon.answers["execute"] = executing(ended())
+    assert ctl("run", "--shell", "a | b", "--cwd", "sub", "--no-env", "--env", "A=1").code == 0
+    (request,) = daemon.asked("execute")
+    assert request["command"] == "a | b"
+    assert "argv" not in request
+    assert request["cwd"] == os.path.join(os.getcwd(), "sub")  # noqa: PTH109, PTH118
+    assert request["env"] == {"A": "1"}
+
+
+def test_variables_that_json_cannot_carry_are_named(ctl, daemon, monkeypatch):
+    """A variable that is not UTF-8 stays behind, with a warning; the others go."""
+    monkeypatch.setenv("BAD", "\udcff")
+    daemon.answers["execute"] = executing(ended())
+    said = ctl("run", "--", "true")
+    assert said.code == 0
+    assert "warning: not UTF-8, so not passed on: BAD" in said.err
+    assert "BAD" not in daemon.asked("execute")[0]["env"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run"],
+        ["run", "--"],
+        ["run", "--shell", "a", "--", "b"],
+        ["run", "--env", "A", "--", "b"],
+        ["run", "--env", "=A", "--", "b"],
+        ["run", "--timeout", "soon", "--", "b"],
+        ["run", "--", "\udcff"],
+        ["run", "--cwd", "\udcff", "--", "b"],
+    ],
+)
+def test_wrong_usage_reaches_no_daemon(ctl, daemon, words):
+    """No command, two commands, no NAME=VALUE, bytes that are no text: exit 2, and nothing was run."""
+    assert ctl(*words).code == 2
+    assert daemon.requests == []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [
+        ((0, "exited"), 0),
+        ((3, "exited"), 3),
+        ((255, "exited"), 255),
+        ((-9, "signaled"), 137),
+        ((-15, "timeout"), 143),
+        ((0, "timeout"), 1),
+        ((None, "lost"), 1),
+        ((0, "lost"), 1),
+        ((0, "post_result"), 0),
+        ((None, "spawn_failed"), 1),
+        ((0, "a reason of tomorrow"), 1),
+    ],
+)
+def test_the_exit_code_is_the_command_s(ctl, daemon, outcome, code):
+    """128+N for signal N; never 0 for a command that did not end by itself."""
+    daemon.answers["execute"] = executing(ended(*outcome))
+    assert ctl("run", "--", "x").code == code
+
+
+@pytest.mark.parametrize("reason", sorted(foreground.EXPLANATIONS))
+def test_an_ending_that_was_not_its_own_is_explained(ctl, daemon, reason):
+    """Time-out, cancel, loss and the like are told on stderr."""
+    daemon.answers["execute"] = executing(ended(-15, reason))
+    assert ctl("run", "--", "x").err == f"ccexecctl: execution 1f0c9b2e was {foreground.EXPLANATIONS[reason]}\n"
+
+
+def test_what_was_left_behind_and_lost_is_told(ctl, daemon):
+    """Stragglers that were ended, output that was dropped, a shutdown under way: all on stderr."""
+    daemon.answers["execute"] = executing(
+        lambda conversation: conversation.notify("process.gap", dropped_bytes=2048),
+        lambda conversation: conversation.notify("process.gap", dropped_bytes=None),
+        lambda conversation: conversation.notify("server.draining", deadline=None),
+        ended(0, "exited", leftovers=[17]),
+    )
+    said = ctl("run", "--", "x")
+    assert said.code == 0
+    assert said.err.splitlines() == [
+        "ccexecctl: 2.0 KiB of output were dropped: they were read too slowly",
+        "ccexecctl: an unknown number of bytes of output were dropped: they were read too slowly",
+        "ccexecctl: ccexecd is shutting down",
+        "ccexecctl: execution 1f0c9b2e left processes behind, which were ended: [17]",
+    ]
+
+
+@pytest.mark.parametrize(("errno", "code"), [(2, 127), (13, 126), (8, 126)])
+def test_what_cannot_be_started_exits_like_a_shell(ctl, daemon, refusal, errno, code):
+    """127 not found, 126 not executable, with the reason."""
+    data = {"errno": errno, "strerror": os.strerror(errno)}
+    daemon.answers["execute"] = refusal(-32006, "cannot run 'x': no such program", data)
+    said = ctl("run", "--json", "--", "x")
+    assert said.code == code
+    assert said.json["error"]["exit_code"] == code
+    assert "cannot run 'x'" in said.err
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "hint"),
+    [
+        (-32010, "DRAINING", "once it has stopped: ccexecctl start"),
+        (-32002, "COMMAND_NOT_ALLOWED", "ccexecctl config show"),
+        (-32602, "INVALID_PARAMS", ""),
+    ],
+)
+def test_a_refusal_is_told(ctl, daemon, refusal, code, name, hint):
+    """What the daemon will not run: exit 1 with its reason, every problem, and what to do."""
+    daemon.answers["execute"] = refusal(code, "no", [{"path": "$.argv", "error": "must not be empty"}])
+    said = ctl("run", "--json", "--", "x")
+    assert said.code == 1
+    assert said.json["error"]["name"] == name
+    assert "$.argv: must not be empty" in said.err
+    assert hint in said.err
+
+
+def test_a_daemon_that_dies_in_the_middle_is_a_failure(ctl, daemon):
+    """Never the exit code of a command whose end nobody saw."""
+    daemon.answers["execute"] = executing(wrote("a"), lambda conversation: conversation.close())
+    said = ctl("run", "--", "x")
+    assert said.code == 1
+    assert said.out == "a"
+    assert "lost the connection to ccexecd" in said.err
+    assert "while execution 1f0c9b2e was running" in said.err
+
+
+def test_json_collects_the_output(ctl, daemon):
+    """--json: one object at the end, with what the command wrote and how it ended."""
+    daemon.answers["execute"] = executing(
+        wrote("a"), wrote("b", "stderr"), wrote("/w==", encoding="base64"), ended(3, duration=0.5)
+    )
+    said = ctl("run", "--json", "--", "x")
+    assert said.code == 3
+    assert said.json["stdout"] == "a\ufffd"
+    assert said.json["stderr"] == "b"
+    assert {key: said.json[key] for key in ("execution_id", "pid", "exit_code", "reason", "duration")} == {
+        "execution_id": "e1",
+        "pid": 4711,
+        "exit_code": 3,
+        "reason": "exited",
+        "duration": 0.5,
+    }
+
+
+def test_detached_it_prints_the_id(ctl, daemon):
+    """--detach returns when it has started, and lets it outlive the connection."""
+    daemon.answers["execute"] = executing()
+    assert ctl("run", "--detach", "--", "x") == (0, "1f0c9b2e-full\n", "")
+    assert daemon.asked("execute")[0]["on_disconnect"] == "detach"
+    assert ctl("run", "--detach", "--json", "--", "x").json["pid"] == 4711
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_cancels_the_second_kills(daemon, ctl_process, number):
+    """We stay until the daemon says that it is over, and exit as the command did."""
+    conversations = []
+    daemon.answers["execute"] = executing(conversations.append)
+    daemon.answers["control"] = lambda *_: None
+    process = ctl_process("run", "--", "x")
+    daemon.wait_for("execute")
+    wait_until(lambda: conversations)
+    conversations[0].output("ready\n")
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(number)
+    assert daemon.wait_for("control")[0] == {"type": "CANCEL", "execution_id": "1f0c9b2e-full"}
+    process.send_signal(number)
+    assert daemon.wait_for("control", 2)[1]["type"] == "KILL"
+    conversations[0].output("last words\n")
+    conversations[0].completed(-9, "cancelled")
+    assert process.communicate(timeout=20) == (b"last words\n", b"ccexecctl: execution 1f0c9b2e was cancelled\n")
+    assert process.returncode == 137
+
+
+def test_the_third_signal_leaves(daemon, ctl_process):
+    """A daemon that has stopped answering does not hold us."""
+    daemon.answers["execute"] = executing(wrote("ready\n"))
+    daemon.answers["control"] = lambda *_: None
+    process = ctl_process("run", "--", "x")
+    assert process.stdout.readline() == b"ready\n"
+    for times in (1, 2):
+        process.send_signal(signal.SIGINT)
+        daemon.wait_for("control", times)
+    process.send_signal(signal.SIGINT)
+    assert b"did not wait for the end of execution 1f0c9b2e" in process.communicate(timeout=20)[1]
+    assert process.returncode == 130
+
+
+def test_a_signal_before_the_start_is_not_lost(daemon, ctl_process):
+    """Ctrl-C while the daemon is still spawning cancels as soon as there is something to cancel."""
+    requests = []
+    daemon.answers["execute"] = lambda *both: requests.append(both)
+
+    def cancelled(conversation, request):
+        conversation.completed(-15, "cancelled")
+
+    daemon.answers["control"] = cancelled
+    process = ctl_process("run", "--", "x")
+    wait_until(lambda: requests)
+    process.send_signal(signal.SIGINT)
+    conversation, request = requests[0]
+    executing()(conversation, request)
+    process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert len(daemon.asked("control")) == 1
+
+
+def test_a_signal_is_heard_while_output_is_stuck(daemon, ctl_process):
+    """A reader that has stopped reading does not keep Ctrl-C from the daemon."""
+    daemon.answers["execute"] = executing(wrote("x" * 1_000_000))
+    daemon.answers["control"] = lambda *_: None
+    process = ctl_process("run", "--", "x")
+    assert os.read(process.stdout.fileno(), 1) == b"x"  # it is writing, more than the pipe can take
+    process.send_signal(signal.SIGTERM)
+    assert daemon.wait_for("control")[0]["type"] == "CANCEL"
+
+
+def test_a_reader_that_leaves_cancels_quietly(daemon, ctl_process):
+    """`ccexecctl run ... | head -1`: the command is cancelled, and we exit as a program would by SIGPIPE."""
+
+    def cancelled(conversation, request):
+        conversation.output("more\n")
+        conversation.completed(-15, "cancelled")
+
+    conversations = []
+    daemon.answers["execute"] = executing(wrote("first\n"), conversations.append)
+    daemon.answers["control"] = cancelled
+    process = ctl_process("run", "--", "x")
+    assert process.stdout.readline() == b"first\n"
+    process.stdout.close()
+    wait_until(lambda: conversations)
+    conversations[0].output("second\n")
+    assert process.wait(timeout=20) == 141
+    assert process.stderr.read() == b""
+    assert [params["type"] for params in daemon.asked("control")] == ["CANCEL"]
+
+
+def test_a_non_blocking_stdout_loses_nothing(daemon, ctl_process):
+    """Some parents share their non-blocking pipe with us: every byte arrives all the same."""
+    daemon.answers["execute"] = executing(wrote("x" * 1_000_000), ended())
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    process = ctl_process("run", "--", "x", stdout=theirs)
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as pipe:
+        assert len(pipe.read()) == 1_000_000
+    assert process.wait(timeout=20) == 0
+
+
+def test_a_named_socket_starts_no_daemon(ctl, tmp_path):
+    """Who names a socket means that daemon: when it is not there, nothing else is started."""
+    said = ctl("--socket", str(tmp_path / "x.sock"), "run", "--", "true")
+    assert said.code == 3
+
+
+def wait_until(condition):
+    """Wait for what a thread of the scripted daemon is about to do."""
+    import time  # noqa: PLC0415
+
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_no_colour_in_any_case(daemon, ctl_process):
+    """Our own words have no escape sequences: not in a pipe, and not on a terminal either, with NO_COLOR or without."""
+    daemon.answers["execute"] = executing(ended(-15, "timeout"))
+    outer, inner = os.openpty()
+    process = ctl_process("run", "--", "x", stdout=inner, stderr=inner, env=dict(os.environ, TERM="xterm-256color"))
+    assert process.wait(timeout=20) == 143
+    os.close(inner)
+    assert b"\x1b" not in os.read(outer, 10_000)
+    os.close(outer)
+    piped = ctl_process("run", "--", "x", env=dict(os.environ, NO_COLOR="1"))
+    assert b"\x1b" not in b"".join(piped.communicate(timeout=20))

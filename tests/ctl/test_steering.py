@@ -1,0 +1,60 @@
+"""pause, resume, cancel and kill: one request each, and the truth of its answer."""
+
+import pytest
+
+DEEDS = [("pause", "PAUSE"), ("resume", "RESUME"), ("cancel", "CANCEL"), ("kill", "KILL")]
+
+
+@pytest.mark.parametrize(("verb", "deed"), DEEDS)
+def test_a_verb_is_one_control_request(ctl, daemon, verb, deed):
+    """The id goes to the daemon as it was given: it resolves beginnings."""
+    daemon.answers["control"] = {"status": "done", "execution_id": "1f0c9b2e-full", "survivors": []}
+    said = ctl(verb, "1f0c")
+    assert said == (0, "done 1f0c9b2e-full\n", "")
+    assert daemon.asked("control") == [{"type": deed, "execution_id": "1f0c"}]
+
+
+def test_cancel_has_a_grace(ctl, daemon):
+    """--grace goes along in seconds."""
+    daemon.answers["control"] = {"status": "cancelled", "execution_id": "e", "survivors": []}
+    assert ctl("cancel", "e", "--grace", "2.5").code == 0
+    assert daemon.asked("control")[0]["grace"] == 2.5
+
+
+@pytest.mark.parametrize("grace", ["-1", "nan", "inf", "soon"])
+def test_a_grace_is_a_number_of_seconds(ctl, grace):
+    """Anything else is wrong usage."""
+    said = ctl("cancel", "e", "--grace", grace)
+    assert said.code == 2
+    assert "is not a number of seconds" in said.err or "expected one argument" in said.err
+
+
+def test_survivors_are_a_failure(ctl, daemon):
+    """Processes that are still alive are named, and the exit code is 1, also with --json."""
+    answer = {"status": "killed", "execution_id": "e", "survivors": [17, 18]}
+    daemon.answers["control"] = answer
+    said = ctl("kill", "e", "--json")
+    assert said.code == 1
+    assert said.json == answer
+    assert "still alive: pid 17, pid 18" in said.err
+
+
+def test_an_unknown_id_is_refused(ctl, daemon, refusal):
+    """The daemon's words, its name for the error, and what to do."""
+    daemon.answers["control"] = refusal(-32003, "no execution 'nope'")
+    said = ctl("pause", "nope", "--json")
+    assert said.code == 1
+    assert said.json["error"]["name"] == "PROCESS_NOT_FOUND"
+    assert "hint: every id that is known: ccexecctl ps --all" in said.err
+
+
+def test_the_daemon_s_words_are_escaped(ctl, daemon, refusal):
+    """An error message may quote a stranger's text: it cannot move the cursor."""
+    daemon.answers["control"] = refusal(-32003, "no execution \x1b[2J")
+    assert "\x1b" not in ctl("pause", "x").err
+
+
+@pytest.mark.parametrize(("verb", "_deed"), DEEDS)
+def test_an_id_is_required(ctl, verb, _deed):
+    """Without one: wrong usage."""
+    assert ctl(verb).code == 2
