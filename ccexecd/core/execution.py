@@ -1,9 +1,9 @@
 """What can happen to one execution, and in which order.
 
-Theory of operation. An execution is in exactly one `State`; the only thing that changes it is an `Event`, and the only
-place that says what an event does is the table `TRANSITIONS`. A pair that is not in the table is an error that names
-both, and changes nothing. Whoever acts on an execution applies the event first and does the deed after it, so that two
-requests cannot both believe that they paused it.
+Theory of operation. An execution is in exactly one `State`; the only thing that changes it is an `Event`, and the
+only place that says what an event does is the table `TRANSITIONS`. A pair that is not in the table is an error that
+names both, and changes nothing. Whoever acts on an execution applies the event first and does the deed after it, so
+that two requests cannot both believe that they paused it.
 
     QUEUED ──ADMIT──▶ STARTING ──SPAWNED──▶ RUNNING ◀──RESUME/PAUSE──▶ PAUSED
                           │                    └────TERMINATE──▶ TERMINATING ◀─┘
@@ -144,7 +144,8 @@ class Outcome:
         exit_code: 0 to 255, -N when signal N ended the leader, None when it is not known or was never started.
         reason: why it ended.
         use: resources of the leader and of the children it waited for.
-        leftovers: processes of its tree that outlived the leader and were ended after it, or could not be ended.
+        leftovers: pids of its tree that outlived the leader and were ended after it.
+        survivors: pids of its tree that could not be ended.
         error: what went wrong in starting it; empty otherwise.
     """
 
@@ -152,6 +153,7 @@ class Outcome:
     reason: Reason
     use: ResourceUse = ResourceUse()
     leftovers: tuple[int, ...] = ()
+    survivors: tuple[int, ...] = ()
     error: str = ""
 
     @property
@@ -165,16 +167,14 @@ class Outcome:
         return "completed" if self.exit_code == 0 else "failed"
 
 
-def outcome(exited: Exit, intent: Reason | None, leftovers: tuple[int, ...]) -> Outcome:
-    """Judge an ending: what was learnt of the leader, and what we had asked for.
+def judge(exited: Exit, intent: Reason | None) -> Reason:
+    """Why an execution ended, from what was learnt of its leader and what we had asked for.
 
     A leader that ended by itself before our signal could be the cause keeps its own reason only where no intent was
     recorded: once we decided to end it, that decision is why it ended.
     """
     if exited.code is None or exited.supervision_lost:
-        reason = Reason.LOST
-    elif intent is not None:
-        reason = intent
-    else:
-        reason = Reason.SIGNALED if exited.code < 0 else Reason.EXITED
-    return Outcome(exited.code, reason, exited.use, leftovers)
+        return Reason.LOST
+    if intent is not None:
+        return intent
+    return Reason.SIGNALED if exited.code < 0 else Reason.EXITED

@@ -1,10 +1,10 @@
 """The output of one execution as a log with positions.
 
-Theory of operation. What a read brought is cut by a `Framer` into pieces, each of which becomes a `Chunk` with a `seq`
-and a byte `offset` in its stream. `OutputLog` keeps the recent ones, bounded in bytes; state changes are `Note`s in the
-same sequence. Every watcher is a `Cursor`: a position in the sequence, nothing more. A cursor that the window has
-overtaken is told so with one `Gap` that says exactly what it missed, and goes on with the oldest entry that is left. So
-nobody can slow the execution down, and nobody is slowed down by another.
+Theory of operation. What a read brought is cut by a `Framer` into pieces, each of which becomes a `Chunk` with a
+`seq` and a byte `offset` in its stream. `OutputLog` keeps the recent ones, bounded in bytes; state changes are
+`Note`s in the same sequence. Every watcher is a `Cursor`: a position in the sequence, nothing more. A cursor that the
+window has overtaken is told so with one `Gap` that says exactly what it missed, and goes on with the oldest entry
+that is left. So nobody can slow the execution down, and nobody is slowed down by another.
 
 Cutting rules. A chunk is at most `PIECE` bytes and never ends inside a UTF-8 code point, so each can be decoded by
 itself. In `lines`, it holds whole lines, as many as one read brought; in `line`, it stands for several entries, one a
@@ -203,6 +203,7 @@ class OutputLog:
     Attributes:
         next_seq: the number that the next entry gets; numbers start at 1.
         sizes: bytes of each stream so far.
+        held_bytes: bytes that the window holds, the overhead of its entries counted in.
         dropped_bytes: bytes of output that have left the window.
         closed: no further entry will come.
     """
@@ -211,7 +212,7 @@ class OutputLog:
         self._capacity = capacity
         self._entries: deque[Entry] = deque()
         self._base = 0  # how many entries have left the deque: an entry's index counts from there
-        self._held_bytes = 0
+        self.held_bytes = 0
         self._cursors: set[Cursor] = set()
         self.next_seq = 1
         self.sizes: dict[Stream, int] = {"stdout": 0, "stderr": 0}
@@ -245,12 +246,12 @@ class OutputLog:
     def _push(self, entry: Entry, size: int) -> None:
         self._entries.append(entry)
         self.next_seq += entry.count
-        self._held_bytes += size + ENTRY_OVERHEAD
-        if self._held_bytes > self._capacity:
+        self.held_bytes += size + ENTRY_OVERHEAD
+        if self.held_bytes > self._capacity:
             self._drop()
 
     def _drop(self) -> None:
-        while self._held_bytes > self._capacity and len(self._entries) > 1:  # the newest always stays
+        while self.held_bytes > self._capacity and len(self._entries) > 1:  # the newest always stays
             gone = self._entries.popleft()
             size = len(gone.piece.text) if isinstance(gone, Chunk) else 0
             overtaken = [cursor for cursor in self._cursors if cursor.index <= self._base]
@@ -259,7 +260,7 @@ class OutputLog:
                 for cursor in overtaken:
                     cursor.miss(size, lines)
             self._base += 1
-            self._held_bytes -= ENTRY_OVERHEAD + size
+            self.held_bytes -= ENTRY_OVERHEAD + size
             self.dropped_bytes += size
 
     def cursor(self, from_seq: int | None) -> "Cursor":
@@ -309,9 +310,14 @@ class Cursor:
         self._missed_lines = 0
 
     @property
+    def at_end(self) -> bool:
+        """Whether it has seen everything that there is."""
+        return self.seq >= self._log.next_seq
+
+    @property
     def finished(self) -> bool:
         """Whether it has seen everything that there will ever be."""
-        return self._log.closed and self.seq >= self._log.next_seq
+        return self._log.closed and self.at_end
 
     def take(self) -> Entry | Gap | None:
         """Give the next entry, or the gap before it, and move on; None when there is nothing new.

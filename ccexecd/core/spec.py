@@ -1,6 +1,5 @@
 """What one execution is to be: fixed before it starts."""
 
-import shlex
 from collections.abc import Mapping
 from typing import Literal
 
@@ -17,7 +16,8 @@ class Spec:
 
     Attributes:
         argv: the words, the shell in front where a command string was given.
-        display: the command as people read it, on one line or more.
+        display: the command as people read it: the string as it came, or the words quoted.
+        shell: whether `display` is a command string that a shell in `argv` interprets.
         cwd: working directory; None is the daemon's.
         env: names added to the daemon's environment. Values are kept out of every repr.
         unset: names removed from it.
@@ -32,6 +32,7 @@ class Spec:
 
     argv: tuple[str, ...]
     display: str
+    shell: bool = False
     cwd: str | None = None
     env: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     unset: tuple[str, ...] = ()
@@ -42,8 +43,3 @@ class Spec:
     stdin_open: bool = False
     on_disconnect: Literal["auto", "cancel", "detach"] = "auto"
     labels: Mapping[str, str] = attrs.field(factory=dict)
-
-
-def display_of(command: str | None, argv: tuple[str, ...] | None) -> str:
-    """The command as people read it: the string as it came, or the words as a shell would be given them."""
-    return command if command is not None else shlex.join(argv or ())

@@ -7,7 +7,7 @@ every event. Must not start or end anything by itself: its supervisor does.
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +20,10 @@ from ccexecd.process.keeper_client import KeeperClient, Leader, SpawnError
 
 Watcher = Callable[[], None]
 """Called in the step in which the log has grown. Must neither block nor raise."""
+
+
+class StdinClosedError(Exception):
+    """The standard input of an execution takes nothing; the text says why."""
 
 
 class Execution:
@@ -41,7 +45,6 @@ class Execution:
         spawn_error: why it could not.
         outcome: how it ended, once it has.
         finished: set when nothing of it is left and `process.completed` is in the log.
-        stdin: the write end of its standard input, where it was asked for and is still open.
         scope: its supervisor waits in it for the end; cancelling it begins the escalation from TERM to KILL.
         hurry: the wait from TERM to KILL; cancelling it makes it KILL now.
     """
@@ -58,7 +61,6 @@ class Execution:
         self.spawn_error: SpawnError | None = None
         self.outcome: Outcome | None = None
         self.finished = trio.Event()
-        self.stdin: trio.lowlevel.FdStream | None = None
         self.scope = trio.CancelScope()
         self.hurry = trio.CancelScope()
         self.intent: Reason | None = None
@@ -69,6 +71,9 @@ class Execution:
         self._started_clock = self._finished_clock = time.monotonic()
         self._keeper = keeper
         self._time_left: float | None = None
+        self._stdin: trio.lowlevel.FdStream | None = None
+        self._stdin_turn = trio.StrictFIFOLock()
+        self._control_done: trio.Event | None = None
         self._framers: dict[Stream, Framer] = {
             "stdout": Framer(spec.framing, window),
             "stderr": Framer(spec.framing, window),
@@ -177,39 +182,95 @@ class Execution:
             self.hurry.deadline = min(self.hurry.deadline, trio.current_time() + grace)
         self.scope.cancel(reason=self.intent.value)
 
-    async def pause(self) -> list[int]:
+    def pause(self) -> Awaitable[list[int]]:
         """Stop every process of it; its clock stands still.
 
         Returns:
-            The pids that could not be stopped.
+            What to await for the stop: the pids that could not be stopped.
 
         Raises:
-            IllegalTransitionError: it is not running.
+            IllegalTransitionError: at once, if it is not running.
         """
         self.apply(Event.PAUSE)
         self._time_left = self.scope.deadline - trio.current_time()
         self.scope.deadline = float("inf")
-        running = await self._keeper.pause(self._led())
-        if self.state is State.PAUSED:
-            self._note("process.paused", {"status": "paused", **self._process_ids()})
-        return running
+        return self._in_turn(self._stop(), State.PAUSED, "process.paused", "paused")
 
-    async def resume(self) -> None:
+    def resume(self) -> Awaitable[list[int]]:
         """Let it go on, and its clock.
 
+        Returns:
+            What to await for it.
+
         Raises:
-            IllegalTransitionError: it is not paused.
+            IllegalTransitionError: at once, if it is not paused.
         """
         self.apply(Event.RESUME)
+        return self._in_turn(self._continue(), State.RUNNING, "process.resumed", "resumed")
+
+    def _in_turn(self, deed: Awaitable[list[int]], state: State, method: str, status: str) -> Awaitable[list[int]]:
+        """Do a deed after those decided before it, and say that it is done.
+
+        Once decided it is done, whoever asked for it having gone or not: it is shielded, and bounded by the keeper.
+        """
+        previous, done = self._control_done, trio.Event()
+        self._control_done = done
+
+        async def act() -> list[int]:
+            with trio.CancelScope(shield=True):
+                try:
+                    if previous is not None:
+                        await previous.wait()
+                    result = await deed
+                finally:
+                    done.set()
+            if self.state is state:
+                self._note(method, {"status": status, **self._process_ids()})
+            return result
+
+        return act()
+
+    async def _stop(self) -> list[int]:
+        return await self._keeper.pause(self._led())
+
+    async def _continue(self) -> list[int]:
         await self._keeper.resume(self._led())
-        if self.state is State.RUNNING:
-            if self._time_left is not None:
-                self.scope.deadline = trio.current_time() + self._time_left
-            self._note("process.resumed", {"status": "resumed", **self._process_ids()})
+        if self.state is State.RUNNING and self._time_left is not None:
+            self.scope.deadline = trio.current_time() + self._time_left
+        return []
 
     async def signal(self, signum: int) -> None:
         """Send any signal to every process of it."""
         await self._keeper.signal(self._led(), signum)
+
+    def open_stdin(self, fd: int) -> None:
+        """Its standard input can be written to; the descriptor is this object's from here."""
+        self._stdin = trio.lowlevel.FdStream(fd)
+
+    async def write_stdin(self, text: bytes) -> None:
+        """Write, after the writes that came before. Returns when the pipe has taken all of it.
+
+        Raises:
+            StdinClosedError: it was never open, has been closed, or the program has closed it.
+        """
+        async with self._stdin_turn:
+            if self._stdin is None:
+                raise StdinClosedError(f"the standard input of execution {self.id} is closed; execute with stdin: open")
+            try:
+                await self._stdin.send_all(text)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                raise StdinClosedError(f"the program of execution {self.id} takes no more input") from None
+
+    async def close_stdin(self) -> None:
+        """End its standard input, after the writes that came before."""
+        async with self._stdin_turn:
+            self.drop_stdin()
+
+    def drop_stdin(self) -> None:
+        """End its standard input now; a write that is under way fails."""
+        stdin, self._stdin = self._stdin, None
+        if stdin is not None:
+            stdin.close()
 
     def watch(self, watcher: Watcher) -> None:
         """Tell somebody whenever the log has grown."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import trio
 
-from ccexecd.core.execution import Exit, Outcome, Reason, outcome
+from ccexecd.core.execution import Exit, Outcome, Reason, judge
 from ccexecd.process.execution import Execution
 from ccexecd.process.keeper_client import KeeperClient, Launch, Leader, SpawnError
 from ccexecd.process.pump import Pump, Source, open_pipe
@@ -90,7 +90,7 @@ async def _start(
         for fd in theirs:
             os.close(fd)
     if spec.stdin_open:
-        execution.stdin = trio.lowlevel.FdStream(ours[2])
+        execution.open_stdin(ours[2])
     execution.has_started(leader)
     execution.spawned.set()
     return leader, [
@@ -113,15 +113,14 @@ async def _wind_down(execution: Execution, keeper: KeeperClient, leader: Leader,
             await source.ended.wait()
     for source in sources:
         source.close()
-    if execution.stdin is not None:
-        await execution.stdin.aclose()
-        execution.stdin = None
+    execution.drop_stdin()
     execution.has_no_more_output()
     unkillable = await keeper.members(leader)
     if unkillable:
         log.error("execution %s: processes %s could not be ended", execution.id, unkillable)
-    left = tuple(dict.fromkeys((*leftovers, *unkillable)))
-    execution.has_ended(outcome(leader.exit or Exit(None), execution.intent, left))
+    exited = leader.exit or Exit(None)
+    reason = judge(exited, execution.intent)
+    execution.has_ended(Outcome(exited.code, reason, exited.use, tuple(leftovers), tuple(unkillable)))
 
 
 async def _escalate(keeper: KeeperClient, leader: Leader, grace: float, hurry: trio.CancelScope) -> None:

@@ -1,0 +1,88 @@
+"""One operator on the control socket: JSON-RPC, a message a line.
+
+Owns the conversation and its end; the barrier of a control connection is here. When an operator goes, so do the
+executions that it started, unless they were to be detached: a `ccexecctl run` that is killed leaves nothing behind.
+"""
+
+import logging
+from collections.abc import Mapping
+
+import trio
+
+from ccexecd.control.listener import credentials
+from ccexecd.core.sessions import Parting
+from ccexecd.engine import Engine
+from ccexecd.protocol.codec import dumps
+from ccexecd.protocol.errors import ErrorCode
+from ccexecd.protocol.framing import LineBuffer, LineTooLongError
+from ccexecd.protocol.jsonrpc import RPCError, error
+from ccexecd.service.dispatch import Dispatcher, Method
+from ccexecd.service.peer import OPERATOR, Peer
+from ccexecd.service.writer import Writer
+
+log = logging.getLogger(__name__)
+
+_READ = 64 * 1024
+_LAST_WORDS = 2.0  # seconds that a peer which has stopped sending gets to read what it asked for
+
+
+def line(message: bytes) -> bytes:
+    """Frame one message."""
+    return message + b"\n"
+
+
+async def serve(stream: trio.SocketStream, engine: Engine, methods: Mapping[str, Method]) -> None:
+    """Talk to one operator until it goes. Nothing but cancellation leaves this function."""
+    who = credentials(stream)
+    try:
+        async with stream:
+            if who.may_operate:
+                await _converse(stream, engine, methods, f"uid {who.uid}")
+            else:
+                log.warning("control connection refused", extra={"peer_uid": who.uid, "peer_pid": who.pid})
+                await stream.send_all(line(dumps(error(None, _not_permitted(who.uid)))))
+    except* (trio.BrokenResourceError, trio.ClosedResourceError):
+        log.debug("an operator went away", extra={"peer_pid": who.pid})
+    except* Exception:  # the barrier of a control connection
+        log.exception("a control connection failed", extra={"peer_pid": who.pid})
+
+
+def _not_permitted(uid: int) -> RPCError:
+    return RPCError(ErrorCode.NOT_PERMITTED, f"uid {uid} may not operate this daemon; its own user and root may")
+
+
+async def _converse(stream: trio.SocketStream, engine: Engine, methods: Mapping[str, Method], principal: str) -> None:
+    writer = Writer(stream.socket.fileno(), engine.config.stream_timeout)
+    reading = trio.CancelScope()
+    peer = Peer(engine, writer, line, OPERATOR, principal, lambda _: reading.cancel(reason="the session has ended"))
+
+    async def write() -> None:
+        await writer.run()
+        reading.cancel(reason=writer.broken)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        try:
+            async with trio.open_nursery() as calls:
+                with reading:
+                    await _read(stream, Dispatcher(methods, peer, calls), peer)
+                calls.cancel_scope.cancel(reason="the operator has gone")
+        finally:
+            peer.gone(Parting.CLOSED)
+        with trio.move_on_after(_LAST_WORDS, shield=True):
+            await writer.drained()
+        nursery.cancel_scope.cancel(reason="the operator has gone")
+
+
+async def _read(stream: trio.SocketStream, dispatcher: Dispatcher, peer: Peer) -> None:
+    buffer = LineBuffer()
+    while received := await stream.receive_some(_READ):
+        try:
+            messages = buffer.feed(bytes(received))
+        except LineTooLongError as too_long:
+            peer.queue(error(None, RPCError(ErrorCode.INVALID_REQUEST, f"Invalid request: {too_long}")))
+            peer.flush()
+            return
+        for message in messages:
+            if message.strip():
+                await dispatcher.receive(message)

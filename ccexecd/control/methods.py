@@ -1,0 +1,74 @@
+"""The operator's own methods.
+
+Owns their params and results. The daemon is handed in as what it can be asked for (`Operated`); this room does not
+import it.
+"""
+
+from collections.abc import Awaitable
+from typing import Any, Protocol
+
+from ccexecd import __version__
+from ccexecd.config import ConfigError
+from ccexecd.protocol import messages
+from ccexecd.protocol.errors import ErrorCode
+from ccexecd.protocol.jsonrpc import RPCError
+from ccexecd.service.dispatch import Answer, Method
+from ccexecd.service.methods import EXECUTION_METHODS
+from ccexecd.service.peer import Peer
+from ccexecd.service.status import status_method
+
+
+class Operated(Protocol):
+    """A daemon, as its operator sees it."""
+
+    def status(self) -> dict[str, Any]:
+        """What it is doing."""
+
+    def health(self) -> dict[str, Any]:
+        """Whether it is well."""
+
+    def configuration(self) -> dict[str, Any]:
+        """The configuration in force, and where each value comes from."""
+
+    def reload(self) -> dict[str, Any]:
+        """Read the configuration again and use it, whole or not at all; reopen the log."""
+
+    async def stop(self, drain: float | None, grace: float | None) -> Answer:
+        """End; answered when everything that it ran has ended."""
+
+
+def operator_methods(daemon: Operated) -> dict[str, Method]:
+    """Everything that the control socket serves."""
+
+    def health(_peer: Peer, _: messages.Nothing) -> dict[str, Any]:
+        return daemon.health()
+
+    def config(_peer: Peer, _: messages.Nothing) -> dict[str, Any]:
+        return daemon.configuration()
+
+    def version(_peer: Peer, _: messages.Nothing) -> dict[str, Any]:
+        return {"version": __version__, "protocol": "ccexec.v1"}
+
+    def reload(_peer: Peer, _: messages.Nothing) -> dict[str, Any]:
+        try:
+            return daemon.reload()
+        except ConfigError as invalid:
+            problems = [
+                {"path": problem.key, "error": problem.message, "source": problem.source}
+                for problem in invalid.problems
+            ]
+            text = f"the new configuration is not valid, the old one stays in force:\n{invalid}"
+            raise RPCError(ErrorCode.CONFIG_INVALID, text, problems) from None
+
+    def stop(_peer: Peer, wanted: messages.Stop) -> Awaitable[Answer]:
+        return daemon.stop(wanted.drain, wanted.grace)
+
+    return {
+        **EXECUTION_METHODS,
+        "status": status_method(daemon.status),
+        "health": Method(messages.Nothing, health),
+        "config": Method(messages.Nothing, config),
+        "version": Method(messages.Nothing, version),
+        "reload": Method(messages.Nothing, reload),
+        "stop": Method(messages.Stop, stop),
+    }

@@ -1,0 +1,321 @@
+"""The daemon as a whole: what it is made of, in which order it comes up, and in which it goes.
+
+Owns the composition and nothing else. Indentation in `Daemon.serve` is the order of the end, from the inside out: the
+port stops accepting, executions are ended with grace while everything still answers, clients get the last of their
+output and a farewell, then the engine and the keeper go, and last the control socket, on which whoever asked for the
+stop hears how it went.
+"""
+
+import gc
+import logging
+import os
+import resource
+import secrets
+import signal
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import trio
+
+from ccexecd import __version__
+from ccexecd.config import ConfigError, LoadedConfig
+from ccexecd.control import connection as control_connection
+from ccexecd.control import listener as control_listener
+from ccexecd.control.methods import operator_methods
+from ccexecd.engine import Engine
+from ccexecd.external.connection import Household
+from ccexecd.external.door import Door
+from ccexecd.external.routes import health_routes
+from ccexecd.logs import Log
+from ccexecd.paths import Places
+from ccexecd.process.execution import Execution
+from ccexecd.process.keeper_client import KeeperClient
+from ccexecd.process.pump import Pump
+from ccexecd.service.dispatch import Answer
+from ccexecd.service.methods import EXECUTION_METHODS
+from ccexecd.service.status import status_method
+from ccexecd.systemd import Notifier, forget
+
+log = logging.getLogger(__name__)
+
+_GC_THRESHOLDS = (20_000, 50, 50)
+"""Allocations between collections (gc.set_threshold): a stream of output makes many objects and no cycles."""
+
+
+class Daemon:
+    """One daemon, from its configuration to its exit.
+
+    Args:
+        loaded: the configuration and its sources.
+        places: where its files are.
+        listen_fds: sockets that systemd has opened, by name.
+        ready: called once, when both sockets answer.
+        umask: what executions get as their file creation mask.
+        environ: what they inherit.
+        notifier: tells systemd.
+        log_output: where the log goes.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedConfig,
+        places: Places,
+        *,
+        listen_fds: Mapping[str, list[int]],
+        ready: Callable[[], None],
+        umask: int,
+        environ: Mapping[str, str],
+        notifier: Notifier,
+        log_output: Log,
+    ) -> None:
+        self._loaded = loaded
+        self._places = places
+        self._listen_fds = [fd for fds in listen_fds.values() for fd in fds]
+        self._ready = ready
+        self._notifier = notifier
+        self._log_output = log_output
+        self._started_at = datetime.now(UTC)
+        self._started_clock = time.monotonic()
+        self._keeper = KeeperClient(umask)
+        self._pump = Pump()
+        self._engine = Engine(loaded.config, self._keeper, self._pump, environ)
+        methods = {**EXECUTION_METHODS, "status": status_method(self.status)}
+        self._house = Household(self._engine, methods, epoch=secrets.token_hex(8))
+        self._door = Door(self._house, health_routes(self.health), loaded.config, places.token_file)
+        self._stop_asked = trio.Event()
+        self._stopped = trio.Event()
+        self._drain: float | None = None
+        self._grace: float | None = None
+        self._ended: list[Execution] = []
+        self._sessions_ended = 0
+
+    async def serve(self) -> None:
+        """Come up, serve until told to stop, and go.
+
+        Raises:
+            OSError: it cannot come up; the text says what, where and what to do.
+        """
+        control = control_listener.bind(self._places.control_socket)
+        try:
+            async with trio.open_nursery() as control_nursery:
+                async with trio.open_nursery() as engine_nursery:
+                    await engine_nursery.start(self._keeper.run)
+                    engine_nursery.start_soon(self._pump.run)
+                    await engine_nursery.start(self._engine.run)
+                    async with trio.open_nursery() as external_nursery:
+                        await self._door.open(self._engine.config, self._listen_fds)
+                        await external_nursery.start(self._door.run)
+                        await control_nursery.start(trio.serve_listeners, self._serve_operator, [control])
+                        await control_nursery.start(self._heed_signals)
+                        control_nursery.start_soon(self._feed_watchdog)
+                        self._say_ready()
+                        await self._stop_asked.wait()
+                        await self._wind_down()
+                    engine_nursery.cancel_scope.cancel(reason="the daemon ends")
+                self._stopped.set()
+                control_nursery.cancel_scope.cancel(reason="the daemon ends")
+        finally:
+            control_listener.remove(self._places.control_socket)
+
+    # What its operator asks
+
+    def status(self) -> dict[str, Any]:
+        """What it is doing."""
+        live = len(self._engine.live())
+        addresses = self._door.addresses
+        return {
+            "pid": os.getpid(),
+            "state": "draining" if self._engine.draining else "running",
+            "version": __version__,
+            "started_at": self._started_at.isoformat(),
+            "uptime_seconds": round(time.monotonic() - self._started_clock, 3),
+            "address": addresses[0],
+            "addresses": addresses,
+            "url": f"ws://{addresses[0]}/ws/mcp",
+            "control_socket": str(self._places.control_socket),
+            "pidfile": str(self._places.pidfile),
+            "log_file": str(self._log_output.path) if self._log_output.path else None,
+            "state_dir": str(self._places.state_dir),
+            "config_file": str(self._loaded.files[0]) if self._loaded.files else None,
+            "sessions": len(self._engine.sessions),
+            "max_sessions": self._engine.config.max_sessions,
+            "connections": self._door.open_connections,
+            "executions": {
+                "live": live,
+                "finished": len(self._engine.executions) - live,
+                "total_started": self._engine.started_total,
+            },
+            "keeper": {"pid": self._keeper.pid},
+            "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+
+    def health(self) -> dict[str, Any]:
+        """Whether it takes commands."""
+        return {
+            "status": "draining" if self._engine.draining else "healthy",
+            "service": "ccexecd",
+            "version": __version__,
+            "active_sessions": len(self._engine.sessions),
+            "max_sessions": self._engine.config.max_sessions,
+            "live_executions": len(self._engine.live()),
+            "uptime_seconds": round(time.monotonic() - self._started_clock, 3),
+        }
+
+    def configuration(self) -> dict[str, Any]:
+        """The configuration in force, and where each value comes from."""
+        return {"config": self._engine.config.as_public_dict(), "sources": dict(self._loaded.sources)}
+
+    def reload(self) -> dict[str, Any]:
+        """Read the configuration again and use it, whole or not at all; reopen the log.
+
+        Raises:
+            ConfigError: it is not valid; nothing has changed.
+        """
+        self._notifier.reloading()
+        try:
+            loaded = self._loaded.load_again()
+            update = self._engine.config.updated(loaded.config)
+            self._loaded = loaded
+            self._engine.reconfigure(update.config)
+            self._door.reconfigure(update.config)
+            self._log_output.set_level("debug" if update.config.debug else update.config.log_level)
+            self._log_output.reopen()
+        finally:
+            self._notifier.ready(self._summary())
+        log.info("reloaded", extra={"changed": update.changed, "needs_restart": update.needs_restart})
+        return {"changed": list(update.changed), "needs_restart": list(update.needs_restart)}
+
+    async def stop(self, drain: float | None, grace: float | None) -> Answer:
+        """End; answered when everything that it ran has ended."""
+        self._ask_to_stop(drain, grace)
+        await self._stopped.wait()
+        ended = [
+            {
+                "execution_id": execution.id,
+                "command": execution.spec.display,
+                "reason": execution.outcome.reason.value if execution.outcome else None,
+                "exit_code": execution.outcome.exit_code if execution.outcome else None,
+            }
+            for execution in self._ended
+        ]
+        return Answer({"ended": ended, "sessions": self._sessions_ended})
+
+    # Coming and going
+
+    def _say_ready(self) -> None:
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
+        log.info("listening", extra={"addresses": self._door.addresses, "pid": os.getpid()})
+        self._notifier.ready(self._summary())
+        self._ready()
+
+    def _summary(self) -> str:
+        return f"listening on {', '.join(self._door.addresses)}"
+
+    def _ask_to_stop(self, drain: float | None = None, grace: float | None = None) -> None:
+        """Begin the end; asked again, hurry."""
+        if self._stop_asked.is_set():
+            for execution in self._engine.live():
+                execution.hurry.cancel(reason="told to stop twice")
+            return
+        self._drain = self._engine.config.drain_timeout if drain is None else drain
+        self._grace = grace
+        self._stop_asked.set()
+
+    async def _wind_down(self) -> None:
+        """Refuse what is new, let what runs finish for as long as asked, end it, and say farewell."""
+        self._engine.draining = True
+        self._door.stop_accepting()
+        self._sessions_ended = len(self._engine.sessions)
+        drain = self._drain or 0.0
+        longest = drain + max((each.grace for each in self._engine.live()), default=0.0)
+        log.info("stopping", extra={"live_executions": len(self._engine.live()), "drain": drain})
+        self._notifier.stopping(f"ending {len(self._engine.live())} executions")
+        self._notifier.extend(longest + 30)
+        self._door.announce("server.draining", {"deadline": _in(longest)})
+        running = self._engine.live()
+        with trio.move_on_after(drain):
+            for execution in running:
+                await execution.finished.wait()
+        self._ended = await self._engine.end_all(self._grace)
+        await self._door.farewell()
+
+    async def _serve_operator(self, stream: trio.SocketStream) -> None:
+        await control_connection.serve(stream, self._engine, operator_methods(self))
+
+    async def _heed_signals(self, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+            task_status.started()
+            async for signum in received:
+                if signum == signal.SIGHUP:
+                    try:
+                        self.reload()
+                    except (ConfigError, OSError) as invalid:
+                        log.warning("not reloaded: %s", invalid)
+                else:
+                    log.info("%s received", signal.Signals(signum).name)
+                    self._ask_to_stop()
+
+    async def _feed_watchdog(self) -> None:
+        """Tell systemd that the event loop turns, as often as it asks for; not at all where it does not ask."""
+        interval = self._notifier.watchdog_interval
+        while interval is not None:
+            self._notifier.watchdog()
+            await trio.sleep(interval)
+
+
+def _in(seconds: float) -> str:
+    return datetime.fromtimestamp(time.time() + seconds, UTC).isoformat()
+
+
+def run(
+    loaded: LoadedConfig,
+    places: Places,
+    *,
+    listen_fds: Mapping[str, list[int]],
+    ready: Callable[[], None],
+    umask: int,
+    log_output: Log,
+) -> int:
+    """Run a daemon in this process until it has been stopped.
+
+    Args:
+        loaded: the configuration.
+        places: where its files are.
+        listen_fds: sockets that systemd has opened, by name.
+        ready: called once, when both sockets answer.
+        umask: of whoever started the daemon, for the programs that it runs.
+        log_output: where the log goes.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        OSError: it cannot come up; the text says what, where and what to do.
+    """
+    notifier = Notifier(os.environ)
+    forget(os.environ)
+    daemon = Daemon(
+        loaded,
+        places,
+        listen_fds=listen_fds,
+        ready=ready,
+        umask=umask,
+        environ=os.environ,
+        notifier=notifier,
+        log_output=log_output,
+    )
+    try:
+        trio.run(daemon.serve)
+    except* OSError as group:
+        raise _innermost(group) from None
+    return 0
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,318 @@
+"""Starts, finds and ends executions; owns the nursery that sessions live in.
+
+Owns the two registers (sessions, executions), admission, what a parting connection means, and how long finished
+executions are remembered. Each session has a nursery of its own, and each execution a task in it; an execution that
+is to outlive its session runs in the engine's nursery from the start. Must not know any wire format: it takes a
+`Spec` and raises `AdmissionError`.
+"""
+
+import logging
+import os
+import secrets
+import shutil
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+
+import attrs
+import trio
+
+from ccexecd.config import Config
+from ccexecd.core import policy
+from ccexecd.core.execution import Event, Outcome, Reason
+from ccexecd.core.sessions import REASONS, Parting, ends
+from ccexecd.core.spec import Spec
+from ccexecd.process.execution import Execution
+from ccexecd.process.keeper_client import KeeperClient
+from ccexecd.process.pump import Pump
+from ccexecd.process.supervisor import supervise
+
+log = logging.getLogger(__name__)
+
+REMEMBERED_EXECUTIONS = 1000
+"""Finished executions that `list`, `status` and `logs` still answer for."""
+
+REMEMBERED_BYTES = 32 * 1024 * 1024
+"""Bytes of output of finished executions that stay in memory; the oldest go first."""
+
+REMOVED_WHEN_EMPTY = ("ANTHROPIC_API_KEY",)
+"""Names that must not be passed on empty: an empty key makes Claude Code wait for ever."""
+
+
+class Refusal(Enum):
+    """Why an execution was not admitted."""
+
+    SESSION_LIMIT = "session limit"
+    NOT_ALLOWED = "not allowed"
+    DRAINING = "draining"
+
+
+class AdmissionError(Exception):
+    """An execution is not admitted. Nothing of it exists.
+
+    Attributes:
+        refusal: which rule refused.
+        facts: further facts for the client.
+    """
+
+    def __init__(self, refusal: Refusal, message: str, **facts: object) -> None:
+        super().__init__(message)
+        self.refusal = refusal
+        self.facts = facts
+
+
+@attrs.define(eq=False)
+class Session:
+    """A client's claim.
+
+    Attributes:
+        id: what clients call it.
+        principal: whose it is.
+        resume_token: proves the claim after a cut.
+        executions: all of it that are remembered, by id.
+        admitted: it counts against the limit; a session beyond it may look, not execute.
+        drop_connection: closes the connection that holds it; None while it has none.
+        ended: how, once it has been decided.
+    """
+
+    principal: str
+    id: str = attrs.field(factory=lambda: str(uuid.uuid4()))
+    resume_token: str = attrs.field(factory=lambda: secrets.token_urlsafe(32), repr=False)
+    executions: dict[str, Execution] = attrs.field(factory=dict)
+    admitted: bool = False
+    drop_connection: Callable[[Parting], None] | None = None
+    ended: Parting | None = None
+    nursery: trio.Nursery | None = None
+    _ending: trio.Event = attrs.field(factory=trio.Event)
+    _clock: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+    def live(self) -> list[Execution]:
+        """Its executions that have not finished, oldest first."""
+        return [execution for execution in self.executions.values() if execution.is_live]
+
+    def expires_in(self, seconds: float | None) -> None:
+        """Set its clock: it ends after so many seconds unless told otherwise; None stops the clock."""
+        self._clock.deadline = float("inf") if seconds is None else trio.current_time() + seconds
+
+    def end(self, parting: Parting) -> None:
+        """Decide that it ends. The first decision stands."""
+        if self.ended is None:
+            self.ended = parting
+            self._ending.set()
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold the nursery until the session ends and everything in it is over."""
+        async with trio.open_nursery() as self.nursery:
+            task_status.started()
+            with self._clock:
+                await self._ending.wait()
+            if self._clock.cancelled_caught:
+                self.end(Parting.EXPIRED)
+            part(self.live(), self.ended or Parting.EXPIRED)
+        if self.drop_connection is not None:
+            self.drop_connection(self.ended or Parting.EXPIRED)
+
+
+def part(executions: Iterable[Execution], parting: Parting, grace: float | None = None) -> list[Execution]:
+    """End those live executions that a parting ends, and return them."""
+    ended = [each for each in executions if each.is_live and ends(each.spec.on_disconnect, parting)]
+    for execution in ended:
+        execution.cancel(REASONS[parting], grace)
+    return ended
+
+
+class Engine:
+    """All sessions and executions of a daemon.
+
+    Args:
+        config: the configuration in force; `reconfigure` replaces it.
+        keeper: parent of all leaders.
+        pump: reader of all pipes.
+        environ: what executions inherit.
+
+    Attributes:
+        executions: every one that is live or remembered, oldest first.
+        sessions: every one that has not ended.
+        draining: no new execution is admitted.
+        started_total: how many have been admitted since the start.
+    """
+
+    def __init__(self, config: Config, keeper: KeeperClient, pump: Pump, environ: Mapping[str, str]) -> None:
+        self.config = config
+        self.executions: dict[str, Execution] = {}
+        self.sessions: dict[str, Session] = {}
+        self.draining = False
+        self.started_total = 0
+        self._keeper = keeper
+        self._pump = pump
+        self._environ = dict(environ)
+        self._remembered: deque[Execution] = deque()
+        self._remembered_bytes = 0
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold the nursery that sessions live in, until cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
+
+    def reconfigure(self, config: Config) -> None:
+        """Use another configuration from now on; what runs keeps what it was started with."""
+        self.config = config
+
+    # Sessions
+
+    async def open_session(self, principal: str) -> Session:
+        """Make a session, counted against the limit where there is room."""
+        session = Session(principal)
+        self.sessions[session.id] = session
+        self._claim(session)
+        session.expires_in(self.config.session_timeout)
+        await self._require_nursery().start(self._run_session, session)
+        return session
+
+    def connection_lost(self, session: Session, parting: Parting) -> None:
+        """A session's connection has gone: its executions go, or stay for a resume, as the contract says."""
+        session.drop_connection = None
+        if parting is Parting.CUT and session.executions:
+            part(session.live(), parting)
+            session.expires_in(self.config.resume_window)
+        else:
+            session.end(parting)
+
+    def take_over(self, session: Session, drop_connection: Callable[[Parting], None]) -> None:
+        """Another connection holds the session from now on; the one that held it is dropped."""
+        previous = session.drop_connection
+        session.drop_connection = drop_connection
+        if previous is not None:
+            previous(Parting.CUT)
+        self._set_idle_clock(session)
+
+    @property
+    def admitted_sessions(self) -> int:
+        """How many count against the limit."""
+        return sum(session.admitted for session in self.sessions.values())
+
+    def _claim(self, session: Session) -> bool:
+        session.admitted = session.admitted or self.admitted_sessions < self.config.max_sessions
+        return session.admitted
+
+    async def _run_session(self, session: Session, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            await session.run(task_status)
+        finally:
+            del self.sessions[session.id]
+
+    def _set_idle_clock(self, session: Session) -> None:
+        """A connected session without live executions ends after `session_timeout`; one that works does not."""
+        if session.drop_connection is not None:
+            session.expires_in(None if session.live() else self.config.session_timeout)
+
+    # Executions
+
+    def admit(self, session: Session, spec: Spec) -> Execution:
+        """Accept a command and start it in the background; `Execution.spawned` tells when it runs.
+
+        Raises:
+            AdmissionError: it is not accepted.
+        """
+        if self.draining or session.nursery is None or session.ended:
+            raise AdmissionError(Refusal.DRAINING, "the daemon is shutting down and takes no new commands")
+        if not self._claim(session):
+            limit = self.config.max_sessions
+            raise AdmissionError(
+                Refusal.SESSION_LIMIT,
+                f"session limit reached: all {limit} sessions are taken; end one, or raise max_sessions",
+                max_sessions=limit,
+            )
+        execution = Execution(self._judged(spec), session.id, self._keeper, self.config.max_buffer_size)
+        execution.apply(Event.ADMIT)
+        self.executions[execution.id] = session.executions[execution.id] = execution
+        self.started_total += 1
+        self._set_idle_clock(session)
+        nursery = self._require_nursery() if spec.on_disconnect == "detach" else session.nursery
+        nursery.start_soon(self._run_execution, execution, session)
+        return execution
+
+    def find(self, execution_id: str, *, prefix: bool = False) -> Execution | None:
+        """An execution by its id or, where asked for, by the only id that starts so (four characters at least)."""
+        found = self.executions.get(execution_id)
+        if found is None and prefix and len(execution_id) >= 4:
+            matching = [each for key, each in self.executions.items() if key.startswith(execution_id)]
+            found = matching[0] if len(matching) == 1 else None
+        return found
+
+    def live(self) -> list[Execution]:
+        """Every execution that has not finished, oldest first."""
+        return [execution for execution in self.executions.values() if execution.is_live]
+
+    async def end_all(self, grace: float | None) -> list[Execution]:
+        """End every session and execution, and wait until they have ended (bounded by each one's own escalation).
+
+        Returns:
+            The executions that were live.
+        """
+        self.draining = True
+        ended = part(self.live(), Parting.SHUTDOWN, grace)
+        for execution in ended:
+            await execution.finished.wait()
+        return ended
+
+    def _judged(self, spec: Spec) -> Spec:
+        """The spec as the policy lets it run: under an allow-list, a command string runs without its shell."""
+        allowed = self.config.allowed_commands
+        if allowed is None:
+            return spec
+        try:
+            argv = policy.words_of(spec.display) if spec.shell else spec.argv
+            policy.judge(argv, spec.env, allowed, self._resolve)
+        except policy.RefusedError as refused:
+            raise AdmissionError(Refusal.NOT_ALLOWED, f"command not allowed: {refused}") from None
+        return attrs.evolve(spec, argv=argv, shell=False)
+
+    def _resolve(self, program: str) -> str | None:
+        found = shutil.which(program, path=self._environ.get("PATH", os.defpath))
+        return os.path.realpath(found) if found else None
+
+    async def _run_execution(self, execution: Execution, session: Session) -> None:
+        """The barrier around one execution: whatever goes wrong in here ends that one only."""
+        try:
+            await supervise(execution, self._keeper, self._pump, self._environment)
+        except Exception:
+            log.exception("execution %s failed inside the daemon", execution.id)
+            if execution.is_live:
+                execution.has_ended(Outcome(None, Reason.LOST, error="the daemon failed; its log says how"))
+        finally:
+            self._remember(execution)
+            self._set_idle_clock(session)
+
+    def _environment(self, execution: Execution) -> dict[str, str]:
+        """What a program inherits: the daemon's environment as configured, the client's changes, and who it is."""
+        removed = {*self.config.unset_environment, *execution.spec.unset}
+        merged = {"PYTHONUNBUFFERED": "1", **self._environ, **execution.spec.env}
+        merged |= {"CCEXEC_SESSION_ID": execution.session_id, "CCEXEC_EXECUTION_ID": execution.id}
+        return {
+            name: value
+            for name, value in merged.items()
+            if name not in removed and (value or name not in REMOVED_WHEN_EMPTY)
+        }
+
+    def _remember(self, execution: Execution) -> None:
+        """Keep a finished execution for a while, and forget those that no longer fit."""
+        self._remembered.append(execution)
+        self._remembered_bytes += execution.log.held_bytes
+        while len(self._remembered) > 1 and (
+            len(self._remembered) > REMEMBERED_EXECUTIONS or self._remembered_bytes > REMEMBERED_BYTES
+        ):
+            forgotten = self._remembered.popleft()
+            self._remembered_bytes -= forgotten.log.held_bytes
+            del self.executions[forgotten.id]
+            session = self.sessions.get(forgotten.session_id)
+            if session is not None:
+                session.executions.pop(forgotten.id, None)
+
+    def _require_nursery(self) -> trio.Nursery:
+        if self._nursery is None:
+            raise AssertionError("the engine is not running")
+        return self._nursery

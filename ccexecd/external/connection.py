@@ -1,0 +1,173 @@
+"""One client on its WebSocket: greeting, messages, liveness, farewell.
+
+Owns the tasks of a connection: the reader, which never waits on work, the writer, the heartbeat, and the calls that
+are under way. Must not know what the methods do.
+"""
+
+import logging
+from collections.abc import Mapping
+
+import attrs
+import trio
+
+from ccexecd import __version__
+from ccexecd.config import Config
+from ccexecd.core.sessions import Parting
+from ccexecd.engine import Engine
+from ccexecd.external.request import Principal
+from ccexecd.external.upgrade import Upgrade
+from ccexecd.external.websocket import WebSocket, text_frame
+from ccexecd.protocol.errors import CloseCode, ErrorCode
+from ccexecd.protocol.jsonrpc import RPCError, error
+from ccexecd.service.dispatch import Dispatcher, Method
+from ccexecd.service.peer import EARLIER, V1, Peer
+from ccexecd.service.writer import Writer
+
+log = logging.getLogger(__name__)
+
+CAPABILITIES = ("execute", "control", "stream", "stdin", "attach", "resume")
+"""What the greeting names; the first three are what earlier clients look for."""
+
+_FAREWELLS = {
+    Parting.CUT: (CloseCode.TAKEN_OVER, "another connection has taken the session over"),
+    Parting.EXPIRED: (CloseCode.NORMAL, "the session was idle for too long"),
+    Parting.CLOSED: (CloseCode.NORMAL, "the session has ended"),
+    Parting.SHUTDOWN: (CloseCode.GOING_AWAY, "the daemon ends"),
+}
+
+
+@attrs.frozen
+class Household:
+    """What all connections share.
+
+    Attributes:
+        engine: what clients talk to.
+        methods: what they may call.
+        connections: those that are open.
+        epoch: this life of the daemon; a client sees from it that a restart lies between.
+    """
+
+    engine: Engine
+    methods: Mapping[str, Method]
+    epoch: str
+    connections: "set[Connection]" = attrs.field(factory=set)
+
+
+class Connection:
+    """One open WebSocket.
+
+    Args:
+        house: what it shares with the others.
+        upgrade: the handshake to accept.
+    """
+
+    def __init__(self, house: Household, upgrade: Upgrade) -> None:
+        self._house = house
+        self._upgrade = upgrade
+        self._config: Config = house.engine.config
+        stream = upgrade.stream
+        if not isinstance(stream, trio.SocketStream):
+            raise TypeError(f"a WebSocket needs a socket to write to, not {type(stream).__name__}")
+        self._writer = Writer(stream.socket.fileno(), self._config.stream_timeout)
+        self._reading = trio.CancelScope()
+        self._farewell = Parting.CUT
+        self._peer = Peer(
+            house.engine,
+            self._writer,
+            text_frame,
+            V1 if upgrade.subprotocol else EARLIER,
+            _name(upgrade.principal),
+            self.leave,
+        )
+
+    async def serve(self) -> None:
+        """Talk until the client goes, or is told to go."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write)
+            websocket = await WebSocket.accept(self._upgrade, self._writer, nursery, self._config.ws_max_size)
+            self._house.connections.add(self)
+            try:
+                await self._greet()
+                nursery.start_soon(self._keep_alive, websocket)
+                async with trio.open_nursery() as calls:
+                    with self._reading:
+                        await self._read(websocket, Dispatcher(self._house.methods, self._peer, calls))
+                    calls.cancel_scope.cancel(reason="the connection ends")
+            finally:
+                self._house.connections.discard(self)
+                left_by_itself = not self._reading.cancelled_caught
+                self._peer.gone(websocket.parting if left_by_itself else self._farewell)
+            if self._reading.cancelled_caught and not self._writer.broken:
+                code, reason = _FAREWELLS[self._farewell]
+                await websocket.close(code, reason)
+                with trio.move_on_after(1, shield=True):
+                    await self._writer.drained()
+            nursery.cancel_scope.cancel(reason="the connection has ended")
+
+    def announce(self, method: str, params: dict[str, object]) -> None:
+        """Send a notification about the daemon."""
+        self._peer.notify(method, params)
+
+    async def finish(self, parting: Parting) -> None:
+        """Let what waits be sent, then say farewell."""
+        while self._peer.watching and not self._writer.broken:
+            await self._writer.drained()
+            await trio.lowlevel.checkpoint()
+        await self._writer.drained()
+        self.leave(parting)
+
+    def leave(self, parting: Parting) -> None:
+        """End: the client gets the close code that the parting calls for."""
+        self._farewell = parting
+        self._reading.cancel(reason=_FAREWELLS[parting][1])
+
+    async def _greet(self) -> None:
+        session = await self._peer.claim_session()
+        self._peer.notify(
+            "connected",
+            {
+                "session_id": session.id,
+                "version": __version__,
+                "capabilities": list(CAPABILITIES),
+                "resume_token": session.resume_token,
+                "server_epoch": self._house.epoch,
+                "limits": {
+                    "max_sessions": self._config.max_sessions,
+                    "max_message_bytes": self._config.ws_max_size,
+                    "max_buffer_bytes": self._config.max_buffer_size,
+                    "resume_window": self._config.resume_window,
+                },
+            },
+        )
+
+    async def _read(self, websocket: WebSocket, dispatcher: Dispatcher) -> None:
+        while (message := await websocket.receive()) is not None:
+            if isinstance(message, str):
+                await dispatcher.receive(message.encode())
+            else:
+                fault = RPCError(
+                    ErrorCode.INVALID_REQUEST, "Invalid request: messages are text frames, not binary ones"
+                )
+                self._peer.queue(error(None, fault))
+                self._peer.flush()
+
+    async def _write(self) -> None:
+        """Run the writer; when it gives the client up, nobody need read from it any more."""
+        await self._writer.run()
+        log.info("a connection is given up: %s", self._writer.broken, extra={"peer": self._upgrade.request.peer})
+        self._reading.cancel(reason=self._writer.broken)
+
+    async def _keep_alive(self, websocket: WebSocket) -> None:
+        """Ping; a client that does not answer is gone, whatever TCP believes."""
+        while True:
+            await trio.sleep(self._config.ws_ping_interval)
+            with trio.move_on_after(self._config.ws_ping_timeout) as patience:
+                if not await websocket.ping():
+                    return
+            if patience.cancelled_caught:
+                self._writer.give_up(f"no pong for {self._config.ws_ping_timeout:g} s")
+                return
+
+
+def _name(principal: Principal) -> str:
+    return principal.name

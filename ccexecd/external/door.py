@@ -1,0 +1,111 @@
+"""The client's door as a whole: the port, the site behind it, and its open WebSockets.
+
+Owns putting the parts of this room together, and their orderly end. Must not know who runs it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+import trio
+
+from ccexecd.config import Config
+from ccexecd.core.sessions import Parting
+from ccexecd.external.auth import Policy, load_or_create_token
+from ccexecd.external.connection import Connection, Household
+from ccexecd.external.http import serve_connection
+from ccexecd.external.listener import Acceptor, from_fds, open_listeners
+from ccexecd.external.request import Route
+from ccexecd.external.site import Limits, Site
+from ccexecd.external.upgrade import Upgrade
+
+FLUSH = 2.0
+"""Seconds that connections get at shutdown to take the last of their output, and again to close."""
+
+
+class Door:
+    """The port.
+
+    Args:
+        house: what connections share.
+        routes: what plain HTTP serves.
+        config: the configuration in force; `reconfigure` replaces it.
+        token_file: the secret of those who do not come from this machine's same user.
+    """
+
+    def __init__(self, house: Household, routes: Mapping[str, Route], config: Config, token_file: Path) -> None:
+        self._house = house
+        self._token = load_or_create_token(token_file)
+        self._site = Site(policy=self._policy(config), websocket=self._converse, routes=routes, limits=_limits(config))
+        self._acceptor: Acceptor | None = None
+        self._connections: trio.Nursery | None = None
+
+    async def open(self, config: Config, inherited: list[int]) -> None:
+        """Listen, on what systemd has opened or on the configured address.
+
+        Raises:
+            ListenError: it cannot.
+        """
+        listeners = from_fds(inherited) if inherited else await open_listeners(config.host, config.port)
+        self._acceptor = Acceptor(listeners, lambda stream: serve_connection(stream, self._site))
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Accept and serve, until told to stop accepting and the last connection has ended."""
+        async with trio.open_nursery() as self._connections:
+            await self._connections.start(self._accept, self._connections)
+            task_status.started()
+
+    async def _accept(self, connections: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
+        await self._opened.run(connections, task_status=task_status)
+
+    @property
+    def addresses(self) -> list[str]:
+        """What is listened on, as ``host:port``."""
+        return self._opened.addresses
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections are being served, WebSockets and others."""
+        return self._site.counters.open
+
+    def reconfigure(self, config: Config) -> None:
+        """Use another configuration for what comes."""
+        self._site.policy = self._policy(config)
+        self._site.limits = _limits(config)
+
+    def announce(self, method: str, params: dict[str, object]) -> None:
+        """Tell every client something about the daemon."""
+        for connection in tuple(self._house.connections):
+            connection.announce(method, params)
+
+    def stop_accepting(self) -> None:
+        """Let nobody in any more."""
+        if self._acceptor is not None:
+            self._acceptor.stop_accepting()
+
+    async def farewell(self) -> None:
+        """Let every client have what it still gets, close with 1001, and end, all in bounded time."""
+        with trio.move_on_after(FLUSH):
+            async with trio.open_nursery() as finishing:
+                for connection in tuple(self._house.connections):
+                    finishing.start_soon(connection.finish, Parting.SHUTDOWN)
+        for connection in tuple(self._house.connections):
+            connection.leave(Parting.SHUTDOWN)
+        if self._connections is not None:
+            self._connections.cancel_scope.deadline = trio.current_time() + FLUSH
+
+    @property
+    def _opened(self) -> Acceptor:
+        if self._acceptor is None:
+            raise AssertionError("the door is not open")
+        return self._acceptor
+
+    async def _converse(self, upgrade: Upgrade) -> None:
+        await Connection(self._house, upgrade).serve()
+
+    def _policy(self, config: Config) -> Policy:
+        return Policy(self._token, frozenset(name.lower() for name in config.allowed_hosts))
+
+
+def _limits(config: Config) -> Limits:
+    return attrs.evolve(Limits(), connections=config.max_connections, body_bytes=config.ws_max_size)

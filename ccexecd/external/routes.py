@@ -1,0 +1,23 @@
+"""What plain HTTP serves: health checks for load balancers, systemd and people.
+
+Owns the paths and their answers. What is healthy is the daemon's to know.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ccexecd.external.request import Request, Response, Route
+
+Health = Callable[[], dict[str, Any]]
+"""Tells the daemon's health; ``status`` is ``healthy`` or ``draining``."""
+
+
+def health_routes(health: Health) -> dict[str, Route]:
+    """The health checks: 200 while the daemon takes commands, else 503."""
+
+    async def answer(_: Request) -> Response:
+        known = health()
+        return Response.json(known, 200 if known["status"] == "healthy" else 503)
+
+    check = Route(("GET",), answer, public=True)
+    return {"/health": check, "/healthz": check, "/readyz": check}

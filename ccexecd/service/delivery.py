@@ -1,0 +1,123 @@
+"""From an execution's log to a client's notifications.
+
+Owns the encoding of log entries and the place of one watcher. Must not decide when anything is sent: the writer asks.
+"""
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+from ccexecd.core.output import Chunk, Gap, Note
+from ccexecd.process.execution import Execution
+from ccexecd.protocol.jsonrpc import notification
+from ccexecd.service.writer import GATHER, Writer
+
+Wrap = Callable[[bytes], bytes]
+"""Makes a frame of the transport from one message: a WebSocket header, or a line feed."""
+
+
+def output_params(chunk: Chunk, *, exact: bool, from_seq: int = 0) -> list[dict[str, Any]]:
+    """The params of `process.output` for a chunk, without the execution's id: one for each of its entries.
+
+    Args:
+        chunk: output.
+        exact: whether bytes that are not UTF-8 are sent as base64; else U+FFFD stands for them.
+        from_seq: entries before it are left out.
+    """
+    piece = chunk.piece
+    if chunk.count == 1:
+        params = _one(chunk.seq, chunk, chunk.offset, piece.text, exact=exact)
+        if piece.parts > 1:
+            params |= {"chunk_index": piece.part, "total_chunks": piece.parts}
+        return [params]
+    entries = []
+    offset = chunk.offset
+    for seq, line in enumerate(piece.text.split(b"\n")[:-1], chunk.seq):
+        if seq >= from_seq:
+            entries.append(_one(seq, chunk, offset, line + b"\n", exact=exact))
+        offset += len(line) + 1
+    return entries
+
+
+def _one(seq: int, chunk: Chunk, offset: int, text: bytes, *, exact: bool) -> dict[str, Any]:
+    params = {"seq": seq, "type": chunk.stream, "data": "", "offset": offset, "truncated": False}
+    try:
+        params["data"] = text.decode()
+    except UnicodeDecodeError:
+        if exact:
+            params["data"] = base64.b64encode(text).decode()
+            params["encoding"] = "base64"
+        else:
+            params["data"] = text.decode(errors="replace")
+    return params
+
+
+class Subscription:
+    """One connection's place in one execution's log.
+
+    Args:
+        execution: what is watched.
+        from_seq: the first entry wanted; 0 is the start, None only what comes.
+        writer: where it goes.
+        wrap: how a message becomes a frame there.
+        on_end: called when the last entry has been taken, or the subscription is closed.
+    """
+
+    def __init__(
+        self, execution: Execution, from_seq: int | None, writer: Writer, wrap: Wrap, on_end: Callable[[str], object]
+    ) -> None:
+        self._execution = execution
+        self._cursor = execution.log.cursor(from_seq)
+        self._first_seq = self._cursor.seq
+        self._writer = writer
+        self._wrap = wrap
+        self._on_end = on_end
+        self._exact = execution.spec.framing == "raw"
+        execution.watch(self._wake)
+
+    def begin(self) -> None:
+        """Send what is there."""
+        self._wake()
+
+    def close(self) -> None:
+        """Watch no longer."""
+        self._execution.unwatch(self._wake)
+        self._cursor.close()
+        self._writer.forget(self)
+        self._on_end(self._execution.id)
+
+    def next_frames(self) -> bytes | None:
+        """For the writer: frames for as much as fits into one write."""
+        frames: list[bytes] = []
+        size = 0
+        while size < GATHER and (entry := self._cursor.take()) is not None:
+            for frame in self._frames(entry):
+                frames.append(frame)
+                size += len(frame)
+        if self._cursor.finished:
+            self.close()
+        return b"".join(frames) if frames else None
+
+    def _wake(self) -> None:
+        self._writer.has_output(self)
+
+    def _frames(self, entry: Chunk | Note | Gap) -> list[bytes]:
+        if isinstance(entry, Chunk):
+            entries = output_params(entry, exact=self._exact, from_seq=self._first_seq)
+            return [self._frame("process.output", params) for params in entries]
+        if isinstance(entry, Note):
+            return [self._frame(entry.method, {"seq": entry.seq, **entry.params})]
+        return [
+            self._frame(
+                "process.gap",
+                {
+                    "from_seq": entry.from_seq,
+                    "to_seq": entry.to_seq,
+                    "dropped_bytes": entry.dropped_bytes,
+                    "dropped_lines": entry.dropped_lines,
+                },
+            )
+        ]
+
+    def _frame(self, method: str, params: dict[str, Any]) -> bytes:
+        return self._wrap(notification(method, {"execution_id": self._execution.id, **params}))

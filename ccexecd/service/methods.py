@@ -1,0 +1,393 @@
+"""The methods about executions and sessions, one function each, under its name on the wire.
+
+Owns the translation between the contract's params and results and what the engine does. A function decides in its
+plain part and returns a coroutine for what has to be waited for (see `dispatch`). Must not send anything itself.
+"""
+
+import base64
+import binascii
+import hmac
+import shlex
+import shutil
+import signal
+from collections.abc import Awaitable
+from typing import Any
+
+import trio
+
+from ccexecd.core.execution import Reason, State
+from ccexecd.core.output import Chunk, Gap
+from ccexecd.core.spec import Spec, TimeoutSource
+from ccexecd.engine import Engine
+from ccexecd.process.execution import Execution
+from ccexecd.protocol import messages
+from ccexecd.protocol.codec import Seconds, StructureError
+from ccexecd.protocol.errors import ErrorCode
+from ccexecd.protocol.jsonrpc import RPCError
+from ccexecd.service.delivery import output_params
+from ccexecd.service.dispatch import Answer, Method
+from ccexecd.service.peer import Peer
+
+
+def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing) -> Spec:
+    """What to run, from what a client asked for and the configuration.
+
+    Args:
+        engine: whose configuration gives the defaults.
+        wanted: the request.
+        framing: used where it names none.
+    """
+    config = engine.config
+    source: TimeoutSource = "none"
+    timeout = wanted.timeout
+    if timeout is not None:
+        source = "request"
+    elif config.default_execution_timeout is not None:
+        timeout, source = Seconds(config.default_execution_timeout), "default"
+    shell = config.shell or shutil.which("bash") or "/bin/sh"
+    argv = wanted.argv if wanted.command is None else (shell, "-c", wanted.command)
+    return Spec(
+        argv=tuple(argv or ()),
+        display=wanted.command if wanted.command is not None else shlex.join(argv or ()),
+        shell=wanted.command is not None,
+        cwd=wanted.cwd,
+        env={str(name): value for name, value in wanted.env.items()},
+        unset=wanted.unset,
+        timeout=timeout,
+        timeout_source=source,
+        grace=config.process_cleanup_timeout if wanted.grace is None else wanted.grace,
+        framing=wanted.framing or framing,
+        stdin_open=wanted.stdin == "open",
+        on_disconnect=wanted.on_disconnect,
+        labels=wanted.labels,
+    )
+
+
+def execute(peer: Peer, wanted: messages.Execute) -> Awaitable[Answer]:
+    """Start a command; answered when it runs or has failed to."""
+    session = peer.session
+    if session is None:
+        return _execute_in_new_session(peer, wanted)
+    if peer.manner.one_at_a_time and session.live():
+        raise RPCError(ErrorCode.INVALID_PARAMS, "A process is already running")
+    execution = peer.engine.admit(session, spec_of(peer.engine, wanted, peer.manner.framing))
+    return _started(peer, execution)
+
+
+async def _execute_in_new_session(peer: Peer, wanted: messages.Execute) -> Answer:
+    await peer.claim_session()
+    return await execute(peer, wanted)
+
+
+async def _started(peer: Peer, execution: Execution) -> Answer:
+    await execution.spawned.wait()
+    if execution.spawn_error is not None:
+        raise execution.spawn_error
+    if execution.leader is None:
+        raise RPCError(ErrorCode.INTERNAL_ERROR, "Internal error; the daemon's log has the details")
+    result = {
+        "status": "started",
+        "execution_id": execution.id,
+        "session_id": execution.session_id,
+        "pid": execution.pid,
+        "pgid": execution.pid,
+        "started_at": execution.started_at.isoformat() if execution.started_at else None,
+        "timeout": execution.spec.timeout,
+        "timeout_source": execution.spec.timeout_source,
+    }
+    return Answer(result, then=lambda: peer.watch(execution, 0))
+
+
+def control(peer: Peer, wanted: messages.Control) -> Awaitable[dict[str, Any]]:
+    """Pause, resume, cancel, kill or signal; answered when it is true, unless `wait` is false."""
+    execution = _target(peer, wanted.execution_id)
+    match wanted.type:
+        case "PAUSE":
+            return _paused(execution, None if execution.state is State.STARTING else execution.pause())
+        case "RESUME":
+            return _resumed(execution, execution.resume())
+        case "SIGNAL":
+            return _signal(execution, _signal_number(wanted.signal or ""))
+        case "CANCEL":
+            execution.cancel(Reason.CANCELLED, wanted.grace)
+            return _ended(execution, "cancelled", wait=wanted.wait)
+        case "KILL":
+            execution.cancel(Reason.CANCELLED, 0.0)
+            return _ended(execution, "killed", wait=wanted.wait)
+
+
+async def _paused(execution: Execution, pausing: Awaitable[list[int]] | None) -> dict[str, Any]:
+    if pausing is None:  # asked for while it was being started
+        await execution.spawned.wait()
+        pausing = execution.pause()
+    return _controlled("paused", execution, survivors=await pausing)
+
+
+async def _resumed(execution: Execution, resuming: Awaitable[list[int]]) -> dict[str, Any]:
+    await resuming
+    return _controlled("resumed", execution)
+
+
+async def _signal(execution: Execution, signum: int) -> dict[str, Any]:
+    await execution.spawned.wait()
+    if execution.leader is None:
+        raise RPCError(ErrorCode.PROCESS_NOT_FOUND, f"execution {execution.id} did not start")
+    await execution.signal(signum)
+    return _controlled("signalled", execution)
+
+
+async def _ended(execution: Execution, status: str, *, wait: bool) -> dict[str, Any]:
+    if not wait:
+        return _controlled("cancelling", execution)
+    await execution.finished.wait()
+    survivors = list(execution.outcome.survivors) if execution.outcome else []
+    return _controlled(status, execution, survivors=survivors)
+
+
+def _controlled(status: str, execution: Execution, survivors: list[int] | None = None) -> dict[str, Any]:
+    return {"status": status, "execution_id": execution.id, "survivors": survivors or []}
+
+
+def _signal_number(name: str) -> int:
+    """The number of a signal by its name, with or without SIG."""
+    number = getattr(signal.Signals, f"SIG{name.upper().removeprefix('SIG')}", None)
+    if number is None:
+        raise StructureError([{"path": "$.signal", "error": "unknown signal; give a name such as INT, USR1 or HUP"}])
+    return int(number)
+
+
+async def write_stdin(peer: Peer, wanted: messages.WriteStdin) -> dict[str, Any]:
+    """Write to a program's standard input; answered when the pipe has taken it."""
+    execution = _target(peer, wanted.execution_id)
+    if wanted.data is not None:
+        text = wanted.data.encode()
+    else:
+        try:
+            text = base64.b64decode(wanted.data_base64 or "", validate=True)
+        except binascii.Error:
+            raise StructureError([{"path": "$.data_base64", "error": "is not base64"}]) from None
+    await execution.spawned.wait()
+    await execution.write_stdin(text)
+    return {"accepted_bytes": len(text)}
+
+
+async def close_stdin(peer: Peer, wanted: messages.Which) -> dict[str, Any]:
+    """End a program's standard input, after what is being written to it."""
+    execution = _target(peer, wanted.execution_id)
+    await execution.spawned.wait()
+    await execution.close_stdin()
+    return {}
+
+
+def attach(peer: Peer, wanted: messages.Attach) -> Answer:
+    """Watch an execution from a position on."""
+    execution = known(peer, wanted.execution_id)
+    log = execution.log
+    if wanted.from_seq and wanted.from_seq < log.oldest_seq:
+        raise RPCError(
+            ErrorCode.OUTPUT_GONE,
+            f"output before position {log.oldest_seq} is no longer kept; attach from there, or from 0",
+            {"oldest_seq": log.oldest_seq},
+        )
+    result = {"next_seq": log.next_seq, "oldest_seq": log.oldest_seq, "state": execution.state.value}
+    return Answer(result, then=lambda: peer.watch(execution, wanted.from_seq))
+
+
+def detach(peer: Peer, wanted: messages.Which) -> dict[str, Any]:
+    """Watch it no longer; it goes on."""
+    peer.unwatch(known(peer, wanted.execution_id or "").id)
+    return {}
+
+
+async def read_output(peer: Peer, wanted: messages.ReadOutput) -> dict[str, Any]:
+    """The output from a position on, pulled; waits for some, if asked to, for a while."""
+    execution = known(peer, wanted.execution_id)
+    cursor = execution.log.cursor(wanted.from_seq)
+    try:
+        if cursor.at_end and execution.is_live and wanted.wait_s:
+            await _growth(execution, wanted.wait_s)
+        chunks: list[dict[str, Any]] = []
+        size = 0
+        while size < wanted.max_bytes and (entry := cursor.take()) is not None:
+            if isinstance(entry, Gap):
+                continue
+            if isinstance(entry, Chunk) and entry.stream in wanted.streams:
+                chunks += output_params(entry, exact=True, from_seq=wanted.from_seq)
+                size += len(entry.piece.text)
+        result = {
+            "chunks": chunks,
+            "next_seq": cursor.seq,
+            "oldest_seq": execution.log.oldest_seq,
+            "state": execution.state.value,
+        }
+        if execution.outcome is not None and cursor.finished:
+            result["outcome"] = execution.completion(execution.outcome)
+    finally:
+        cursor.close()
+    return result
+
+
+async def _growth(execution: Execution, seconds: float) -> None:
+    """Wait until the log grows or the time is up."""
+    grown = trio.Event()
+    execution.watch(grown.set)
+    try:
+        with trio.move_on_after(seconds):
+            await grown.wait()
+    finally:
+        execution.unwatch(grown.set)
+
+
+async def wait(peer: Peer, wanted: messages.Wait) -> dict[str, Any]:
+    """Wait for the end; the outcome, or the state when the time is up."""
+    execution = known(peer, wanted.execution_id)
+    with trio.move_on_after(float("inf") if wanted.timeout is None else wanted.timeout):
+        await execution.finished.wait()
+    if execution.outcome is None:
+        return {"state": execution.state.value}
+    return execution.completion(execution.outcome)
+
+
+def list_executions(peer: Peer, wanted: messages.List) -> dict[str, Any]:
+    """What is known of executions, newest first."""
+    found: list[dict[str, Any]] = []
+    for execution in reversed(peer.engine.executions.values()):
+        if len(found) >= wanted.limit:
+            break
+        if _matches(execution, wanted):
+            found.append(describe(execution))
+    return {"executions": found}
+
+
+def _matches(execution: Execution, wanted: messages.List) -> bool:
+    if wanted.session is not None and execution.session_id != wanted.session:
+        return False
+    if wanted.label is not None:
+        name, equals, value = wanted.label.partition("=")
+        if name not in execution.spec.labels or (equals and execution.spec.labels[name] != value):
+            return False
+    if wanted.state == "live":
+        return execution.is_live
+    return wanted.state is None or execution.state is State[wanted.state]
+
+
+def describe(execution: Execution) -> dict[str, Any]:
+    """What `list` and `status` tell of an execution."""
+    spec, outcome = execution.spec, execution.outcome
+    return {
+        "execution_id": execution.id,
+        "session_id": execution.session_id,
+        "state": execution.state.value,
+        "command": spec.display,
+        "argv": list(spec.argv),
+        "cwd": spec.cwd or "/",
+        "pid": execution.pid,
+        "pgid": execution.pid,
+        "created_at": execution.created_at.isoformat(),
+        "started_at": execution.started_at.isoformat() if execution.started_at else None,
+        "finished_at": execution.finished_at.isoformat() if execution.finished_at else None,
+        "duration": execution.duration,
+        "timeout": spec.timeout,
+        "timeout_source": spec.timeout_source,
+        "exit_code": outcome.exit_code if outcome else None,
+        "signal": outcome.signal if outcome else None,
+        "reason": outcome.reason.value if outcome else None,
+        "error": outcome.error if outcome else "",
+        "leftovers": list(outcome.leftovers) if outcome else [],
+        "stdout_bytes": execution.log.sizes["stdout"],
+        "stderr_bytes": execution.log.sizes["stderr"],
+        "dropped_bytes": execution.log.dropped_bytes,
+        "next_seq": execution.log.next_seq,
+        "oldest_seq": execution.log.oldest_seq,
+        "labels": dict(spec.labels),
+    }
+
+
+def resume_session(peer: Peer, wanted: messages.ResumeSession) -> dict[str, Any]:
+    """Take a session over after a cut."""
+    session = peer.engine.sessions.get(wanted.session_id)
+    if (
+        session is None
+        or session.ended
+        or not hmac.compare_digest(session.resume_token.encode(), wanted.resume_token.encode())
+    ):
+        raise RPCError(
+            ErrorCode.PROCESS_NOT_FOUND,
+            "no such session, or not its token; it ends when its client closes it or the resume window has passed",
+        )
+    peer.take_over(session)
+    executions = [
+        {
+            "execution_id": execution.id,
+            "state": execution.state.value,
+            "next_seq": execution.log.next_seq,
+            "oldest_seq": execution.log.oldest_seq,
+        }
+        for execution in session.executions.values()
+    ]
+    return {"session_id": session.id, "executions": executions}
+
+
+def hook_status(_peer: Peer, _: messages.Nothing) -> dict[str, Any]:
+    """Which hooks are configured: this version runs none."""
+    return {"enabled": False, "hooks": []}
+
+
+def pong(_peer: Peer, _: messages.Nothing) -> dict[str, Any]:
+    """Earlier clients send it as a notification; nothing depends on it."""
+    return {}
+
+
+def known(peer: Peer, execution_id: str) -> Execution:
+    """The execution of an id, live or remembered.
+
+    Raises:
+        RPCError: there is none.
+    """
+    execution = peer.engine.find(execution_id, prefix=peer.manner.prefixes)
+    if execution is None:
+        raise RPCError(
+            ErrorCode.PROCESS_NOT_FOUND,
+            f"no execution {execution_id[:64]!r}; `list` tells the ones that are known",
+        )
+    return execution
+
+
+def _target(peer: Peer, execution_id: str | None) -> Execution:
+    """The execution meant: the one named, or the only live one of the session."""
+    if execution_id is not None:
+        execution = known(peer, execution_id)
+        if not execution.is_live:
+            raise RPCError(
+                ErrorCode.INVALID_STATE,
+                f"execution {execution.id} has finished",
+                {"state": execution.state.value},
+            )
+        return execution
+    live = peer.session.live() if peer.session else []
+    if not live:
+        raise RPCError(ErrorCode.PROCESS_NOT_FOUND, "no process is running in this session")
+    if len(live) > 1:
+        raise RPCError(
+            ErrorCode.AMBIGUOUS_EXECUTION,
+            f"{len(live)} executions are live in this session; name one by execution_id",
+            {"executions": [execution.id for execution in live]},
+        )
+    return live[0]
+
+
+EXECUTION_METHODS = {
+    "execute": Method(messages.Execute, execute),
+    "control": Method(messages.Control, control),
+    "write_stdin": Method(messages.WriteStdin, write_stdin),
+    "close_stdin": Method(messages.Which, close_stdin),
+    "attach": Method(messages.Attach, attach),
+    "detach": Method(messages.Which, detach),
+    "read_output": Method(messages.ReadOutput, read_output),
+    "wait": Method(messages.Wait, wait),
+    "list": Method(messages.List, list_executions),
+    "resume_session": Method(messages.ResumeSession, resume_session),
+    "hook_status": Method(messages.Nothing, hook_status),
+    "pong": Method(messages.Nothing, pong),
+}
+"""Served at both doors; `status` is added by whoever knows the daemon."""

@@ -1,0 +1,142 @@
+"""One connected client as the methods see it, whichever door it came through.
+
+Owns the connection's session, its subscriptions and the manner in which it is spoken to. Must not touch a socket: the
+writer does.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from ccexecd.core.output import Framing
+from ccexecd.core.sessions import Parting
+from ccexecd.engine import Engine, Session
+from ccexecd.process.execution import Execution
+from ccexecd.protocol.codec import dumps
+from ccexecd.protocol.jsonrpc import notification
+from ccexecd.service.delivery import Subscription, Wrap
+from ccexecd.service.writer import Writer
+
+
+@attrs.frozen
+class Manner:
+    """How a connection is spoken to.
+
+    Attributes:
+        framing: of executions that do not choose one.
+        lenient: unknown params are passed over (clients without a subprotocol) instead of refused.
+        one_at_a_time: a second live execution is refused, as clients without a subprotocol expect.
+        prefixes: an execution may be named by the beginning of its id, as people do.
+    """
+
+    framing: Framing
+    lenient: bool = False
+    one_at_a_time: bool = False
+    prefixes: bool = False
+
+
+V1 = Manner("lines")
+"""Clients of subprotocol `ccexec.v1`."""
+
+EARLIER = Manner("line", lenient=True, one_at_a_time=True)
+"""Clients that offer no subprotocol: the earlier protocol's."""
+
+OPERATOR = Manner("raw", prefixes=True)
+"""The control socket."""
+
+
+class Peer:
+    """One connection.
+
+    Args:
+        engine: what it talks to.
+        writer: how to answer it.
+        wrap: makes a frame of a message.
+        manner: how it is spoken to.
+        principal: whose it is, for the session.
+        drop: closes the connection.
+
+    Attributes:
+        session: its claim; None until it has one.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        writer: Writer,
+        wrap: Wrap,
+        manner: Manner,
+        principal: str,
+        drop: Callable[[Parting], None],
+    ) -> None:
+        self.engine = engine
+        self.manner = manner
+        self.session: Session | None = None
+        self._writer = writer
+        self._wrap = wrap
+        self._principal = principal
+        self._drop = drop
+        self._subscriptions: dict[str, Subscription] = {}
+
+    async def claim_session(self) -> Session:
+        """Its session, made on the first call."""
+        if self.session is None:
+            self.session = await self.engine.open_session(self._principal)
+            self.session.drop_connection = self._drop
+        return self.session
+
+    def take_over(self, session: Session) -> None:
+        """Hold another session from now on, instead of its own, which ends."""
+        if self.session is session:
+            return
+        if self.session is not None:
+            self.engine.connection_lost(self.session, Parting.CLOSED)
+        self.session = session
+        self.engine.take_over(session, self._drop)
+
+    def watch(self, execution: Execution, from_seq: int | None) -> None:
+        """Send an execution's log from a position on; a second call moves the position."""
+        self.unwatch(execution.id)
+        subscription = Subscription(execution, from_seq, self._writer, self._wrap, self._ended)
+        self._subscriptions[execution.id] = subscription
+        subscription.begin()
+
+    def unwatch(self, execution_id: str) -> bool:
+        """Send it no longer. Returns whether it was being sent."""
+        subscription = self._subscriptions.get(execution_id)
+        if subscription is not None:
+            subscription.close()
+        return subscription is not None
+
+    @property
+    def watching(self) -> int:
+        """How many executions it is being sent."""
+        return len(self._subscriptions)
+
+    def notify(self, method: str, params: dict[str, Any]) -> None:
+        """Send a notification that belongs to no execution's sequence."""
+        self._writer.send(self._wrap(notification(method, params)))
+
+    def queue(self, message: object) -> None:
+        """Send a reply with the next flush."""
+        self._writer.queue(self._wrap(dumps(message)))
+
+    def flush(self) -> None:
+        """Send what waits."""
+        self._writer.flush()
+
+    async def room(self) -> None:
+        """Wait while too much waits to be sent."""
+        await self._writer.room()
+
+    def gone(self, parting: Parting) -> None:
+        """The connection has ended: its subscriptions go, and the session hears how."""
+        for subscription in list(self._subscriptions.values()):
+            subscription.close()
+        session, self.session = self.session, None
+        if session is not None and session.drop_connection == self._drop:
+            self.engine.connection_lost(session, parting)
+
+    def _ended(self, execution_id: str) -> None:
+        self._subscriptions.pop(execution_id, None)

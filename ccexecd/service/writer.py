@@ -1,0 +1,168 @@
+"""Sending to one connection: the only code that writes to its socket.
+
+Theory of operation. Two kinds of data wait for a socket: urgent ones (replies, pongs, the handshake), in a queue, and
+output, which stays in the logs and is fetched from them only when the socket takes it. So a slow reader costs no
+memory beyond its urgent queue, which is bounded by making whoever fills it wait, and a reply overtakes any amount of
+output.
+
+`flush` writes at once, in the step of whoever has something to send: no task has to be woken for a reply or a line.
+Only when the socket takes no more does the writer's own task come in: it waits until there is room and goes on. A
+frame that has been begun is always finished first; that is why nobody else may write.
+"""
+
+import os
+from collections import deque
+from typing import Protocol
+
+import trio
+
+FLUSH_BUDGET = 512 * 1024
+"""Bytes written in one step of the event loop; the task then goes on, with others in between."""
+
+GATHER = 64 * 1024
+"""Bytes gathered into one write: small frames share a system call."""
+
+URGENT_LIMIT = 1024 * 1024
+"""Bytes of urgent data beyond which `room` makes the sender wait."""
+
+
+class OutputSource(Protocol):
+    """Something that has frames for a connection, as long as it is asked."""
+
+    def next_frames(self) -> bytes | None:
+        """The next frame or frames, whole and ready to be sent; None when there is nothing for now."""
+
+
+class Writer:
+    """The sending side of one connection.
+
+    Args:
+        fd: the connected socket, non-blocking. It stays the caller's to close.
+        patience: seconds that the peer may take nothing before the connection is given up.
+
+    Attributes:
+        broken: nothing can be sent any more, and why; empty while it can.
+    """
+
+    def __init__(self, fd: int, patience: float) -> None:
+        self._fd = fd
+        self._patience = patience
+        self._urgent: deque[bytes] = deque()
+        self._urgent_bytes = 0
+        self._ready: deque[OutputSource] = deque()
+        self._begun: memoryview | None = None
+        self._blocked = False
+        self._wanted = trio.Event()
+        self._idle = trio.Event()
+        self._idle.set()
+        self.broken = ""
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame before any output; at once if the socket takes it."""
+        self.queue(frame)
+        self.flush()
+
+    def queue(self, frame: bytes) -> None:
+        """Send a frame before any output, with the next `flush`."""
+        self._urgent.append(frame)
+        self._urgent_bytes += len(frame)
+
+    def has_output(self, source: OutputSource) -> None:
+        """A source has something to send."""
+        if source not in self._ready:
+            self._ready.append(source)
+        self.flush()
+
+    def forget(self, source: OutputSource) -> None:
+        """A source has nothing to send any more."""
+        if source in self._ready:
+            self._ready.remove(source)
+
+    def flush(self) -> None:
+        """Write what waits, as far as the socket and the budget of one step allow."""
+        if self._blocked or self.broken:
+            return
+        budget = FLUSH_BUDGET
+        while data := self._next():
+            if not self._write(data) or (budget := budget - len(data)) <= 0:
+                self._blocked = True  # the task goes on
+                self._idle = trio.Event()
+                self._wanted.set()
+                return
+
+    async def room(self) -> None:
+        """Wait until the urgent queue is short enough to take more: whoever asks too fast waits here."""
+        while self._urgent_bytes > URGENT_LIMIT and not self.broken:
+            await self._idle.wait()
+
+    async def drained(self) -> None:
+        """Wait until everything that waited has been written."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Go on where `flush` had to stop, until cancelled or broken."""
+        while not self.broken:
+            await self._wanted.wait()
+            self._wanted = trio.Event()
+            await self._unblock()
+
+    def give_up(self, why: str) -> None:
+        """Send nothing any more."""
+        self.broken = self.broken or why
+        self._urgent.clear()
+        self._urgent_bytes = 0
+        self._ready.clear()
+        self._begun = None
+        self._idle.set()
+        self._wanted.set()
+
+    async def _unblock(self) -> None:
+        while self._begun is not None:
+            with trio.move_on_after(self._patience) as patience:
+                await trio.lowlevel.wait_writable(self._fd)
+            if patience.cancelled_caught:
+                self.give_up(f"the peer took nothing for {self._patience:g} s")
+            elif self._begun is not None:
+                rest, self._begun = self._begun, None
+                self._write(rest)
+        await trio.lowlevel.checkpoint()
+        self._blocked = False
+        self._idle.set()
+        self.flush()
+
+    def _next(self) -> bytes | None:
+        """The next bytes to write: urgent frames first, then a turn of each source that has some."""
+        if self._urgent:
+            return self._take_urgent()
+        while self._ready:
+            source = self._ready[0]
+            frames = source.next_frames()
+            if frames is not None:
+                self._ready.rotate(-1)
+                return frames
+            if self._ready and self._ready[0] is source:  # asking it may have made it forget itself
+                self._ready.popleft()
+        return None
+
+    def _take_urgent(self) -> bytes:
+        frames = [self._urgent.popleft()]
+        size = len(frames[0])
+        while self._urgent and size < GATHER:
+            frames.append(self._urgent.popleft())
+            size += len(frames[-1])
+        self._urgent_bytes -= size
+        return b"".join(frames) if len(frames) > 1 else frames[0]
+
+    def _write(self, data: bytes | memoryview) -> bool:
+        """Write; what the socket does not take is begun. Returns whether it took all."""
+        try:
+            sent = os.write(self._fd, data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self.give_up(f"the connection is gone: {error.strerror}")
+            return False
+        if sent == len(data):
+            return True
+        self._begun = memoryview(data)[sent:]
+        return False
