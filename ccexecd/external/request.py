@@ -57,7 +57,7 @@ class Response:
     """An answer.
 
     Attributes:
-        status: The HTTP status code.
+        status: The HTTP status code, a registered one.
         content_type: The media type of the body.
         body: All of it; or a source of pieces, each of which is sent at once as a chunk. The connection ends after
             such an answer, and the source is closed early when the client vanishes or stops reading, so an answer

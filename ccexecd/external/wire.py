@@ -8,6 +8,7 @@ refusals but those that a malformed message deserves.
 
 from contextlib import aclosing, suppress
 from email.utils import formatdate
+from http import HTTPStatus
 
 import attrs
 import h11
@@ -161,7 +162,9 @@ class Wire:
         """
         body = response.body
         last = last or not isinstance(body, bytes) or self._http.their_state is h11.SEND_BODY
-        head = self._http.send(h11.Response(status_code=response.status, headers=_headers(response, last=last)))
+        status = HTTPStatus(response.status)
+        headers = _headers(response, last=last)
+        head = self._http.send(h11.Response(status_code=status, reason=status.phrase, headers=headers))
         if not isinstance(body, bytes):
             await self._send_pieces(head, body)
             return

@@ -1,0 +1,167 @@
+"""One connection at the external door, from its first byte to its last.
+
+A connection is a conversation: requests are read one after another, each is authorised before anything else is said
+about it, and then answered, refused, or handed to the site as a WebSocket. A refusal ends the conversation, because
+whatever else is in flight comes from somebody with whom we did not agree on what a request is. Around it stands the
+barrier, `serve_connection`: whatever goes wrong in one connection ends that connection and no other.
+
+This module owns that order. How messages are read and written is wire.py's; what is served, and to whom, is the
+`Site` that it is given.
+"""
+
+import logging
+from contextlib import suppress
+
+import attrs
+import trio
+
+from ccexecd.external.address import spell
+from ccexecd.external.auth import authorize, screen
+from ccexecd.external.request import Principal, Reject, Request, Response
+from ccexecd.external.site import Site
+from ccexecd.external.upgrade import Upgrade, check_handshake, select_subprotocol
+from ccexecd.external.wire import Wire
+
+_log = logging.getLogger(__name__)
+
+
+async def serve_connection(stream: trio.abc.HalfCloseableStream, site: Site) -> None:
+    """Serve one connection and close it. The barrier: nothing but cancellation leaves this function.
+
+    Args:
+        stream: The accepted connection. It is closed when this ends in any way.
+        site: What is served.
+    """
+    conversation = _Conversation(Wire(stream, _spell_peer(stream), site.limits), site)
+    peer = conversation.wire.peer
+    try:
+        await conversation.hold()
+    except* (trio.BrokenResourceError, trio.ClosedResourceError):
+        _log.debug("the client went away", extra={"peer": peer})
+    except* Exception as crash:  # noqa: BLE001 - the barrier of a connection
+        site.counters.crashed += 1
+        _log.exception("a connection failed", exc_info=crash, extra={"peer": peer})
+        await conversation.apologise()
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+def _spell_peer(stream: trio.abc.HalfCloseableStream) -> str:
+    """Write the other end's address for the log; a reset may have taken it away already."""
+    if isinstance(stream, trio.SocketStream):
+        with suppress(OSError):
+            host, port, *_ = stream.socket.getpeername()
+            return spell(host, port)
+    return "unknown"
+
+
+@attrs.frozen
+class _Conversation:
+    """The requests and answers of one connection."""
+
+    wire: Wire
+    site: Site
+
+    async def hold(self) -> None:
+        """Serve the connection if there is room for it, or say that there is none."""
+        counters, limits = self.site.counters, self.site.limits
+        counters.accepted += 1
+        if counters.open < limits.connections:
+            counters.open += 1
+            try:
+                await self._serve()
+            finally:
+                counters.open -= 1
+        elif counters.turning_away < limits.turned_away:
+            counters.turning_away += 1
+            try:
+                await self._turn_away(limits.connections)
+            finally:
+                counters.turning_away -= 1
+
+    async def apologise(self) -> None:
+        """Answer 500 after a fault of ours, unless another answer has begun. Nothing but cancellation leaves this."""
+        if self.wire.can_answer:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self.wire.send(
+                    Response.json({"error": "internal error; the daemon's log says more"}, 500), last=True
+                )
+                await self.wire.part()
+
+    async def _turn_away(self, limit: int) -> None:
+        message = f"{limit} connections are open, which is the limit (max_connections); try again in a moment"
+        await self._refuse(Reject(503, message, (("Retry-After", "1"),)))
+        await self.wire.part()
+
+    async def _serve(self) -> None:
+        """Answer requests until the conversation ends or turns into a WebSocket."""
+        try:
+            upgrade = await self._answer_requests()
+        except Reject as refusal:
+            await self._refuse(refusal)
+            upgrade = None
+        if upgrade is None:
+            await self.wire.part()
+            return
+        self.wire.hand_over()
+        self.site.counters.upgrades += 1
+        await self.site.websocket(upgrade)
+
+    async def _answer_requests(self) -> Upgrade | None:
+        """Answer one request after another.
+
+        Returns:
+            The WebSocket that a request has asked for, or None when no further request will be answered.
+
+        Raises:
+            Reject: A request cannot be served.
+        """
+        most = self.site.limits.requests
+        for number in range(1, most + 1):
+            request = await self.wire.read_request(fresh=number == 1)
+            if request is None:
+                return None
+            self.site.counters.requests += 1
+            answer = await self._decide(request)
+            if isinstance(answer, Upgrade):
+                return answer
+            await self.wire.send(answer, last=number == most)
+            if not self.wire.begin_next():
+                return None
+        return None
+
+    async def _decide(self, request: Request) -> Response | Upgrade:
+        """Learn who asks before anything is said about what is asked for, even that there is no such thing."""
+        route = self.site.routes.get(request.path)
+        if route is not None and route.public:
+            refusal = screen(request, self.site.policy)
+            if refusal is not None:
+                raise refusal
+        else:
+            principal = self._admit(request)
+            request = attrs.evolve(request, principal=principal)
+            if request.path in self.site.websocket_paths:
+                return self._upgrade(request, principal)
+        if route is None:
+            raise Reject(404, f"nothing is served at this path; a WebSocket opens at {self.site.websocket_paths[0]}")
+        route.check(request)
+        return await route.answer(request)
+
+    def _admit(self, request: Request) -> Principal:
+        stream = self.wire.stream
+        sock = stream.socket if isinstance(stream, trio.SocketStream) else None
+        verdict = authorize(request, sock, self.site.policy)
+        if isinstance(verdict, Reject):
+            raise verdict
+        return verdict
+
+    def _upgrade(self, request: Request, principal: Principal) -> Upgrade:
+        key = check_handshake(request)
+        subprotocol = select_subprotocol(request.elements("sec-websocket-protocol"), self.site.subprotocols)
+        return Upgrade(self.wire.stream, request, key, subprotocol, self.wire.early, principal)
+
+    async def _refuse(self, refusal: Reject) -> None:
+        """Answer with a refusal, and put it on record."""
+        self.site.counters.refused[refusal.status] += 1
+        _log.info("refused: %s", refusal.message, extra={"peer": self.wire.peer, "status": refusal.status})
+        await self.wire.send(refusal.response(), last=True)
