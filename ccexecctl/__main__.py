@@ -6,6 +6,7 @@ Owns the edge: the only place that turns an exception into words and an exit cod
 import os
 import signal
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 
 from ccexecctl import arguments as command_line
@@ -26,13 +27,9 @@ def main(words: Sequence[str] | None = None) -> int:
         SystemExit: wrong usage, or help was asked for.
     """
     render.prepare_streams()
-    arguments = command_line.parse(sys.argv[1:] if words is None else words)
     try:
-        code = commands.load(arguments.verb).run(arguments)
+        code = _run(command_line.parse(sys.argv[1:] if words is None else words))
         sys.stdout.flush()  # a reader that has gone is noticed here, not at interpreter exit where nobody can catch it
-    except CtlError as error:
-        render.failure(error, as_json=arguments.json)
-        return error.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
@@ -40,6 +37,14 @@ def main(words: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     return code
+
+
+def _run(arguments: Namespace) -> int:
+    try:
+        return commands.load(arguments.verb).run(arguments)
+    except CtlError as error:
+        render.failure(error, as_json=arguments.json)
+        return error.exit_code
 
 
 if __name__ == "__main__":

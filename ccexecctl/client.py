@@ -59,7 +59,9 @@ class Client:
         self.path = path
         self.timeout = timeout
         self._connection = connection
-        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", math.ceil(timeout), 0))
+        self._connection.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", math.ceil(timeout) or 1, 0)
+        )
         self._arrivals = select.poll()
         self._arrivals.register(connection, select.POLLIN)
         self._buffer = LineBuffer(LINE_LIMIT)
@@ -179,7 +181,7 @@ def connect(place: Place, timeout: float | None = None) -> Client:
     failures: list[CtlError] = []
     for path in place.sockets:
         try:
-            return Client(_open(path), path, timeout or ANSWER_TIMEOUT)
+            return Client(_open(path), path, ANSWER_TIMEOUT if timeout is None else timeout)
         except OSError as error:
             failures.append(_explain(path, error))
     # A daemon that is there tells the user more than the place where none is.

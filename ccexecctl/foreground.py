@@ -130,7 +130,10 @@ class Foreground:
 
     @contextmanager
     def _forwarded_signals(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number, action in before.items():
+            if action is not signal.SIG_IGN:  # a shell starts its background jobs deaf to Ctrl-C: so they stay
+                signal.signal(number, self._on_signal)
         try:
             yield
         finally:

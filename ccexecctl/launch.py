@@ -62,16 +62,14 @@ def launch(
     Raises:
         CtlError: it cannot be started, with the reason that it gave, or does not answer.
     """
-    deadline = time.monotonic() + (timeout or START_TIMEOUT)
+    deadline = time.monotonic() + (START_TIMEOUT if timeout is None else timeout)
     while True:
         is_new = not is_running(place) and _spawn(place, flags, deadline, environ)
         try:
             status = _await_answer(place, deadline)
         except NotRunningError as error:
             if is_new or time.monotonic() > deadline:
-                raise CtlError(
-                    f"ccexecd started, but {place.sockets[0]} does not answer", f"its log: {place.paths.log_file}"
-                ) from error
+                raise CtlError("ccexecd started, but ended at once", f"its log: {place.paths.log_file}") from error
             continue  # the one we waited for has failed or ended: now it is our turn
         if status["state"] != "draining":
             _check_door(status["address"], deadline)
@@ -165,14 +163,18 @@ def _check_door(address: str, deadline: float) -> None:
         UnreachableError: nobody answers there, or somebody who is not well.
     """
     host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    request = f"GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    patience = max(deadline - time.monotonic(), 1.0)
-    head = b""
-    with suppress(OSError), socket.create_connection((WILDCARDS.get(host, host), int(port)), patience) as connection:
+    host = WILDCARDS.get(host.strip("[]"), host.strip("[]"))
+    name = f"[{host}]" if ":" in host else host
+    request = f"GET /health HTTP/1.1\r\nHost: {name}:{port}\r\nConnection: close\r\n\r\n"
+    status_line = b""
+    with (
+        suppress(OSError),
+        socket.create_connection((host, int(port)), max(deadline - time.monotonic(), 1.0)) as connection,
+        connection.makefile("rb") as answer,
+    ):
         connection.sendall(request.encode())
-        head = connection.recv(64)
-    if not head.startswith(b"HTTP/1.1 200"):
+        status_line = answer.readline(100)
+    if not status_line.startswith(b"HTTP/1.1 200"):
         raise UnreachableError(
             f"ccexecd answers on its control socket, but http://{address}/health does not",
             "does something else, a firewall for instance, stand before that port?",

@@ -21,7 +21,18 @@ KIBI = 1024
 
 
 def prepare_streams() -> None:
-    """Make sure that no text is unprintable in the terminal's encoding: what it lacks is shown as an escape."""
+    """Make sure that there is something to print on, and that no text is unprintable on it.
+
+    A descriptor that we were started without (`>&-`) would be given to the control socket, and output go into that. A
+    character that the terminal's encoding lacks is shown as an escape.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115  # for as long as the process lives
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

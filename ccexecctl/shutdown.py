@@ -86,7 +86,7 @@ def _ask(place: Place, arguments: Namespace) -> Stopped:
             # It may have died on the way, which is an end too; the lock tells.
             await_end(path, pid, time.monotonic() + LOSS_PATIENCE)
             return Stopped(pid, "stopped", None)
-    await_end(path, pid, time.monotonic() + (arguments.timeout or EXIT_PATIENCE))
+    await_end(path, pid, time.monotonic() + EXIT_PATIENCE)
     return Stopped(pid, "stopped", ended)
 
 

@@ -2,6 +2,7 @@
 
 import os
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,10 +91,17 @@ def _refuse_unit(pid: int) -> None:
     Raises:
         CtlError: it belongs to a unit of ccexecd.
     """
-    path = Path(f"/proc/{pid}/cgroup").read_text()
-    units = [part for part in path.replace("\n", "/").split("/") if part.startswith("ccexecd") and ".service" in part]
-    if units:
-        raise CtlError(f"ccexecd (pid {pid}) belongs to systemd's unit {units[0]}", f"systemctl restart {units[0]}")
+    unit = ""
+    with suppress(OSError):  # hidden from us, or ended meanwhile
+        unit = unit_in(Path(f"/proc/{pid}/cgroup").read_text())
+    if unit:
+        raise CtlError(f"ccexecd (pid {pid}) belongs to systemd's unit {unit}", f"systemctl restart {unit}")
+
+
+def unit_in(cgroups: str) -> str:
+    """The unit of ccexecd in the text of /proc/PID/cgroup; empty when it names none."""
+    parts = cgroups.replace("\n", "/").split("/")
+    return next((part for part in parts if part.startswith("ccexecd") and part.endswith(".service")), "")
 
 
 def _repeat(config: dict[str, Any], sources: dict[str, str]) -> Settings:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import ccexecd
 from ccexecctl import __main__ as ctl_main
+from ccexecctl import launch
 from ccexecd import __version__, pidfile
 
 STATUS = {
@@ -206,13 +209,22 @@ def ctl(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Said
     return call
 
 
+Processes = Callable[..., "subprocess.Popen[bytes]"]
+
+
 @pytest.fixture
-def ctl_process(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+def ctl_process(tmp_path: Path) -> Iterator[Processes]:
     """Start ccexecctl as a process of its own, for signals and pipes."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*words: str, **popen: Any) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "ccexecctl", "--state-dir", str(tmp_path / "d"), *words]
+        # As `python -m ccexecctl`, except that the daemon that it would start is that of this process's `launch`.
+        program = (
+            "import sys; from ccexecctl import __main__ as ctl, launch\n"
+            f"launch.DAEMON = {launch.DAEMON!r}\n"
+            "sys.exit(ctl.main())"
+        )
+        command = [sys.executable, "-c", program, "--state-dir", str(tmp_path / "d"), *words]
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **popen}
         started.append(subprocess.Popen(command, **pipes))
         return started[-1]
@@ -227,3 +239,32 @@ def ctl_process(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes
 def refusal() -> type[Refusal]:
     """The class of answers that are errors: tests cannot import from here."""
     return Refusal
+
+
+class StandIn:
+    """What the stand-in daemons of a test have left in their directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.pidfile = directory / "ccexecd.pid"
+
+    def started(self, pid: int | None = None) -> Any:
+        """How they were called: all of them, or the one with this pid."""
+        files = self.directory.glob("started-*" if pid is None else f"started-{pid}")
+        found = [json.loads(file.read_text()) for file in files]
+        return found if pid is None else found[0]
+
+    def silence(self) -> None:
+        """Take the control socket away from a running one."""
+        (self.directory / "control.sock").unlink()
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    """Whoever starts ccexecd starts the stand-in instead; all that were started are ended."""
+    program = str(Path(__file__).with_name("stand_in_daemon.py"))
+    monkeypatch.setattr(launch, "DAEMON", (program,))
+    monkeypatch.setenv("PYTHONPATH", str(Path(ccexecd.__file__).parent.parent))
+    stand_in = StandIn(tmp_path / "d")
+    yield stand_in
+    pidfile.signal_daemon(stand_in.pidfile, signal.SIGKILL)

@@ -3,6 +3,7 @@
 import base64
 import os
 import signal
+import time
 
 import pytest
 
@@ -319,6 +320,29 @@ def test_a_non_blocking_stdout_loses_nothing(daemon, ctl_process):
     assert process.wait(timeout=20) == 0
 
 
+def test_without_a_stdout_nothing_goes_astray(daemon, ctl_process):
+    """Started with stdout closed, output goes nowhere; above all not into the control socket."""
+    daemon.answers["execute"] = executing(wrote("hello\n"), wrote("oops\n", "stderr"), ended(3))
+    process = ctl_process("run", "--", "x", stdout=None, preexec_fn=lambda: os.close(1))
+    assert process.communicate(timeout=20)[1] == b"oops\n"
+    assert process.returncode == 3
+
+
+def test_an_ignored_signal_stays_ignored(daemon, ctl_process):
+    """A background job of a script does not hear the Ctrl-C of the foreground."""
+    conversations = []
+    daemon.answers["execute"] = executing(wrote("ready\n"), conversations.append)
+    process = ctl_process(
+        "run", "--", "x", preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN), start_new_session=True
+    )
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGINT)
+    wait_until(lambda: conversations)
+    conversations[0].completed(0)
+    assert process.wait(timeout=20) == 0
+    assert daemon.asked("control") == []
+
+
 def test_a_named_socket_starts_no_daemon(ctl, tmp_path):
     """Who names a socket means that daemon: when it is not there, nothing else is started."""
     said = ctl("--socket", str(tmp_path / "x.sock"), "run", "--", "true")
@@ -327,8 +351,6 @@ def test_a_named_socket_starts_no_daemon(ctl, tmp_path):
 
 def wait_until(condition):
     """Wait for what a thread of the scripted daemon is about to do."""
-    import time  # noqa: PLC0415
-
     deadline = time.monotonic() + 10
     while not condition():
         assert time.monotonic() < deadline
