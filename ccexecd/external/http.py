@@ -116,19 +116,19 @@ class _Conversation:
         Raises:
             Reject: A request cannot be served.
         """
-        most = self.site.limits.requests
-        for number in range(1, most + 1):
-            request = await self.wire.read_request(fresh=number == 1)
+        served = 0
+        while True:
+            request = await self.wire.read_request(fresh=not served)
             if request is None:
                 return None
             self.site.counters.requests += 1
             answer = await self._decide(request)
             if isinstance(answer, Upgrade):
                 return answer
-            await self.wire.send(answer, last=number == most)
+            served += 1
+            await self.wire.send(answer, last=served >= self.site.limits.requests)
             if not self.wire.begin_next():
                 return None
-        return None
 
     async def _decide(self, request: Request) -> Response | Upgrade:
         """Learn who asks before anything is said about what is asked for, even that there is no such thing."""

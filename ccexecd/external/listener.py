@@ -79,17 +79,17 @@ class Acceptor:
     Attributes:
         listeners: What it accepts from. It closes them when it stops.
         serve: Serves one connection and closes it. It must contain its own failures.
+        addresses: What it accepts on, with the ports that the kernel chose; still known when it has stopped.
     """
 
     listeners: list[trio.SocketListener]
     serve: Callable[[trio.SocketStream], Awaitable[object]]
+    addresses: list[str] = attrs.field(init=False)
     _accepting: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
 
-    @property
-    def addresses(self) -> list[str]:
-        """The addresses that are listened on, with the ports that the kernel chose."""
+    def __attrs_post_init__(self) -> None:
         names = [listener.socket.getsockname() for listener in self.listeners]
-        return [spell(host, port) for host, port, *_ in names]
+        self.addresses = [spell(host, port) for host, port, *_ in names]
 
     async def run(
         self, connections: trio.Nursery, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

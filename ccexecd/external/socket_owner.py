@@ -68,6 +68,8 @@ class _Ends:
             peer, local = sock.getpeername(), sock.getsockname()
         except OSError:
             return None
+        if not isinstance(peer, tuple):  # a path, or nothing: a Unix socket
+            return None
         source, target = parse_ip(peer[0]), parse_ip(local[0])
         return cls(source, peer[1], target, local[1]) if source and target else None
 

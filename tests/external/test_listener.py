@@ -9,6 +9,7 @@ import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -81,6 +82,7 @@ async def test_stopping_lets_nobody_in_and_ends_no_conversation():
             acceptor.stop_accepting()
         with pytest.raises(OSError, match=f"{port} failed"):
             await trio.open_tcp_stream(LOOPBACK, port)
+        assert acceptor.addresses == [f"127.0.0.1:{port}"]
         await wait_all_tasks_blocked()
         assert len(connections.child_tasks) == 1
         with trio.fail_after(5):
@@ -178,6 +180,7 @@ class Exhausted(trio.abc.Listener[trio.SocketStream]):
     def __init__(self, *errors: int) -> None:
         self.errors = list(errors)
         self.closed = False
+        self.socket = SimpleNamespace(getsockname=lambda: (LOOPBACK, 8003))
 
     async def accept(self) -> trio.SocketStream:
         await trio.lowlevel.checkpoint()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import attrs
 import pytest
 
 from ccexecd.external import socket_owner
@@ -162,6 +163,39 @@ def test_a_kernel_without_tcp_diag_falls_back_to_proc(monkeypatch: pytest.Monkey
     _, accepted = connect()
     monkeypatch.setattr(socket_owner, "_query", absent)
     assert peer_uid(accepted) == os.geteuid()
+
+
+def test_a_connection_that_is_not_there_is_told_apart_from_a_kernel_that_cannot_tell(
+    monkeypatch: pytest.MonkeyPatch, connect: Connect
+):
+    """The kernel says ENOENT for both; when it knows our own end, the answer is that nobody is there."""
+    _, accepted = connect()
+    ends = socket_owner._Ends.seen_by_peer(accepted)
+    assert ends is not None
+    with pytest.raises(FileNotFoundError):
+        socket_owner._query(attrs.evolve(ends, target_port=1))
+
+    def knows_only_us(asked: object) -> int:
+        if asked == ends:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return 0
+
+    monkeypatch.setattr(socket_owner, "_query", knows_only_us)
+    monkeypatch.setattr(socket_owner, "_search_proc", lambda _ends: pytest.fail("there was no need to look there"))
+    assert peer_uid(accepted) is None
+
+
+def test_an_answer_of_another_kind_is_no_answer():
+    """A message that is neither an answer nor an error leads to the other table, not to a uid."""
+    with pytest.raises(OSError, match="message type 3"):
+        socket_owner._read_answer(struct.pack("=IHHII", 20, 3, 0, 0, 0) + bytes(72), b"")
+
+
+def test_what_is_not_tcp_has_no_owner():
+    """A Unix socket pair is no loopback connection."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert peer_uid(ours) is None
 
 
 def test_without_any_table_nobody_is_known(monkeypatch: pytest.MonkeyPatch, connect: Connect, tmp_path: Path):

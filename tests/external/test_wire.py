@@ -346,6 +346,29 @@ async def test_a_client_that_vanishes_ends_its_answer(half: bool):
     assert not client.wire.can_answer
 
 
+async def test_what_a_client_says_while_it_is_answered_is_void():
+    """A request behind one whose answer comes in pieces is neither answered nor in the way."""
+    client = Client()
+    await client.ask(GET)
+    more = trio.Event()
+
+    async def slow() -> AsyncGenerator[bytes, None]:
+        await more.wait()
+        yield b"one"
+
+    async with trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            await client.wire.send(Response(200, "text/plain", slow()), last=False)
+
+        nursery.start_soon(send)
+        await client.say(GET)
+        await wait_all_tasks_blocked()
+        more.set()
+    assert not client.wire.begin_next()
+    assert (await client.hear()).endswith(b"3\r\none\r\n0\r\n\r\n")
+
+
 async def test_a_source_may_be_the_end_of_a_channel():
     """Anything with pieces and aclose() is a body."""
     client = Client()
