@@ -4,6 +4,7 @@ Owns the exit codes and the exceptions that carry one. Raised anywhere, printed 
 Must not print, and must not know any verb.
 """
 
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any
 
@@ -95,7 +96,8 @@ class RefusedError(CtlError):
         self.name = known.name if known else f"ERROR {self.code}"
         if known is ErrorCode.NOT_PERMITTED:
             self.exit_code = Exit.NOT_PERMITTED
-        lines = [str(body.get("message", "refused without a reason")), *_problems(self.data)]
+        message = str(body.get("message", "refused without a reason"))
+        lines = [message, *(line for line, problem in _problems(self.data) if problem not in message)]
         super().__init__("\n  ".join(lines), HINTS.get(known, "") if known else "")
 
     def as_json(self) -> dict[str, Any]:
@@ -103,11 +105,9 @@ class RefusedError(CtlError):
         return {**super().as_json(), "code": self.code, "data": self.data}
 
 
-def _problems(data: Any) -> list[str]:
-    """One line for each entry of `[{path, error, source?}]`, which comes with invalid params or configuration."""
-    entries = data if isinstance(data, list) else []
-    return [
-        f"{each.get('path', '$')}: {each['error']}" + (f" ({each['source']})" if each.get("source") else "")
-        for each in entries
-        if isinstance(each, dict) and "error" in each
-    ]
+def _problems(data: Any) -> Iterator[tuple[str, str]]:
+    """A line and its essence for each entry of `[{path, error, source?}]`: invalid params or configuration."""
+    for each in data if isinstance(data, list) else []:
+        if isinstance(each, dict) and "error" in each:
+            where = f" ({each['source']})" if each.get("source") else ""
+            yield f"{each.get('path', '$')}: {each['error']}{where}", each["error"]

@@ -164,7 +164,7 @@ def execute(client: Client, request: dict[str, Any]) -> dict[str, Any]:
         started: dict[str, Any] = client.call("execute", request)
     except RefusedError as error:
         if error.code == ErrorCode.SPAWN_FAILED and isinstance(error.data, dict):
-            error.exit_code = spawn_exit_code(error.data.get("errno"))
+            error.exit_code = spawn_exit_code(error.data)
         raise
     return started
 
@@ -181,6 +181,12 @@ def exit_code(outcome: dict[str, Any]) -> int:
     return 128 - code if code < 0 else int(code)
 
 
-def spawn_exit_code(reason: int | None) -> int:
-    """What a shell exits with for a program that could not be started: 127 not found, 126 not to be executed."""
-    return NOT_FOUND if reason == errno.ENOENT else NOT_EXECUTABLE
+def spawn_exit_code(data: dict[str, Any]) -> int:
+    """What a shell exits with when it cannot start a program: 127 not found, 126 not to be executed.
+
+    Args:
+        data: of SPAWN_FAILED; its `subject` tells the program from the directory that it was to run in.
+    """
+    if data.get("subject") != "program":
+        return Exit.FAILED
+    return NOT_FOUND if data.get("errno") == errno.ENOENT else NOT_EXECUTABLE

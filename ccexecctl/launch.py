@@ -20,8 +20,8 @@ from ccexecctl.client import RETRY_INTERVAL, connect
 from ccexecctl.errors import CtlError, Exit, NotRunningError, UnreachableError
 from ccexecctl.place import Place, holder, is_held
 
-START_TIMEOUT = 30.0
-"""Seconds from the command to a daemon that answers; the daemon itself gives up its start after as many."""
+START_TIMEOUT = 45.0
+"""Seconds from the command to a daemon that answers. Longer than ccexecd's own patience, which gives a reason."""
 
 DAEMON = ("-P", "-m", "ccexecd")
 """What the interpreter is told to run. -P: a module in the caller's directory must not pass for one of the daemon's."""

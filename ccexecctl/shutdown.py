@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 
 from ccexecctl.arguments import seconds
 from ccexecctl.client import Client, connect
-from ccexecctl.errors import NotPermittedError, NotRunningError, RefusedError, UnreachableError
+from ccexecctl.errors import NotPermittedError, NotRunningError, UnreachableError
 from ccexecctl.launch import await_end
 from ccexecctl.place import Place, holder
 from ccexecd import pidfile
-from ccexecd.protocol.errors import ErrorCode
 
 EXIT_PATIENCE = 10.0
 """Seconds from the daemon's answer (or a signal) to the release of its lock."""
@@ -90,17 +89,12 @@ def _ask(place: Place, arguments: Namespace) -> Stopped:
     return Stopped(pid, "stopped", ended)
 
 
-def _request(client: Client, arguments: Namespace) -> list[dict[str, Any]] | None:
+def _request(client: Client, arguments: Namespace) -> list[dict[str, Any]]:
     """Ask for the end and wait for the report, which comes when the last execution has ended."""
     config = client.call("config")["config"]
     drain = config["drain_timeout"] if arguments.drain is None else arguments.drain
     grace = config["process_cleanup_timeout"] if arguments.grace is None else arguments.grace
-    try:
-        report = client.call("stop", {"drain": arguments.drain, "grace": arguments.grace}, extra=drain + grace)
-    except RefusedError as error:
-        if error.code != ErrorCode.DRAINING:
-            raise
-        return None  # somebody else's stop is under way, and gets the report
+    report = client.call("stop", {"drain": arguments.drain, "grace": arguments.grace}, extra=drain + grace)
     ended: list[dict[str, Any]] = report["ended"]
     return ended
 

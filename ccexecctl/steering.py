@@ -29,7 +29,7 @@ def steer(arguments: Namespace, deed: str) -> int:
         deed: the wire contract's name: PAUSE, RESUME, CANCEL or KILL.
 
     Returns:
-        FAILED when processes are still alive that should not be.
+        FAILED when it is not true of all its processes.
     """
     grace = getattr(arguments, "grace", None)
     request = {"type": deed, "execution_id": arguments.execution_id, "grace": grace}
@@ -39,5 +39,5 @@ def steer(arguments: Namespace, deed: str) -> int:
     survivors = answer.get("survivors")
     if not survivors:
         return Exit.DONE
-    render.remark(f"still alive: {', '.join(f'pid {pid}' for pid in survivors)}")
+    render.remark(f"not {answer['status']}: {', '.join(f'pid {pid}' for pid in survivors)}")
     return Exit.FAILED

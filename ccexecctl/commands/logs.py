@@ -66,22 +66,19 @@ def _answers(client: Client, arguments: Namespace) -> Iterator[dict[str, Any]]:
 
     Without the bound, the output of a program that never stops writing would never have been read.
     """
-    streams = [name for name in ("stdout", "stderr") if getattr(arguments, name)] or ["stdout", "stderr"]
+    chosen = [name for name in ("stdout", "stderr") if getattr(arguments, name)]
     wait = FOLLOW_WAIT if arguments.follow else 0.0
-    position = arguments.since_seq
-    goal = client.call("status", {"execution_id": arguments.execution_id})
-    missing = {name: goal[f"{name}_bytes"] for name in streams}
-    while True:
-        request = {"execution_id": arguments.execution_id, "from_seq": position, "streams": streams, "wait_s": wait}
-        answer = _read(client, request, wait)
+    request = {"execution_id": arguments.execution_id, "streams": chosen or ["stdout", "stderr"], "wait_s": wait}
+    end = client.call("status", {"execution_id": arguments.execution_id})["next_seq"]
+    position, is_over = arguments.since_seq, False
+    while not is_over:
+        answer = _read(client, {**request, "from_seq": position}, wait)
         yield answer
-        for chunk in answer["chunks"]:
-            missing[chunk["type"]] = goal[f"{chunk['type']}_bytes"] - chunk["offset"] - len(piece_of(chunk))
         is_at_end = answer["next_seq"] == position
-        if is_at_end and (not arguments.follow or answer["state"] == "FINISHED"):
-            return
-        if not arguments.follow and all(count <= 0 for count in missing.values()):
-            return
+        if arguments.follow:
+            is_over = is_at_end and answer["state"] == "FINISHED"
+        else:
+            is_over = is_at_end or answer["next_seq"] >= end
         position = answer["next_seq"]
 
 

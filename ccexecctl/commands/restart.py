@@ -105,18 +105,14 @@ def unit_in(cgroups: str) -> str:
 
 
 def _repeat(config: dict[str, Any], sources: dict[str, str]) -> Settings:
+    """Say again what was said by flags and by the environment; the file speaks for itself."""
     settings = Settings([], {})
     for key, source in sources.items():
-        kind, _, name = source.partition(" ")
+        value, (kind, _, name) = config[key], source.partition(" ")
+        if key == "log_level" and source == sources["debug"]:
+            continue  # what `debug` made of it
         if kind == "flag":
-            settings.flags.append(f"{name}={_text(config[key])}")
+            settings.flags.append(name if value is True else f"{name}={value}")
         elif kind == "environment":
-            settings.environ[name] = _text(config[key])
+            settings.environ[name] = ",".join(value) if isinstance(value, list) else str(value)
     return settings
-
-
-def _text(value: Any) -> str:
-    """A value as the environment and the flags write it."""
-    if isinstance(value, list):
-        return ",".join(value)
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -159,10 +159,13 @@ def test_what_was_left_behind_and_lost_is_told(ctl, daemon):
     ]
 
 
-@pytest.mark.parametrize(("errno", "code"), [(2, 127), (13, 126), (8, 126)])
-def test_what_cannot_be_started_exits_like_a_shell(ctl, daemon, refusal, errno, code):
-    """127 not found, 126 not executable, with the reason."""
-    data = {"errno": errno, "strerror": os.strerror(errno)}
+@pytest.mark.parametrize(
+    ("subject", "errno", "code"),
+    [("program", 2, 127), ("program", 13, 126), ("program", 8, 126), ("cwd", 2, 1), ("keeper", 0, 1)],
+)
+def test_what_cannot_be_started_exits_like_a_shell(ctl, daemon, refusal, subject, errno, code):
+    """127 not found, 126 not executable, 1 when it was not the program's fault; with the reason."""
+    data = {"errno": errno, "strerror": os.strerror(errno), "subject": subject}
     daemon.answers["execute"] = refusal(-32006, "cannot run 'x': no such program", data)
     said = ctl("run", "--json", "--", "x")
     assert said.code == code

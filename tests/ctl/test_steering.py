@@ -30,13 +30,13 @@ def test_a_grace_is_a_number_of_seconds(ctl, grace):
 
 
 def test_survivors_are_a_failure(ctl, daemon):
-    """Processes that are still alive are named, and the exit code is 1, also with --json."""
+    """Processes of which it is not true are named, and the exit code is 1, also with --json."""
     answer = {"status": "killed", "execution_id": "e", "survivors": [17, 18]}
     daemon.answers["control"] = answer
     said = ctl("kill", "e", "--json")
     assert said.code == 1
     assert said.json == answer
-    assert "still alive: pid 17, pid 18" in said.err
+    assert "not killed: pid 17, pid 18" in said.err
 
 
 def test_an_unknown_id_is_refused(ctl, daemon, refusal):

@@ -1,7 +1,6 @@
 """stop and restart: done when the lock is free, forced only when told to."""
 
 import json
-import threading
 
 import pytest
 
@@ -45,22 +44,6 @@ def test_json_is_the_report(ctl, stand_in):
     answer = ctl("stop", "--json").json
     assert answer["result"] == "stopped"
     assert answer["ended"][0]["reason"] == "shutdown"
-
-
-def test_somebody_else_s_stop_is_waited_for(ctl, stopped_daemon, refusal):
-    """Two who stop at once both succeed; the second has no report."""
-    stopped_daemon.hold_lock()
-    stopped_daemon.listen()
-
-    def draining(conversation, request):
-        error = refusal(-32010, "it is shutting down")
-        conversation.send({"id": request["id"], "error": error._asdict()})
-        threading.Timer(0.2, stopped_daemon.close).start()
-
-    stopped_daemon.answers["stop"] = draining
-    said = ctl("stop")
-    assert said.code == 0
-    assert "without a report" in said.out
 
 
 def test_a_daemon_that_dies_on_the_way_has_stopped(ctl, stand_in):
@@ -120,6 +103,8 @@ def test_restart_repeats_the_environment(ctl, stand_in, monkeypatch):
     environ = stand_in.started(ctl("restart", "--json").json["pid"])["environ"]
     assert environ["ALLOWED_COMMANDS"] == "ls,cat"
     assert environ["DEBUG"] == "false"
+    monkeypatch.delenv("DEBUG")
+    assert stand_in.started(ctl("restart", "--json").json["pid"])["environ"]["DEBUG"] == "True"
 
 
 def test_restart_repeats_the_configuration_file(ctl, stand_in, monkeypatch):
