@@ -143,11 +143,22 @@ class Forest:
 
     def members(self, number: int) -> list[Process]:
         """The living processes of one execution, found anew."""
-        return self._below(pid for pid in children_of(self._root) if self._owner(pid) == number)
+        return self._below(pid for pid in self._children() if self._owner(pid) == number)
+
+    def orphans(self, number: int) -> list[Process]:
+        """The living processes of one execution whose leader is dead, reaped or not.
+
+        The kernel made the leader's children ours before it let anybody see that the leader is dead.
+        """
+        return self._below(pid for pid in self._children() if pid not in self.leaders and self._owner(pid) == number)
 
     def strays(self) -> list[Process]:
         """The living processes below this one that belong to no execution that can be told."""
-        return self._below(pid for pid in children_of(self._root) if self._owner(pid) is None)
+        return self._below(pid for pid in self._children() if self._owner(pid) is None)
+
+    def _children(self) -> list[int]:
+        """Our children. Only the main thread has any: it forks the leaders, and the kernel gives orphans to it."""
+        return [int(pid) for pid in _read(f"/proc/{self._root}/task/{self._root}/children").split()]
 
     def _owner(self, child: int) -> int | None:
         """Whose a direct child is. A leader is known by its pid; an orphan by its tag."""

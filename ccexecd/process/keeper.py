@@ -38,7 +38,8 @@ MAX_PACKET = 128 * 1024
 """Bytes of a message in a packet: well under the kernel's default send buffer (212,992). Larger ones use a memfd."""
 
 _MAX_FDS = 8
-_TICK = 0.02  # seconds between looks at a kill or a pause that is under way
+_TICK = 0.02  # seconds between looks at a kill that is under way
+_PAUSE_TICK = 0.001  # seconds between looks at a pause: a signalled process stops when it is next scheduled
 _PAUSE_PATIENCE = 2.0  # seconds until a process that does not stop (uninterruptible sleep) is reported
 _KILL_BURST = 0.05  # seconds that one pass may chase a tree which forks faster than it is killed
 
@@ -154,11 +155,7 @@ class Keeper:
             return
         tree.pause = (message["re"], time.monotonic() + _PAUSE_PATIENCE)
         self._unsettled.add(tree)
-        for _attempt in range(3):
-            self._look_after_pause(tree)
-            if tree.pause is None:
-                return
-            time.sleep(0.0001)  # a signalled process stops as soon as it is scheduled; then the tick looks again
+        self._look_after_pause(tree)
 
     def _resume(self, message: Message, _: list[int]) -> None:
         tree = self._trees.get(message["n"])
@@ -196,7 +193,7 @@ class Keeper:
                 self._reap_leader(self._trees[number])
 
     def _reap_leader(self, tree: Tree) -> None:
-        survivors = [process.pid for process in self._forest.members(tree.number)]
+        survivors = [process.pid for process in self._forest.orphans(tree.number)]
         _, status, used = os.wait4(tree.pid, 0)
         del self._forest.leaders[tree.pid]
         tree.leader_reaped = True
@@ -283,7 +280,7 @@ class Keeper:
         for tree in self._unsettled:
             if tree.pause is None and tree.kill_at is None:
                 continue  # only a survivor's end is awaited: SIGCHLD tells
-            at = _TICK if tree.pause is not None else max((tree.kill_at or now) - now, _TICK)
+            at = _PAUSE_TICK if tree.pause is not None else max((tree.kill_at or now) - now, _TICK)
             soonest = at if soonest is None else min(soonest, at)
         return soonest
 

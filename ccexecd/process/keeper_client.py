@@ -183,7 +183,8 @@ class KeeperClient:
         """
         # Shielded, yet bounded: the keeper answers, or is lost and then told so.
         with trio.CancelScope(shield=True):
-            await self._ready.wait()
+            if not self._ready.is_set():
+                await self._ready.wait()
             self._last_number += 1
             leader = Leader(self._last_number)
             self._leaders[leader.number] = leader
@@ -260,30 +261,36 @@ class KeeperClient:
     async def _send(self, message: dict[str, Any], fds: Sequence[int]) -> None:
         packet = _encode(message)
         if len(packet) <= keeper.MAX_PACKET:
-            async with self._sending:
-                await self._send_packet(packet, fds)
+            await self._send_packet(packet, fds)
             return
         memfd = os.memfd_create("ccexecd-launch", os.MFD_CLOEXEC)
         try:
             os.write(memfd, packet)
-            async with self._sending:
-                await self._send_packet(_encode({"memfd": len(packet)}), [*fds, memfd])
+            await self._send_packet(_encode({"memfd": len(packet)}), [*fds, memfd])
         finally:
             os.close(memfd)
 
     async def _send_packet(self, packet: bytes, fds: Sequence[int]) -> None:
+        """Send at once where the socket takes it; else wait in line, for only one task may wait for a socket."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        while True:
-            if self._socket is None:
-                raise KeeperLostError
-            try:
-                self._socket.sendmsg([packet], rights)
-            except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._socket)
-            except (BrokenPipeError, ConnectionResetError):
-                raise KeeperLostError from None
-            else:
-                return
+        if not self._sending.locked() and self._sent(packet, rights):
+            return
+        async with self._sending:
+            while not self._sent(packet, rights):
+                if self._socket is not None:
+                    await trio.lowlevel.wait_writable(self._socket)
+
+    def _sent(self, packet: bytes, rights: list[tuple[int, int, "array.array[int]"]]) -> bool:
+        """Try to send. Returns whether the socket took it."""
+        if self._socket is None:
+            raise KeeperLostError
+        try:
+            self._socket.sendmsg([packet], rights)
+        except BlockingIOError:
+            return False
+        except (BrokenPipeError, ConnectionResetError):
+            raise KeeperLostError from None
+        return True
 
     # Hearing
 

@@ -6,6 +6,7 @@ plain part and returns a coroutine for what has to be waited for (see `dispatch`
 
 import base64
 import binascii
+import functools
 import hmac
 import shlex
 import shutil
@@ -29,6 +30,12 @@ from ccexecd.service.dispatch import Answer, Method
 from ccexecd.service.peer import Peer
 
 
+@functools.cache
+def default_shell() -> str:
+    """Bash where there is one, looked for once: existing clients send Bash syntax."""
+    return shutil.which("bash") or "/bin/sh"
+
+
 def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing) -> Spec:
     """What to run, from what a client asked for and the configuration.
 
@@ -44,8 +51,7 @@ def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing)
         source = "request"
     elif config.default_execution_timeout is not None:
         timeout, source = Seconds(config.default_execution_timeout), "default"
-    shell = config.shell or shutil.which("bash") or "/bin/sh"
-    argv = wanted.argv if wanted.command is None else (shell, "-c", wanted.command)
+    argv = wanted.argv if wanted.command is None else (config.shell or default_shell(), "-c", wanted.command)
     return Spec(
         argv=tuple(argv or ()),
         display=wanted.command if wanted.command is not None else shlex.join(argv or ()),

@@ -131,27 +131,25 @@ class Writer:
         self.flush()
 
     def _next(self) -> bytes | None:
-        """The next bytes to write: urgent frames first, then a turn of each source that has some."""
-        if self._urgent:
-            return self._take_urgent()
-        while self._ready:
+        """The next bytes to write: all urgent frames, then a turn of each source that has some, gathered."""
+        gathered: list[bytes] = []
+        size = 0
+        while self._urgent and size < GATHER:
+            gathered.append(self._urgent.popleft())
+            size += len(gathered[-1])
+        self._urgent_bytes -= size
+        while self._ready and size < GATHER:
             source = self._ready[0]
             frames = source.next_frames()
             if frames is not None:
+                gathered.append(frames)
+                size += len(frames)
                 self._ready.rotate(-1)
-                return frames
-            if self._ready and self._ready[0] is source:  # asking it may have made it forget itself
+            elif self._ready and self._ready[0] is source:  # asking it may have made it forget itself
                 self._ready.popleft()
-        return None
-
-    def _take_urgent(self) -> bytes:
-        frames = [self._urgent.popleft()]
-        size = len(frames[0])
-        while self._urgent and size < GATHER:
-            frames.append(self._urgent.popleft())
-            size += len(frames[-1])
-        self._urgent_bytes -= size
-        return b"".join(frames) if len(frames) > 1 else frames[0]
+        if not gathered:
+            return None
+        return b"".join(gathered) if len(gathered) > 1 else gathered[0]
 
     def _write(self, data: bytes | memoryview) -> bool:
         """Write; what the socket does not take is begun. Returns whether it took all."""
