@@ -119,7 +119,7 @@ def load(
         PlaceError: the default file would be below the home directory, and the user has none.
     """
     given = {key: value for key, value in flags.items() if value is not None}
-    return _load(_Inputs(given, dict(environ), config_file, directory or Path.cwd()))
+    return _load(_Inputs(given, dict(environ), config_file, directory or _working_directory()))
 
 
 @attrs.frozen
@@ -219,6 +219,13 @@ class _Merge:
         if not faults:
             self.values[key] = _absolute(checked, directory) if rules(key).is_path else checked
             self.sources[key] = source
+
+
+def _working_directory() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:  # it was removed: nothing is relative to it any more
+        return Path("/")
 
 
 def _variable(key: str) -> str:

@@ -11,10 +11,12 @@ because the disk is full or the reader gone, is counted and forgotten: it must n
 import logging
 import os
 import re
+import sys
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
 
 import orjson
 
@@ -105,11 +107,16 @@ def configure(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     logging.captureWarnings(capture=True)
+    sys.excepthook = _log_uncaught
     for name in SILENCED:
         logging.getLogger(name).setLevel(logging.WARNING)
     log = Log(handler, path)
     log.set_level(level)
     return log
+
+
+def _log_uncaught(_type: type[BaseException], error: BaseException, _traceback: TracebackType | None) -> None:
+    logging.getLogger("ccexecd").critical("ended by an exception that nothing expected", exc_info=error)
 
 
 def _is_journal(fd: int, environ: Mapping[str, str]) -> bool:

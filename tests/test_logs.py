@@ -32,11 +32,13 @@ def _restored_logging() -> Iterator[None]:
     """Give the test runner its own logging back."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    excepthook = sys.excepthook
     levels = {name: logging.getLogger(name).level for name in logs.SILENCED}
     yield
     logging.captureWarnings(capture=False)
     root.handlers[:] = handlers
     root.setLevel(level)
+    sys.excepthook = excepthook
     for name, previous in levels.items():
         logging.getLogger(name).setLevel(previous)
 
@@ -351,6 +353,15 @@ def test_default_is_stderr():
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(told.stderr)["message"] == "hello"
     assert told.stdout == ""
+
+
+def test_uncaught_exception_is_a_record():
+    """What ends the process unexpectedly is its last record, in one line like every other."""
+    code = "from ccexecd import logs; logs.configure('info'); {}['key']"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    (record,) = map(json.loads, told.stderr.splitlines())
+    assert (told.returncode, record["level"], record["exception"]) == (1, "critical", "KeyError")
+    assert "Traceback" in record["traceback"]
 
 
 def test_records_of_several_processes_do_not_mix(file: Path):
