@@ -30,7 +30,7 @@ _NLMSG_ERROR = 2
 _NLMSGHDR = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _DIAG_REQUEST = struct.Struct("=BBBBI")  # family, protocol, extensions, padding, states
 _DIAG_SOCKID = struct.Struct("=4s16s16sI8s")  # both ports, both addresses, interface, cookie
-_DIAG_ANSWER = struct.Struct("=xBxx4s32s4x8x12xII")  # state, ports, addresses, uid, inode
+_DIAG_ANSWER = struct.Struct("=xBxx48x12xII")  # state, uid, inode
 _ALL_STATES = 0xFFFFFFFF
 _NO_COOKIE = b"\xff" * 8  # INET_DIAG_NOCOOKIE twice
 
@@ -121,19 +121,18 @@ def _query(ends: _Ends) -> int | None:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
         netlink.send(header + packet)
         answer = netlink.recv(4096, socket.MSG_DONTWAIT)  # the kernel answers before send() returns
-    return _read_answer(answer, ports)
+    return _read_answer(answer)
 
 
-def _read_answer(answer: bytes, ports: bytes) -> int | None:
+def _read_answer(answer: bytes) -> int | None:
     kind = _NLMSGHDR.unpack_from(answer)[1]
     if kind == _NLMSG_ERROR:
         (code,) = struct.unpack_from("=i", answer, _NLMSGHDR.size)
         raise OSError(-code, os.strerror(-code))
     if kind != _SOCK_DIAG_BY_FAMILY:
         raise OSError(errno.EPROTO, f"sock_diag answered with message type {kind}")
-    state, found_ports, _, uid, inode = _DIAG_ANSWER.unpack_from(answer, _NLMSGHDR.size)
-    # Where no connection matches, the kernel offers a listener on the client's port, whose remote port is 0.
-    return _owner(state, uid, inode) if found_ports == ports else None
+    # Where no connection matches, the kernel offers a listener on the client's port; its state does not count.
+    return _owner(*_DIAG_ANSWER.unpack_from(answer, _NLMSGHDR.size))
 
 
 def _search_proc(ends: _Ends) -> int | None:

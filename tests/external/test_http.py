@@ -33,7 +33,8 @@ HANDSHAKE = (
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + KEY + b"\r\n\r\n"
 )
 POST = b"POST /echo HTTP/1.1\r\nHost: localhost\r\n"
-QUICK = Limits(head_timeout=0.3, idle_timeout=0.3, body_timeout=0.3, drain_timeout=0.2, body_bytes=1000)
+LIMITS = Limits(body_bytes=1000)
+QUICK = attrs.evolve(LIMITS, head_timeout=0.3, idle_timeout=0.3, body_timeout=0.3)  # where a time-out is what is tested
 
 
 async def health(_request: Request) -> Response:
@@ -61,7 +62,7 @@ async def take_over(upgrade: Upgrade) -> None:
         await stream.send_all(data)
 
 
-def make_site(limits: Limits = QUICK, websocket: Callable[[Upgrade], Awaitable[None]] = take_over) -> Site:
+def make_site(limits: Limits = LIMITS, websocket: Callable[[Upgrade], Awaitable[None]] = take_over) -> Site:
     routes = {
         "/health": Route(("GET",), health, public=True),
         "/whoami": Route(("GET",), whoami),
@@ -270,7 +271,7 @@ HOSTILE: dict[str, tuple[bytes, int]] = {
 async def test_a_hostile_request_is_answered_and_harms_nobody(name: str):
     """Each gets the status that fits and a reason, a clean end, and the next client is served as ever."""
     sent, status = HOSTILE[name]
-    async with opened() as door:
+    async with opened(make_site(QUICK if status == 408 else LIMITS)) as door:
         answer = await door.exchange(sent)
         assert status_of(answer) == status, answer
         head, _, body = answer.partition(b"\r\n\r\n")
@@ -285,7 +286,7 @@ async def test_a_hostile_request_is_answered_and_harms_nobody(name: str):
 @pytest.mark.parametrize("name", [name for name, (_, status) in HOSTILE.items() if status == 408])
 async def test_a_request_that_breaks_off_is_answered_at_once(name: str):
     """A client that closes its side in the middle does not have to wait for the time-out."""
-    async with opened(make_site(attrs.evolve(QUICK, head_timeout=60, body_timeout=60))) as door:
+    async with opened(make_site(attrs.evolve(LIMITS, head_timeout=60, body_timeout=60))) as door:
         assert status_of(await door.exchange(HOSTILE[name][0], then_close=True)) == 400
         await door.still_serves()
 
@@ -333,9 +334,17 @@ async def test_many_requests_share_a_connection():
         assert (door.site.counters.accepted, door.site.counters.requests) == (1, 7)
 
 
+async def test_a_refusal_after_head_has_its_reason():
+    """What can be left out of the answer to a HEAD is not left out of the next one."""
+    async with opened() as door:
+        answer = await door.exchange(get().replace(b"GET", b"HEAD") + b"garbage\r\n\r\n")
+        assert answer.count(b"\r\nDate: ") == 2
+        assert b"illegal request line" in answer.rpartition(b"\r\n\r\n")[2]
+
+
 async def test_no_client_holds_a_connection_for_ever():
     """After its last request a connection is told so and closed, and what came after is not answered."""
-    async with opened(make_site(attrs.evolve(QUICK, requests=3))) as door:
+    async with opened(make_site(attrs.evolve(LIMITS, requests=3))) as door:
         answer = await door.exchange(get() * 5)
         assert answer.count(b"HTTP/1.1 200 ") == 3
         assert answer.count(b"Connection: close") == 1
@@ -343,7 +352,7 @@ async def test_no_client_holds_a_connection_for_ever():
 
 async def test_an_idle_client_is_closed_and_the_others_are_not():
     """Whoever says nothing more after an answer is closed without another word."""
-    async with opened() as door:
+    async with opened(make_site(QUICK)) as door:
         answer = await door.exchange(get())
         assert answer.count(b"HTTP/1.1 ") == 1
         await door.still_serves()
@@ -574,7 +583,7 @@ async def test_without_an_address_only_the_token_counts():
 
 async def test_one_connection_too_many_is_told_so():
     """Beyond the limit a client reads 503 and when to come back; it can when another has left."""
-    async with opened(make_site(attrs.evolve(QUICK, connections=2, head_timeout=60))) as door:
+    async with opened(make_site(attrs.evolve(LIMITS, connections=2))) as door:
         async with await door.connect() as one, await door.connect():
             await one.send_all(get())
             await one.receive_some()
@@ -591,7 +600,7 @@ async def test_one_connection_too_many_is_told_so():
 
 async def test_a_flood_beyond_the_limit_is_just_closed():
     """Telling clients that there is no room takes bounded room itself."""
-    full = attrs.evolve(QUICK, connections=0, turned_away=1, drain_timeout=60)
+    full = attrs.evolve(LIMITS, connections=0, turned_away=1, drain_timeout=60)
     async with opened(make_site(full)) as door, await door.connect() as told:
         with trio.fail_after(5):
             assert (await told.receive_some()).startswith(b"HTTP/1.1 503 ")

@@ -140,6 +140,45 @@ def test_a_listener_on_the_clients_port_is_not_the_client(way: str):
             assert found is None
 
 
+@pytest.mark.parametrize(
+    ("state", "inode", "counts"),
+    [
+        (1, 7, True),
+        (4, 7, True),
+        (5, 7, True),
+        (1, 0, False),
+        (2, 7, False),
+        (6, 7, False),
+        (7, 7, False),
+        (10, 7, False),
+    ],
+)
+def test_only_an_open_socket_of_an_established_connection_counts(state: int, inode: int, counts: bool):
+    """Neither a closed socket, nor one that is still connecting from the same port, nor a listener is the client."""
+    assert (socket_owner._owner(state, 1000, inode) == 1000) is counts
+
+
+def test_a_connection_that_ends_during_the_search_has_no_owner(monkeypatch: pytest.MonkeyPatch):
+    """After a reset the row that was found may be somebody else's, who has taken the port over."""
+
+    class Reset:
+        """A socket whose reset arrives after its peer's name was asked once."""
+
+        asked = 0
+
+        def getpeername(self) -> tuple[str, int]:
+            self.asked += 1
+            if self.asked > 1:
+                raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+            return ("127.0.0.1", 40000)
+
+        def getsockname(self) -> tuple[str, int]:
+            return ("127.0.0.1", 8003)
+
+    monkeypatch.setattr(socket_owner, "_query", lambda _ends: 0)
+    assert peer_uid(Reset()) is None
+
+
 def test_netlink_without_an_answer_falls_back_to_proc(monkeypatch: pytest.MonkeyPatch, connect: Connect):
     """Where AF_NETLINK is not permitted (RestrictAddressFamilies=) the table in /proc still knows."""
 
@@ -188,7 +227,7 @@ def test_a_connection_that_is_not_there_is_told_apart_from_a_kernel_that_cannot_
 def test_an_answer_of_another_kind_is_no_answer():
     """A message that is neither an answer nor an error leads to the other table, not to a uid."""
     with pytest.raises(OSError, match="message type 3"):
-        socket_owner._read_answer(struct.pack("=IHHII", 20, 3, 0, 0, 0) + bytes(72), b"")
+        socket_owner._read_answer(struct.pack("=IHHII", 20, 3, 0, 0, 0) + bytes(72))
 
 
 def test_what_is_not_tcp_has_no_owner():
