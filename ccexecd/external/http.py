@@ -100,12 +100,11 @@ class _Conversation:
         except Reject as refusal:
             await self._refuse(refusal)
             upgrade = None
-        if upgrade is None:
-            await self.wire.part()
-            return
-        self.wire.hand_over()
-        self.site.counters.upgrades += 1
-        await self.site.websocket(upgrade)
+        if upgrade is not None:
+            self.wire.hand_over()
+            self.site.counters.upgrades += 1
+            await self.site.websocket(upgrade)
+        await self.wire.part()
 
     async def _answer_requests(self) -> Upgrade | None:
         """Answer one request after another.

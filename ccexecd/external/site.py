@@ -74,8 +74,8 @@ class Site:
 
     Attributes:
         policy: Who may enter.
-        websocket: Takes over a connection that has become a WebSocket and returns when it has ended. An exception that
-            it lets out ends that connection only.
+        websocket: Takes over a connection that has become a WebSocket and returns when it has ended, with its last
+            frame sent. It need not close the stream; an exception that it lets out ends that connection only.
         routes: What plain HTTP serves, by path.
         websocket_paths: Where a WebSocket can be opened. Earlier clients use ``/ws``.
         subprotocols: The WebSocket subprotocols that are spoken, the preferred first.

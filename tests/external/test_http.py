@@ -489,6 +489,17 @@ async def test_a_websocket_knows_who_asked():
     assert seen == [Principal("token", None, "token")]
 
 
+async def test_the_last_frame_of_a_websocket_arrives():
+    """Input that nobody has read does not turn the end into a reset, which would destroy the last frame."""
+
+    async def leave(upgrade: Upgrade) -> None:
+        await upgrade.stream.send_all(b"close frame")
+
+    async with opened(make_site(websocket=leave)) as door, await door.connect() as client:
+        await client.send_all(HANDSHAKE + b"x" * 10_000)
+        assert await receive_all(client) == b"close frame"
+
+
 # The barrier
 
 
