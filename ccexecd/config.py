@@ -175,7 +175,7 @@ class _Merge:
             with file.open("rb") as stream:
                 settings = tomllib.load(stream)
         except OSError as error:
-            if is_named or not isinstance(error, FileNotFoundError):
+            if is_named or not isinstance(error, FileNotFoundError | NotADirectoryError):
                 self.problems.append(Problem("", source, str(error.strerror)))
             return False
         except (ValueError, RecursionError) as error:  # of TOML and of UTF-8

@@ -178,7 +178,7 @@ def signal_daemon(path: Path, number: int) -> bool:
 def _look(path: Path) -> tuple[bool, int | None]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False, None
     try:
         if _lock(fd, fcntl.LOCK_SH):  # shared: two who look at the same time do not see each other

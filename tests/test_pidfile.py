@@ -159,6 +159,8 @@ def test_no_file_means_not_running(path: Path):
     assert not is_locked(path)
     assert running_pid(path) is None
     assert signal_daemon(path, signal.SIGTERM) is False
+    path.touch()
+    assert not is_locked(path / "below a file")
 
 
 def test_signal_reaches_the_holder(path: Path, holder: Holder):
