@@ -27,6 +27,7 @@ from ccexecd.control.methods import operator_methods
 from ccexecd.engine import Engine
 from ccexecd.external.connection import Household
 from ccexecd.external.door import Door
+from ccexecd.external.execute import execute_route
 from ccexecd.external.routes import health_routes
 from ccexecd.logs import Log
 from ccexecd.paths import Places
@@ -83,7 +84,8 @@ class Daemon:
         self._engine = Engine(loaded.config, self._keeper, self._pump, environ)
         methods = {**EXECUTION_METHODS, "status": status_method(self.status)}
         self._house = Household(self._engine, methods, epoch=secrets.token_hex(8))
-        self._door = Door(self._house, health_routes(self.health), loaded.config, places.token_file)
+        routes = {**health_routes(self.health), "/execute": execute_route(self._engine)}
+        self._door = Door(self._house, routes, loaded.config, places.token_file)
         self._stop_asked = trio.Event()
         self._stopped = trio.Event()
         self._drain: float | None = None

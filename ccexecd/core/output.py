@@ -279,6 +279,12 @@ class OutputLog:
         self._cursors.add(cursor)
         return cursor
 
+    def text(self, stream: Stream) -> bytes:
+        """What the window holds of one stream."""
+        return b"".join(
+            entry.piece.text for entry in self._entries if isinstance(entry, Chunk) and entry.stream == stream
+        )
+
     def forget(self, cursor: "Cursor") -> None:
         """The watcher has gone."""
         self._cursors.discard(cursor)

@@ -104,7 +104,7 @@ class _Guard:
             await function(*args)
         except (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError):
             pass
-        except Exception as error:  # noqa: BLE001  # part of a connection's barrier: a ping after our close raises, …
+        except Exception as error:  # noqa: BLE001  # a connection's barrier: a ping after our close
             log.debug("the reader of a WebSocket gave up: %r", error)
         finally:
             self.over.set()

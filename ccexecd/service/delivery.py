@@ -4,8 +4,11 @@ Owns the encoding of log entries and the place of one watcher. Must not decide w
 """
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import attrs
+import trio
 
 from ccexecd.core.output import Chunk, Gap, Note
 from ccexecd.process.execution import Execution
@@ -50,6 +53,34 @@ def _one(seq: int, chunk: Chunk, offset: int, text: bytes, *, exact: bool) -> di
         else:
             params["data"] = text.decode(errors="replace")
     return params
+
+
+def notifications(entry: Chunk | Note | Gap, *, exact: bool, from_seq: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Method and params of the notifications that tell of a log entry, without the execution's id.
+
+    Args:
+        entry: from a cursor.
+        exact: whether bytes that are not UTF-8 are sent as base64.
+        from_seq: entries before it are left out.
+    """
+    match entry:
+        case Chunk():
+            for params in output_params(entry, exact=exact, from_seq=from_seq):
+                yield "process.output", params
+        case Note():
+            yield entry.method, {"seq": entry.seq, **entry.params}
+        case Gap():
+            yield "process.gap", attrs.asdict(entry)
+
+
+async def growth(execution: Execution) -> None:
+    """Wait until an execution's log has grown."""
+    grown = trio.Event()
+    execution.watch(grown.set)
+    try:
+        await grown.wait()
+    finally:
+        execution.unwatch(grown.set)
 
 
 class Subscription:
@@ -102,22 +133,7 @@ class Subscription:
         self._writer.has_output(self)
 
     def _frames(self, entry: Chunk | Note | Gap) -> list[bytes]:
-        if isinstance(entry, Chunk):
-            entries = output_params(entry, exact=self._exact, from_seq=self._first_seq)
-            return [self._frame("process.output", params) for params in entries]
-        if isinstance(entry, Note):
-            return [self._frame(entry.method, {"seq": entry.seq, **entry.params})]
         return [
-            self._frame(
-                "process.gap",
-                {
-                    "from_seq": entry.from_seq,
-                    "to_seq": entry.to_seq,
-                    "dropped_bytes": entry.dropped_bytes,
-                    "dropped_lines": entry.dropped_lines,
-                },
-            )
+            self._wrap(notification(method, {"execution_id": self._execution.id, **params}))
+            for method, params in notifications(entry, exact=self._exact, from_seq=self._first_seq)
         ]
-
-    def _frame(self, method: str, params: dict[str, Any]) -> bytes:
-        return self._wrap(notification(method, {"execution_id": self._execution.id, **params}))

@@ -106,7 +106,7 @@ class Dispatcher:
         try:
             yield
         except Exception as error:  # noqa: BLE001  # the barrier of a request; what is unexpected is logged
-            self._answer(call, batch, _as_rpc_error(error, call))
+            self._answer(call, batch, as_rpc_error(error, call.method if isinstance(call, Call) else "a message"))
 
     def _answer(self, call: Call | Fault, batch: "_Batch | None", outcome: Any) -> None:
         """Send what came of a call; in a batch, when it is the last."""
@@ -157,8 +157,13 @@ _REFUSALS = {
 }
 
 
-def _as_rpc_error(error: Exception, call: Call | Fault) -> RPCError:
-    """What the client hears of an exception. Of one that nobody expected, it hears nothing."""
+def as_rpc_error(error: Exception, asked: str) -> RPCError:
+    """What the client hears of an exception. Of one that nobody expected, it hears nothing; the log has it.
+
+    Args:
+        error: what a call raised.
+        asked: the method, for the log.
+    """
     match error:
         case RPCError():
             expected = error
@@ -175,6 +180,6 @@ def _as_rpc_error(error: Exception, call: Call | Fault) -> RPCError:
         case StdinClosedError():
             expected = RPCError(ErrorCode.STDIN_CLOSED, str(error))
         case _:
-            log.error("%s failed", call.method if isinstance(call, Call) else "a message", exc_info=error)
+            log.error("%s failed", asked, exc_info=error)
             expected = RPCError(ErrorCode.INTERNAL_ERROR, "Internal error; the daemon's log has the details")
     return expected

@@ -25,7 +25,7 @@ from ccexecd.protocol import messages
 from ccexecd.protocol.codec import Seconds, StructureError
 from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError
-from ccexecd.service.delivery import output_params
+from ccexecd.service.delivery import growth, output_params
 from ccexecd.service.dispatch import Answer, Method
 from ccexecd.service.peer import Peer
 
@@ -211,7 +211,8 @@ async def read_output(peer: Peer, wanted: messages.ReadOutput) -> dict[str, Any]
     cursor = execution.log.cursor(wanted.from_seq)
     try:
         if cursor.at_end and execution.is_live and wanted.wait_s:
-            await _growth(execution, wanted.wait_s)
+            with trio.move_on_after(wanted.wait_s):
+                await growth(execution)
         chunks: list[dict[str, Any]] = []
         size = 0
         while size < wanted.max_bytes and (entry := cursor.take()) is not None:
@@ -231,17 +232,6 @@ async def read_output(peer: Peer, wanted: messages.ReadOutput) -> dict[str, Any]
     finally:
         cursor.close()
     return result
-
-
-async def _growth(execution: Execution, seconds: float) -> None:
-    """Wait until the log grows or the time is up."""
-    grown = trio.Event()
-    execution.watch(grown.set)
-    try:
-        with trio.move_on_after(seconds):
-            await grown.wait()
-    finally:
-        execution.unwatch(grown.set)
 
 
 async def wait(peer: Peer, wanted: messages.Wait) -> dict[str, Any]:

@@ -1,0 +1,227 @@
+"""`POST /execute`: commands for clients that speak plain HTTP.
+
+Owns the translation between one HTTP exchange and a session with one execution, or with a list of them in order. A
+list's items are prompts for Claude Code, as earlier clients send them, or objects with the params of `execute`.
+Answered when all is done, or event by event (`text/event-stream`). A client that goes before the end cancels what it
+started.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+
+from ccexecd.core.sessions import Parting
+from ccexecd.engine import AdmissionError, Engine, Session
+from ccexecd.external.request import Reject, Request, Response, Route
+from ccexecd.process.execution import Execution
+from ccexecd.process.keeper_client import SpawnError
+from ccexecd.protocol import messages
+from ccexecd.protocol.codec import JSONSyntaxError, Seconds, StructureError, dumps, loads
+from ccexecd.protocol.errors import ErrorCode
+from ccexecd.protocol.jsonrpc import RPCError
+from ccexecd.service.delivery import growth, notifications
+from ccexecd.service.dispatch import as_rpc_error
+from ccexecd.service.methods import spec_of
+
+TASK_PROGRAM = ("claude", "-p")
+"""What runs a task that is a string: Claude Code, the string being its prompt."""
+
+MAX_TASKS = 100
+"""Tasks of one request."""
+
+EVENT_STREAM = "text/event-stream"
+
+_STATUS = {
+    ErrorCode.INVALID_PARAMS: 400,
+    ErrorCode.PARSE_ERROR: 400,
+    ErrorCode.SPAWN_FAILED: 422,
+    ErrorCode.COMMAND_NOT_ALLOWED: 403,
+    ErrorCode.SESSION_LIMIT: 429,
+    ErrorCode.DRAINING: 503,
+}
+
+
+@attrs.frozen
+class TaskList:
+    """A request for several executions, one after another; one that fails does not stop the rest."""
+
+    tasks: tuple[Any, ...]
+    timeout_per_task: Seconds | None = None
+
+
+def execute_route(engine: Engine) -> Route:
+    """The route of `/execute`."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await _answer(engine, request)
+        except (RPCError, StructureError, AdmissionError, SpawnError) as error:
+            raise _rejection(as_rpc_error(error, "POST /execute")) from None
+
+    return Route(("POST",), answer)
+
+
+def _rejection(error: RPCError) -> Reject:
+    return Reject(_STATUS.get(error.code, 500), error.message)
+
+
+async def _answer(engine: Engine, request: Request) -> Response:
+    try:
+        wanted, problems = loads(await request.body())
+    except JSONSyntaxError as error:
+        raise RPCError(ErrorCode.PARSE_ERROR, f"the body is {error}; send an object with command or tasks") from None
+    if problems:
+        raise StructureError(problems)
+    is_list = isinstance(wanted, dict) and "tasks" in wanted
+    steps = _steps(wanted) if is_list else [messages.params(wanted, messages.Execute, lenient=True)]
+    session = await engine.open_session(request.principal.name if request.principal else "")
+    exchange = _Exchange(engine, session, steps, is_list=is_list, streamed=EVENT_STREAM in request.elements("accept"))
+    if not is_list:
+        await exchange.start_first()
+    return Response(200, exchange.content_type, exchange)
+
+
+def _steps(wanted: dict[str, Any]) -> list[messages.Execute]:
+    """The executions that a list asks for, all checked before the first begins."""
+    listed = messages.params(wanted, TaskList, lenient=True)
+    if not 0 < len(listed.tasks) <= MAX_TASKS:
+        raise StructureError([{"path": "$.tasks", "error": f"must be 1 to {MAX_TASKS} tasks"}])
+    steps = []
+    for index, task in enumerate(listed.tasks):
+        params = {"argv": [*TASK_PROGRAM, task]} if isinstance(task, str) else task
+        try:
+            step = messages.params(params, messages.Execute)
+        except StructureError as error:
+            below = [{**each, "path": f"$.tasks[{index}]" + each["path"][1:]} for each in error.problems]
+            raise StructureError(below) from None
+        steps.append(step if step.timeout is not None else attrs.evolve(step, timeout=listed.timeout_per_task))
+    return steps
+
+
+class _Exchange:
+    """The body of one answer: it runs the steps while it is being sent.
+
+    Args:
+        engine: where they run.
+        session: made for this exchange; it ends with it.
+        steps: what to run, in order.
+        is_list: whether a list was asked for, which is answered with a report of all.
+        streamed: whether every event is sent as it happens.
+    """
+
+    def __init__(
+        self, engine: Engine, session: Session, steps: list[messages.Execute], *, is_list: bool, streamed: bool
+    ) -> None:
+        self.content_type = EVENT_STREAM if streamed else "application/json"
+        self._engine = engine
+        self._session = session
+        self._steps = steps
+        self._is_list = is_list
+        self._streamed = streamed
+        self._first: Execution | None = None
+        self._pieces = self._run()
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._pieces
+
+    async def aclose(self) -> None:
+        """End: what still runs is cancelled."""
+        await self._pieces.aclose()
+        self._engine.connection_lost(self._session, Parting.CLOSED)
+
+    async def start_first(self) -> None:
+        """Start the only step before anything is answered, so that its refusal has a status of its own.
+
+        Raises:
+            RPCError: it is refused, or could not be started.
+        """
+        try:
+            self._first = await self._start(self._steps[0])
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def _start(self, step: messages.Execute) -> Execution:
+        execution = self._engine.admit(self._session, spec_of(self._engine, step, "lines"))
+        await execution.spawned.wait()
+        if execution.spawn_error is not None:
+            raise execution.spawn_error
+        return execution
+
+    async def _run(self) -> AsyncGenerator[bytes, None]:
+        began, results = datetime.now(UTC), []
+        for number, step in enumerate(self._steps, 1):
+            try:
+                execution = self._first or await self._start(step)
+            except (AdmissionError, SpawnError) as error:
+                results.append(
+                    {**_task(number, step), "exit_code": None, "error": as_rpc_error(error, "a task").message}
+                )
+                continue
+            async for event in _events(execution):
+                if self._streamed:
+                    yield event
+            results.append({**(_task(number, step) if self._is_list else {}), **_result(execution)})
+        self._engine.connection_lost(self._session, Parting.CLOSED)
+        report = _report(self._session.id, began, results) if self._is_list else results[0]
+        if not self._streamed:
+            yield dumps(report) + b"\n"
+        elif self._is_list:
+            yield _event("report", report)
+
+
+async def _events(execution: Execution) -> AsyncGenerator[bytes, None]:
+    """An execution's notifications as server-sent events, until the last."""
+    cursor = execution.log.cursor(0)
+    try:
+        while not cursor.finished:
+            entry = cursor.take()
+            if entry is None:
+                await growth(execution)
+                continue
+            for method, params in notifications(entry, exact=False):
+                yield _event(method, {"execution_id": execution.id, **params})
+    finally:
+        cursor.close()
+
+
+def _event(name: str, params: dict[str, Any]) -> bytes:
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), dumps(params))
+
+
+def _task(number: int, step: messages.Execute) -> dict[str, Any]:
+    return {
+        "task_number": number,
+        "task_description": step.command if step.command is not None else (step.argv or ("",))[-1],
+    }
+
+
+def _result(execution: Execution) -> dict[str, Any]:
+    """How one execution went, with as much of its output as the window holds."""
+    if execution.outcome is None:
+        raise AssertionError(f"execution {execution.id} is reported before its end")
+    return {
+        "execution_id": execution.id,
+        **execution.completion(execution.outcome),
+        "stdout": execution.log.text("stdout").decode(errors="replace"),
+        "stderr": execution.log.text("stderr").decode(errors="replace"),
+        "execution_time": execution.duration,
+        "completed_at": execution.finished_at.isoformat() if execution.finished_at else None,
+    }
+
+
+def _report(session_id: str, began: datetime, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """What earlier clients read about a list."""
+    ended = datetime.now(UTC)
+    return {
+        "execution_id": session_id,
+        "total_tasks": len(results),
+        "completed_tasks": sum("execution_id" in result for result in results),
+        "failed_tasks": sum(result["exit_code"] != 0 for result in results),
+        "results": results,
+        "started_at": began.isoformat(),
+        "completed_at": ended.isoformat(),
+        "total_execution_time": (ended - began).total_seconds(),
+    }
