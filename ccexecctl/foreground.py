@@ -63,6 +63,8 @@ class Foreground:
         self._execution_id = ""
         self._signals = 0
         self._is_output_unwanted = False
+        self._is_output_incomplete = False
+        self._missed_bytes = 0
 
     def run(self, request: dict[str, Any]) -> tuple[dict[str, Any], int]:
         """Execute, and stay until the end.
@@ -74,7 +76,7 @@ class Foreground:
             All that is known of the execution, and the exit code for us.
 
         Raises:
-            RefusedError: it was not started; `exit_code` is 127 when there is no such program, 126 when it is not one.
+            RefusedError: it was not started.
             UnreachableError: the daemon went away in the middle.
         """
         with self._forwarded_signals():
@@ -87,9 +89,8 @@ class Foreground:
             except UnreachableError as error:
                 error.message += f", while {self._short_id} was running"
                 raise
-        code = 128 + signal.SIGPIPE if self._is_output_unwanted else exit_code(outcome)
         self._explain(outcome)
-        return {**started, **outcome}, code
+        return {**started, **outcome}, self._exit_code(outcome)
 
     @property
     def _short_id(self) -> str:
@@ -104,8 +105,7 @@ class Foreground:
                 case "process.output":
                     self._write(params["type"], piece_of(params))
                 case "process.gap":
-                    dropped = render.size(params["dropped_bytes"])
-                    render.remark(f"{dropped} of output were dropped: they were read too slowly")
+                    self._miss(params["dropped_bytes"] or 0)
                 case "server.draining":
                     render.remark("ccexecd is shutting down")
                 case "process.completed":
@@ -121,10 +121,25 @@ class Foreground:
             self._is_output_unwanted = True
             self._ask_for("CANCEL")
 
+    def _miss(self, count: int) -> None:
+        if not self._is_output_incomplete:
+            render.remark("output comes faster than it is read here: some of it is dropped")
+        self._is_output_incomplete = True
+        self._missed_bytes += count
+
+    def _exit_code(self, outcome: dict[str, Any]) -> int:
+        if self._is_output_unwanted:
+            return 128 + signal.SIGPIPE
+        code = exit_code(outcome)
+        # 0 tells a script that it has the output, all of it.
+        return Exit.FAILED if code == 0 and self._is_output_incomplete else code
+
     def _explain(self, outcome: dict[str, Any]) -> None:
         reason = outcome.get("reason")
         if reason not in OWN_ENDINGS and not self._is_output_unwanted:
             render.remark(f"{self._short_id} was {EXPLANATIONS.get(str(reason), str(reason))}")
+        if self._is_output_incomplete:
+            render.remark(f"{self._short_id} wrote {render.size(self._missed_bytes)} that are missing here")
         if outcome.get("leftovers"):
             render.remark(f"{self._short_id} left processes behind, which were ended: {outcome['leftovers']}")
 
@@ -158,15 +173,26 @@ def execute(client: Client, request: dict[str, Any]) -> dict[str, Any]:
     """Ask for an execution.
 
     Raises:
-        RefusedError: with the exit code that a shell has for a command that cannot be started.
+        RefusedError: it was not started; when the kernel refused, with a shell's exit code for that.
     """
     try:
         started: dict[str, Any] = client.call("execute", request)
     except RefusedError as error:
         if error.code == ErrorCode.SPAWN_FAILED and isinstance(error.data, dict):
-            error.exit_code = spawn_exit_code(error.data)
+            _explain_spawn_failure(error, error.data, request)
         raise
     return started
+
+
+def _explain_spawn_failure(error: RefusedError, data: dict[str, Any], request: dict[str, Any]) -> None:
+    """Name what could not be used, which only we know as the user wrote it, and choose the exit code."""
+    why = str(data.get("strerror", "")).lower()
+    match data.get("subject"):
+        case "program":
+            error.message = f"cannot run {request['argv'][0] if request['argv'] else 'the shell'}: {why}"
+            error.exit_code = NOT_FOUND if data.get("errno") == errno.ENOENT else NOT_EXECUTABLE
+        case "cwd":
+            error.message = f"cannot run in {request['cwd']}: {why}"
 
 
 def exit_code(outcome: dict[str, Any]) -> int:
@@ -179,14 +205,3 @@ def exit_code(outcome: dict[str, Any]) -> int:
     if code is None or (code == 0 and outcome.get("reason") not in OWN_ENDINGS):
         return Exit.FAILED
     return 128 - code if code < 0 else int(code)
-
-
-def spawn_exit_code(data: dict[str, Any]) -> int:
-    """What a shell exits with when it cannot start a program: 127 not found, 126 not to be executed.
-
-    Args:
-        data: of SPAWN_FAILED; its `subject` tells the program from the directory that it was to run in.
-    """
-    if data.get("subject") != "program":
-        return Exit.FAILED
-    return NOT_FOUND if data.get("errno") == errno.ENOENT else NOT_EXECUTABLE
