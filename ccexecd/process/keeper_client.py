@@ -37,17 +37,20 @@ _INHERIT_PATIENCE = 5.0
 """Seconds for killing and reaping what a lost keeper left; only a process in uninterruptible sleep takes so long."""
 
 
+_SUBJECTS = {"program": "program", "cwd": "working directory", "pipe": "output pipe", "keeper": "keeper"}
+
+
 class SpawnError(Exception):
-    """A program could not be started.
+    """A program could not be started; the text names what the kernel refused.
 
     Attributes:
         errno: the kernel's number, 0 when it was not the kernel that refused.
         strerror: its text.
-        subject: `program` or `cwd`, whichever the kernel refused; `keeper` when there was none to ask.
+        subject: `program` or `cwd`, whichever was refused; `pipe` or `keeper` when it was on our side.
     """
 
-    def __init__(self, errno: int, strerror: str, subject: str) -> None:
-        super().__init__(f"{subject}: {strerror}")
+    def __init__(self, errno: int, strerror: str, subject: str, name: str = "") -> None:
+        super().__init__(f"{_SUBJECTS[subject]}{f' {name!r}' if name else ''}: {strerror}")
         self.errno = errno
         self.strerror = strerror
         self.subject = subject
@@ -205,7 +208,8 @@ class KeeperClient:
                 raise SpawnError(0, "the keeper was lost while starting it; try again", "keeper") from None
         if "errno" in answer:
             del self._leaders[leader.number]
-            raise SpawnError(answer["errno"], answer["strerror"], answer["subject"])
+            refused = launch.cwd if answer["subject"] == "cwd" else launch.argv[0]
+            raise SpawnError(answer["errno"], answer["strerror"], answer["subject"], (refused or "")[:200])
         return leader
 
     async def terminate(self, leader: Leader) -> None:
