@@ -191,8 +191,8 @@ def test_daemon_hears_every_signal(here: Path, start: Start):
     prefix = (sys.executable, "-c", starter)
     assert start("facts(); ready(); signal.pause()", prefix=prefix, waits=False).wait(20) == 0
     facts = facts_of(here)
-    pythons_own = {signal.SIGPIPE, signal.SIGXFSZ}
-    assert facts["ignored"] == sum(1 << (number - 1) for number in pythons_own)
+    ignored = {number for number in signal.valid_signals() if facts["ignored"] >> (number - 1) & 1}
+    assert ignored == {signal.SIGPIPE, signal.SIGXFSZ}  # Python's own; libc's internal ones, 32 and 33, do not count
     assert facts["blocked"] == 0
 
 

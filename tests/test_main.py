@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ccexecd import __version__
-from ccexecd.keys import FIELDS
+from ccexecd.keys import FIELDS, rules
 from ccexecd.pidfile import PidFile, is_locked, running_pid, signal_daemon
 
 STAND_IN = """
@@ -55,7 +55,9 @@ def state(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
     """An environment without settings of this machine's user."""
-    return {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home")}
+    earlier = {rules(key).earlier for key in FIELDS}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("CCEXECD_", "XDG_"))}
+    return {name: value for name, value in ours.items() if name not in earlier} | {"HOME": str(tmp_path / "home")}
 
 
 @pytest.fixture
@@ -279,7 +281,7 @@ def test_starter_never_loads_trio(run: Run, environ: dict[str, str], tmp_path: P
         "os.register_at_fork(before=check)\n"
     )
     (tmp_path / "sitecustomize.py").write_text(guard)
-    environ["PYTHONPATH"] = str(tmp_path)
+    environ["PYTHONPATH"] = f"{tmp_path}:{environ.get('PYTHONPATH', '')}"
     assert run("--max-sessions", "3").stderr == "fork\n" * 3
 
 
