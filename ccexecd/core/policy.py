@@ -63,7 +63,7 @@ def judge(
     """Decide whether a program may run under an allow-list.
 
     Args:
-        argv: the words.
+        argv: the words; the first is a name or an absolute path.
         env: names that the client adds to the environment.
         allowed: program names (found in the daemon's PATH) and absolute paths.
         resolve: a name or path to the absolute real path of the program that it stands for; None if there is none.
@@ -74,6 +74,11 @@ def judge(
     for name in env:
         if name in _LOADER_NAMES or name.startswith(_LOADER_PREFIXES):
             raise RefusedError(f"environment name {name} could make an allowed program run another one")
-    program = resolve(argv[0])
+    name = argv[0] if argv else ""
+    if "/" in name and not name.startswith(
+        "/"
+    ):  # resolved from the daemon's directory, but run from the client's `cwd`
+        raise RefusedError(f"{name!r} is a relative path; give a program's name or its absolute path")
+    program = resolve(name)
     if program is None or program not in {resolve(entry) for entry in allowed}:
-        raise RefusedError(f"{argv[0]!r} is not an allowed command; allowed: {', '.join(sorted(allowed)) or 'none'}")
+        raise RefusedError(f"{name!r} is not an allowed command; allowed: {', '.join(sorted(allowed)) or 'none'}")
