@@ -1,0 +1,37 @@
+"""What one execution is to be."""
+
+import attrs
+import pytest
+
+from ccexecd.core.spec import Spec
+
+
+def test_a_spec_needs_no_more_than_its_words():
+    """The defaults are the harmless ones: no shell, no time-out, closed input, whole lines."""
+    spec = Spec(("ls", "-l"), "ls -l")
+    assert attrs.asdict(spec) == {
+        "argv": ("ls", "-l"),
+        "display": "ls -l",
+        "shell": False,
+        "cwd": None,
+        "env": {},
+        "unset": (),
+        "timeout": None,
+        "timeout_source": "none",
+        "grace": 10.0,
+        "framing": "lines",
+        "stdin_open": False,
+        "on_disconnect": "auto",
+        "labels": {},
+    }
+
+
+def test_a_spec_cannot_change():
+    """It is fixed before the start, so that what runs is what was judged."""
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        Spec(("ls",), "ls").argv = ("rm",)
+
+
+def test_the_environment_is_not_shown():
+    """Values may be secrets: a spec that is logged by mistake gives none away."""
+    assert "hunter2" not in repr(Spec(("ls",), "ls", env={"PASSWORD": "hunter2"}))
