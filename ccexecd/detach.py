@@ -237,7 +237,8 @@ class _Watch:
     """The waiting process's side."""
 
     def __init__(self, child: int, reader: int, log_file: Path, log_size: int) -> None:
-        self._pid = child  # until the daemon has told its own
+        self._pid = child  # until the daemon has told its own, first of all
+        self._is_introduced = False
         self._reader = reader
         self._received = b""
         self._log_file = log_file
@@ -263,7 +264,6 @@ class _Watch:
     def _listen(self, deadline: float) -> tuple[int, str | None]:
         reason = None
         while message := self._next(deadline):
-            self._pid = message.get("pid", self._pid)
             if "address" in message:
                 return self._pid, message["address"]
             reason = message.get("error", reason)
@@ -283,9 +283,15 @@ class _Watch:
             self._received += received
         line, self._received = self._received.split(b"\n", 1)
         message: dict[str, Any] = json.loads(line)
+        if "pid" in message:
+            self._pid, self._is_introduced = message["pid"], True
         return message
 
     def _end(self) -> None:
+        with suppress(TimeoutError):  # an interrupt may come while the daemon is still on its way
+            deadline = time.monotonic() + END_TIMEOUT
+            while not self._is_introduced and self._next(deadline):
+                pass
         for number in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):  # not reaped by anybody but us: the number is still its own
                 os.kill(self._pid, number)

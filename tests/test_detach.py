@@ -304,6 +304,26 @@ def test_interrupted_start_leaves_nothing(here: Path, start: Start):
     assert not is_alive(facts["pid"])
 
 
+def test_start_interrupted_before_the_last_fork(here: Path, start: Start):
+    """Ctrl-C before the daemon has its final process, whose pid nobody knows yet, leaves nothing either."""
+    hook = (
+        "import os, time\n"
+        "real_setsid = os.setsid\n"
+        "def setsid():\n"
+        f"    os.chdir({str(here)!r}); open('between', 'w').close(); open('go').read(); os.chdir('/'); real_setsid()\n"
+        "os.setsid = setsid\n"
+    )
+    (here / "sitecustomize.py").write_text(hook)
+    os.mkfifo(here / "go")
+    path = f"{here}:{os.environ.get('PYTHONPATH', '')}"
+    starter = start("facts(); until_told()", popen={"env": {**os.environ, "PYTHONPATH": path}})
+    eventually((here / "between").exists)
+    starter.send_signal(signal.SIGINT)
+    (here / "go").write_text("now")
+    assert starter.wait(20) == 1
+    assert not is_locked(here / "pid")
+
+
 def test_daemon_survives_an_impatient_starter(here: Path, start: Start):
     """When the starter is killed while it waits, the daemon comes up all the same."""
     os.mkfifo(here / "go")
@@ -345,8 +365,8 @@ def test_nothing_is_shared_at_the_forks(here: Path, start: Start):
         "os.register_at_fork(before=check)\n"
     )
     (here / "sitecustomize.py").write_text(guard)
-    popen = {"env": {**os.environ, "PYTHONPATH": str(here)}}
-    starter = start("ready(); until_told()", popen=popen)
+    path = f"{here}:{os.environ.get('PYTHONPATH', '')}"
+    starter = start("ready(); until_told()", popen={"env": {**os.environ, "PYTHONPATH": path}})
     assert starter.wait(20) == 0
     assert starter.stderr.read() == "fork\n" * 3
 

@@ -238,10 +238,11 @@ def test_lock_survives_the_process_that_took_it(path: Path):
 def test_executed_program_does_not_inherit_the_lock(path: Path):
     """A program that the daemon starts cannot keep the lock alive: the descriptor is closed on exec."""
     pidfile = PidFile(path).acquire()
-    child = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, close_fds=False)
-    pidfile.close()
-    assert not is_locked(path)
-    child.communicate(timeout=10)
+    command = ["/bin/sh", "-c", "echo running; read never"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=False) as child:
+        assert child.stdout.readline() == b"running\n"  # past exec: Popen returns while that is closing descriptors
+        pidfile.close()
+        assert not is_locked(path)
 
 
 def test_replaced_file_is_left_alone(path: Path):
