@@ -9,7 +9,6 @@ stop hears how it went.
 import gc
 import logging
 import os
-import resource
 import secrets
 import signal
 import time
@@ -33,6 +32,7 @@ from ccexecd.logs import Log
 from ccexecd.paths import Places
 from ccexecd.process.execution import Execution
 from ccexecd.process.keeper_client import KeeperClient
+from ccexecd.process.measure import usage
 from ccexecd.process.pump import Pump
 from ccexecd.service.dispatch import Answer
 from ccexecd.service.methods import EXECUTION_METHODS
@@ -123,8 +123,9 @@ class Daemon:
 
     # What its operator asks
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         """What it is doing."""
+        memory = await usage([os.getpid(), *([self._keeper.pid] if self._keeper.pid else [])])
         live = len(self._engine.live())
         addresses = self._door.addresses
         return {
@@ -150,7 +151,7 @@ class Daemon:
                 "total_started": self._engine.started_total,
             },
             "keeper": {"pid": self._keeper.pid},
-            "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "memory_bytes": memory["memory_bytes"],
         }
 
     def health(self) -> dict[str, Any]:

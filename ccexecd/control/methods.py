@@ -21,7 +21,7 @@ from ccexecd.service.status import status_method
 class Operated(Protocol):
     """A daemon, as its operator sees it."""
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         """What it is doing."""
 
     def health(self) -> dict[str, Any]:

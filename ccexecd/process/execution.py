@@ -243,6 +243,10 @@ class Execution:
         """Send any signal to every process of it."""
         await self._keeper.signal(self._led(), signum)
 
+    async def processes(self) -> list[int]:
+        """The pids of its living processes; none before it has started and after it has ended."""
+        return await self._keeper.members(self.leader) if self.leader is not None else []
+
     def open_stdin(self, fd: int) -> None:
         """Its standard input can be written to; the descriptor is this object's from here."""
         self._stdin = trio.lowlevel.FdStream(fd)
