@@ -16,8 +16,8 @@ async def usage(pids: list[int]) -> dict[str, Any]:
         pids: those that are there; one that has ended meanwhile counts nothing.
 
     Returns:
-        ``processes``, a list of ``{pid, name, cpu_seconds, memory_bytes}``, and the sums ``cpu_seconds`` (user and system
-        time since each began) and ``memory_bytes`` (resident; shared pages count for each).
+        ``processes``, a list of ``{pid, name, cpu_seconds, memory_bytes}``, and the sums ``cpu_seconds`` (user and
+        system time since each began) and ``memory_bytes`` (resident; shared pages count for each).
     """
     return await trio.to_thread.run_sync(_usage, pids)
 
@@ -25,7 +25,7 @@ async def usage(pids: list[int]) -> dict[str, Any]:
 def _usage(pids: list[int]) -> dict[str, Any]:
     import psutil  # noqa: PLC0415  # see above
 
-    processes = []
+    processes: list[dict[str, Any]] = []
     for pid in pids:
         try:
             process = psutil.Process(pid)
