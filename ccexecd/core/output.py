@@ -116,7 +116,7 @@ class Framer:
 
     def __init__(self, framing: Framing, longest_line: int) -> None:
         self._framing = framing
-        self._longest = longest_line
+        self._longest = max(longest_line, 3)  # a code point in progress is always waited for
         self._held: list[bytes] = []
         self._held_size = 0
 
@@ -129,7 +129,7 @@ class Framer:
         if not end:
             self._hold(received)
             if self._held_size > self._longest:
-                yield from self._long_line(self._take())
+                yield from self._long_line(self._take_code_points())
             return
         start = 0
         if self._held_size:
@@ -156,13 +156,18 @@ class Framer:
         self._held_size = 0
         return text
 
-    def _feed_raw(self, received: bytes) -> Iterator[Piece]:
-        self._hold(received)
+    def _take_code_points(self) -> bytes:
+        """What is held, but for the start of a code point whose rest has not come yet."""
         text = self._take()
         tail = _unfinished_tail(text)
         if tail:
             self._hold(text[-tail:])
             text = text[:-tail]
+        return text
+
+    def _feed_raw(self, received: bytes) -> Iterator[Piece]:
+        self._hold(received)
+        text = self._take_code_points()
         start = 0
         while start < len(text):
             end = len(text) if len(text) - start <= PIECE else code_point_cut(text, start + PIECE)
@@ -258,7 +263,7 @@ class OutputLog:
             if overtaken:  # lines are counted only here: counting all output would cost a third of its throughput
                 lines = gone.piece.text.count(b"\n") if isinstance(gone, Chunk) else 0
                 for cursor in overtaken:
-                    cursor.miss(size, lines)
+                    cursor.miss(gone, size, lines)
             self._base += 1
             self.held_bytes -= ENTRY_OVERHEAD + size
             self.dropped_bytes += size
@@ -275,7 +280,7 @@ class OutputLog:
             if entry.seq + entry.count <= seq:
                 break
             index -= 1
-        cursor = Cursor(self, seq, index)
+        cursor = Cursor(self, seq, index, is_late=seq < self.oldest_seq)
         self._cursors.add(cursor)
         return cursor
 
@@ -306,12 +311,13 @@ class Cursor:
         index: that entry's index in the log.
     """
 
-    __slots__ = ("_log", "_missed_bytes", "_missed_lines", "index", "seq")
+    __slots__ = ("_is_late", "_log", "_missed_bytes", "_missed_lines", "index", "seq")
 
-    def __init__(self, log: OutputLog, seq: int, index: int) -> None:
+    def __init__(self, log: OutputLog, seq: int, index: int, *, is_late: bool) -> None:
         self._log = log
         self.seq = seq
         self.index = index
+        self._is_late = is_late  # entries that it wanted had gone before it came, uncounted
         self._missed_bytes = 0
         self._missed_lines = 0
 
@@ -342,13 +348,18 @@ class Cursor:
         """Stop watching."""
         self._log.forget(self)
 
-    def miss(self, size: int, lines: int) -> None:
-        """The log drops an entry that this cursor has not seen."""
+    def miss(self, entry: Entry, size: int, lines: int) -> None:
+        """The log drops an entry that this cursor has not seen, or has not seen all of."""
+        if isinstance(entry, Chunk) and self.seq > entry.seq:  # it began in the middle of this chunk
+            before = self.seq - entry.seq
+            size = len(entry.piece.text.split(b"\n", before)[-1])
+            lines -= before
         self._missed_bytes += size
         self._missed_lines += lines
 
     def missed(self) -> tuple[int | None, int | None]:
         """Bytes and lines missed since the last gap; None for a cursor that came after they had gone."""
-        missed = (self._missed_bytes, self._missed_lines)
+        missed = (None, None) if self._is_late else (self._missed_bytes, self._missed_lines)
         self._missed_bytes = self._missed_lines = 0
-        return missed if any(missed) else (None, None)
+        self._is_late = False
+        return missed
