@@ -12,7 +12,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +23,7 @@ from ccexecd.config import ConfigError, LoadedConfig
 from ccexecd.control import connection as control_connection
 from ccexecd.control import listener as control_listener
 from ccexecd.control.methods import operator_methods
+from ccexecd.detach import Ready
 from ccexecd.engine import Engine
 from ccexecd.external.connection import Household
 from ccexecd.external.door import Door
@@ -65,7 +66,7 @@ class Daemon:
         places: Places,
         *,
         listen_fds: Mapping[str, list[int]],
-        ready: Callable[[], None],
+        ready: Ready,
         umask: int,
         environ: Mapping[str, str],
         notifier: Notifier,
@@ -126,7 +127,7 @@ class Daemon:
     async def status(self) -> dict[str, Any]:
         """What it is doing."""
         memory = await usage([os.getpid(), *([self._keeper.pid] if self._keeper.pid else [])])
-        live = len(self._engine.live())
+        live = len(self._engine.live)
         addresses = self._door.addresses
         return {
             "pid": os.getpid(),
@@ -162,7 +163,7 @@ class Daemon:
             "version": __version__,
             "active_sessions": len(self._engine.sessions),
             "max_sessions": self._engine.config.max_sessions,
-            "live_executions": len(self._engine.live()),
+            "live_executions": len(self._engine.live),
             "uptime_seconds": round(time.monotonic() - self._started_clock, 3),
         }
 
@@ -213,7 +214,7 @@ class Daemon:
         gc.set_threshold(*_GC_THRESHOLDS)
         log.info("listening", extra={"addresses": self._door.addresses, "pid": os.getpid()})
         self._notifier.ready(self._summary())
-        self._ready()
+        self._ready(self._door.addresses[0])
 
     def _summary(self) -> str:
         return f"listening on {', '.join(self._door.addresses)}"
@@ -221,7 +222,7 @@ class Daemon:
     def _ask_to_stop(self, drain: float | None = None, grace: float | None = None) -> None:
         """Begin the end; asked again, hurry."""
         if self._stop_asked.is_set():
-            for execution in self._engine.live():
+            for execution in list(self._engine.live.values()):
                 execution.hurry.cancel(reason="told to stop twice")
             return
         self._drain = self._engine.config.drain_timeout if drain is None else drain
@@ -234,12 +235,12 @@ class Daemon:
         self._door.stop_accepting()
         self._sessions_ended = len(self._engine.sessions)
         drain = self._drain or 0.0
-        longest = drain + max((each.grace for each in self._engine.live()), default=0.0)
-        log.info("stopping", extra={"live_executions": len(self._engine.live()), "drain": drain})
-        self._notifier.stopping(f"ending {len(self._engine.live())} executions")
+        longest = drain + max((each.grace for each in self._engine.live.values()), default=0.0)
+        log.info("stopping", extra={"live_executions": len(self._engine.live), "drain": drain})
+        self._notifier.stopping(f"ending {len(self._engine.live)} executions")
         self._notifier.extend(longest + 30)
         self._door.announce("server.draining", {"deadline": _in(longest)})
-        running = self._engine.live()
+        running = list(self._engine.live.values())
         with trio.move_on_after(drain):
             for execution in running:
                 await execution.finished.wait()
@@ -279,7 +280,7 @@ def run(
     places: Places,
     *,
     listen_fds: Mapping[str, list[int]],
-    ready: Callable[[], None],
+    ready: Ready,
     umask: int,
     log_output: Log,
 ) -> int:

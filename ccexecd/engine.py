@@ -70,7 +70,8 @@ class Session:
         id: what clients call it.
         principal: whose it is.
         resume_token: proves the claim after a cut.
-        executions: all of it that are remembered, by id.
+        executions: all of it that are remembered, by id, oldest first.
+        live: those of them that have not finished.
         admitted: it counts against the limit; a session beyond it may look, not execute.
         drop_connection: closes the connection that holds it; None while it has none.
         ended: how, once it has been decided.
@@ -80,16 +81,13 @@ class Session:
     id: str = attrs.field(factory=lambda: str(uuid.uuid4()))
     resume_token: str = attrs.field(factory=lambda: secrets.token_urlsafe(32), repr=False)
     executions: dict[str, Execution] = attrs.field(factory=dict)
+    live: dict[str, Execution] = attrs.field(factory=dict)
     admitted: bool = False
     drop_connection: Callable[[Parting], None] | None = None
     ended: Parting | None = None
     nursery: trio.Nursery | None = None
     _ending: trio.Event = attrs.field(factory=trio.Event)
     _clock: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-
-    def live(self) -> list[Execution]:
-        """Its executions that have not finished, oldest first."""
-        return [execution for execution in self.executions.values() if execution.is_live]
 
     def expires_in(self, seconds: float | None) -> None:
         """Set its clock: it ends after so many seconds unless told otherwise; None stops the clock."""
@@ -109,7 +107,7 @@ class Session:
                 await self._ending.wait()
             if self._clock.cancelled_caught:
                 self.end(Parting.EXPIRED)
-            part(self.live(), self.ended or Parting.EXPIRED)
+            part(list(self.live.values()), self.ended or Parting.EXPIRED)
         if self.drop_connection is not None:
             self.drop_connection(self.ended or Parting.EXPIRED)
 
@@ -132,7 +130,8 @@ class Engine:
         environ: what executions inherit.
 
     Attributes:
-        executions: every one that is live or remembered, oldest first.
+        executions: every one that is live or remembered, by id, oldest first.
+        live: those of them that have not finished.
         sessions: every one that has not ended.
         draining: no new execution is admitted.
         started_total: how many have been admitted since the start.
@@ -141,6 +140,7 @@ class Engine:
     def __init__(self, config: Config, keeper: KeeperClient, pump: Pump, environ: Mapping[str, str]) -> None:
         self.config = config
         self.executions: dict[str, Execution] = {}
+        self.live: dict[str, Execution] = {}
         self.sessions: dict[str, Session] = {}
         self.draining = False
         self.started_total = 0
@@ -176,7 +176,7 @@ class Engine:
         """A session's connection has gone: its executions go, or stay for a resume, as the contract says."""
         session.drop_connection = None
         if parting is Parting.CUT and session.executions:
-            part(session.live(), parting)
+            part(list(session.live.values()), parting)
             session.expires_in(self.config.resume_window)
         else:
             session.end(parting)
@@ -207,7 +207,7 @@ class Engine:
     def _set_idle_clock(self, session: Session) -> None:
         """A connected session without live executions ends after `session_timeout`; one that works does not."""
         if session.drop_connection is not None:
-            session.expires_in(None if session.live() else self.config.session_timeout)
+            session.expires_in(None if session.live else self.config.session_timeout)
 
     # Executions
 
@@ -228,7 +228,8 @@ class Engine:
             )
         execution = Execution(self._judged(spec), session.id, self._keeper, self.config.max_buffer_size)
         execution.apply(Event.ADMIT)
-        self.executions[execution.id] = session.executions[execution.id] = execution
+        self.executions[execution.id] = self.live[execution.id] = execution
+        session.executions[execution.id] = session.live[execution.id] = execution
         self.started_total += 1
         self._set_idle_clock(session)
         nursery = self._require_nursery() if spec.on_disconnect == "detach" else session.nursery
@@ -243,10 +244,6 @@ class Engine:
             found = matching[0] if len(matching) == 1 else None
         return found
 
-    def live(self) -> list[Execution]:
-        """Every execution that has not finished, oldest first."""
-        return [execution for execution in self.executions.values() if execution.is_live]
-
     async def end_all(self, grace: float | None) -> list[Execution]:
         """End every session and execution, and wait until they have ended (bounded by each one's own escalation).
 
@@ -254,7 +251,7 @@ class Engine:
             The executions that were live.
         """
         self.draining = True
-        ended = part(self.live(), Parting.SHUTDOWN, grace)
+        ended = part(list(self.live.values()), Parting.SHUTDOWN, grace)
         for execution in ended:
             await execution.finished.wait()
         return ended
@@ -284,6 +281,7 @@ class Engine:
             if execution.is_live:
                 execution.has_ended(Outcome(None, Reason.LOST, error="the daemon failed; its log says how"))
         finally:
+            del self.live[execution.id], session.live[execution.id]
             self._remember(execution)
             self._set_idle_clock(session)
 

@@ -74,7 +74,7 @@ def execute(peer: Peer, wanted: messages.Execute) -> Awaitable[Answer]:
     session = peer.session
     if session is None:
         return _execute_in_new_session(peer, wanted)
-    if peer.manner.one_at_a_time and session.live():
+    if peer.manner.one_at_a_time and session.live:
         raise RPCError(ErrorCode.INVALID_PARAMS, "A process is already running")
     execution = peer.engine.admit(session, spec_of(peer.engine, wanted, peer.manner.framing))
     return _started(peer, execution)
@@ -360,7 +360,7 @@ def _target(peer: Peer, execution_id: str | None) -> Execution:
                 {"state": execution.state.value},
             )
         return execution
-    live = peer.session.live() if peer.session else []
+    live = list(peer.session.live.values()) if peer.session else []
     if not live:
         raise RPCError(ErrorCode.PROCESS_NOT_FOUND, "no process is running in this session")
     if len(live) > 1:
