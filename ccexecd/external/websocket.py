@@ -90,7 +90,7 @@ class _Seam(trio.abc.Stream):
 
 
 class _Guard:
-    """All that `wrap_server_stream` does with a nursery is to start its reader; here the reader cannot take us along."""
+    """All that `wrap_server_stream` does with a nursery is to start its reader; here it cannot take us along."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
