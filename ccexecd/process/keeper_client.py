@@ -202,10 +202,15 @@ class KeeperClient:
                 "stdin": stdin is not None,
             }
             try:
-                async with self._spawning:
-                    answer = await self._ask(message, [fd for fd in (stdin, stdout, stderr) if fd is not None])
+                self._spawning.acquire_nowait()  # as a rule there is room: no pass of the scheduler for it
+            except trio.WouldBlock:
+                await self._spawning.acquire()
+            try:
+                answer = await self._ask(message, [fd for fd in (stdin, stdout, stderr) if fd is not None])
             except KeeperLostError:  # whatever it had started already is found by its tag and ended
                 raise SpawnError(0, "the keeper was lost while starting it; try again", "keeper") from None
+            finally:
+                self._spawning.release()
         if "errno" in answer:
             del self._leaders[leader.number]
             refused = launch.cwd if answer["subject"] == "cwd" else launch.argv[0]

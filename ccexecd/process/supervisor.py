@@ -108,11 +108,13 @@ async def _wind_down(execution: Execution, keeper: KeeperClient, leader: Leader,
             await leader.gone.wait()
         leftovers = await keeper.members(leader)
         await _escalate(keeper, leader, min(execution.grace, STRAGGLER_GRACE), execution.hurry)
-    with trio.move_on_after(LINGER):
-        for source in sources:
-            await source.ended.wait()
-    for source in sources:
-        source.close()
+    still_open = [source for source in sources if not source.ended.is_set()]
+    if still_open:
+        with trio.move_on_after(LINGER):
+            for source in still_open:
+                await source.ended.wait()
+        for source in still_open:
+            source.close()
     execution.drop_stdin()
     execution.has_no_more_output()
     unkillable = await keeper.members(leader)
