@@ -243,6 +243,21 @@ def test_a_stop_ends_commands_and_leaves_nothing(service):
     assert "Killing process" not in service.journal()
 
 
+def test_ccexecctl_and_systemctl_agree(service):
+    """What `ccexecctl stop` has ended stays ended; `ccexecctl restart` leaves a daemon of systemd's to systemctl."""
+    service.machine.systemctl("start", "ccexecd")
+    main = service.main
+
+    refused = service.ctl("restart", check=False)
+    assert (refused.returncode, service.main) == (1, main)
+    assert "systemctl restart ccexecd" in refused.stderr
+    service.ctl("stop")
+
+    service.machine.eventually(lambda: service.main == 0, "systemd knows that it has ended")
+    assert service.machine.show("ccexecd", "ActiveState", "Result") == {"ActiveState": "inactive", "Result": "success"}
+    assert service.ctl("status", check=False).returncode == 3
+
+
 def test_a_stop_asks_for_the_time_that_a_drain_takes(service):
     """A drain longer than TimeoutStopSec= is not cut short: the command finishes by itself."""
     service.drop_in("[Service]\nTimeoutStopSec=1\n")
