@@ -16,7 +16,7 @@ from ccexecd.core.sessions import Parting
 from ccexecd.engine import AdmissionError, Engine, Session
 from ccexecd.external.request import Reject, Request, Response, Route
 from ccexecd.process.execution import Execution
-from ccexecd.process.keeper_client import SpawnError
+from ccexecd.process.leader import SpawnError
 from ccexecd.protocol import messages
 from ccexecd.protocol.codec import JSONSyntaxError, Seconds, StructureError, dumps, loads
 from ccexecd.protocol.errors import ErrorCode

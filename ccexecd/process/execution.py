@@ -16,7 +16,8 @@ import trio
 from ccexecd.core.execution import Event, Outcome, Reason, State, step
 from ccexecd.core.output import Framer, OutputLog, Stream
 from ccexecd.core.spec import Spec
-from ccexecd.process.keeper_client import KeeperClient, Leader, SpawnError
+from ccexecd.process.keeper_client import KeeperClient
+from ccexecd.process.leader import Leader, SpawnError
 
 Watcher = Callable[[], None]
 """Called in the step in which the log has grown. Must neither block nor raise."""

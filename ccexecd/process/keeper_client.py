@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -23,6 +23,7 @@ import trio
 
 from ccexecd.core.execution import Exit, ResourceUse
 from ccexecd.process import containment, keeper
+from ccexecd.process.leader import Launch, Leader, SpawnError
 
 log = logging.getLogger(__name__)
 
@@ -37,62 +38,8 @@ _INHERIT_PATIENCE = 5.0
 """Seconds for killing and reaping what a lost keeper left; only a process in uninterruptible sleep takes so long."""
 
 
-_SUBJECTS = {"program": "program", "cwd": "working directory", "pipe": "output pipe", "keeper": "keeper"}
-
-
-class SpawnError(Exception):
-    """A program could not be started; the text names what the kernel refused.
-
-    Attributes:
-        errno: the kernel's number, 0 when it was not the kernel that refused.
-        strerror: its text.
-        subject: `program` or `cwd`, whichever was refused; `pipe` or `keeper` when it was on our side.
-    """
-
-    def __init__(self, errno: int, strerror: str, subject: str, name: str = "") -> None:
-        super().__init__(f"{_SUBJECTS[subject]}{f' {name!r}' if name else ''}: {strerror}")
-        self.errno = errno
-        self.strerror = strerror
-        self.subject = subject
-
-
 class KeeperLostError(Exception):
     """The keeper ended before it answered."""
-
-
-@attrs.frozen
-class Launch:
-    """What to start.
-
-    Attributes:
-        argv: the words; the first is looked up in PATH of `env`.
-        cwd: working directory; None is the daemon's.
-        env: the whole environment.
-        grace: seconds from TERM to KILL, should the daemon be lost.
-    """
-
-    argv: Sequence[str]
-    cwd: str | None
-    env: Mapping[str, str] = attrs.field(repr=False)
-    grace: float
-
-
-class Leader:
-    """A started process and the tree below it.
-
-    Attributes:
-        number: the execution's number at the keeper.
-        pid: its pid, which is its process group and session too.
-        exited: set when it has been reaped; `exit` is there then.
-        gone: set when the last process of its tree has been reaped.
-    """
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.pid = 0
-        self.exit: Exit | None = None
-        self.exited = trio.Event()
-        self.gone = trio.Event()
 
 
 @attrs.define(eq=False)

@@ -15,7 +15,8 @@ import trio
 
 from ccexecd.core.execution import Exit, Outcome, Reason, judge
 from ccexecd.process.execution import Execution
-from ccexecd.process.keeper_client import KeeperClient, Launch, Leader, SpawnError
+from ccexecd.process.keeper_client import KeeperClient
+from ccexecd.process.leader import Launch, Leader, SpawnError
 from ccexecd.process.pump import Pump, Source, open_pipe
 
 log = logging.getLogger(__name__)

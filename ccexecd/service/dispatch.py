@@ -18,7 +18,7 @@ import trio
 from ccexecd.core.execution import IllegalTransitionError
 from ccexecd.engine import AdmissionError, Refusal
 from ccexecd.process.execution import StdinClosedError
-from ccexecd.process.keeper_client import SpawnError
+from ccexecd.process.leader import SpawnError
 from ccexecd.protocol import jsonrpc, messages
 from ccexecd.protocol.codec import StructureError
 from ccexecd.protocol.errors import ErrorCode
