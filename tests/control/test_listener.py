@@ -1,0 +1,219 @@
+"""The control socket as the file system and the kernel see it."""
+
+import errno
+import os
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from ccexecd.control.listener import PeerCredentials, bind, credentials, remove
+from ccexecd.paths import SOCKET_PATH_MAX, socket_address
+from tests.in_process import descriptors
+
+
+@contextmanager
+def bound(path: Path) -> Iterator[trio.SocketListener]:
+    listener = bind(path)
+    with closing(listener.socket):
+        yield listener
+
+
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    previous = os.umask(mask)
+    try:
+        yield
+    finally:
+        assert os.umask(previous) == mask, "somebody has changed the umask for good"
+
+
+def connect(path: Path) -> socket.socket:
+    """Connect at once, or raise: a full backlog would be waited for."""
+    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        with ExitStack() as stack:
+            connected.connect(socket_address(path, stack))
+    except OSError:
+        connected.close()
+        raise
+    return connected
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+async def greeted(listener: trio.SocketListener, path: Path) -> bool:
+    """Whether who connects to the path reaches this listener."""
+    with closing(connect(path)) as client, trio.fail_after(5):
+        stream = await listener.accept()
+        client.send(b"x")
+        async with stream:
+            return await stream.receive_some() == b"x"
+
+
+@pytest.mark.parametrize("mask", [0, 0o077, 0o777])
+async def test_the_socket_is_for_its_owner_only(tmp_path, mask):
+    """Whatever the umask, nobody but the owner (and root) can connect; and the umask is what it was."""
+    path = tmp_path / "control.sock"
+    with umask(mask), bound(path):
+        assert stat.S_ISSOCK(path.lstat().st_mode)
+        assert mode_of(path) == 0o600
+
+
+async def test_the_socket_has_its_mode_before_it_has_its_name(tmp_path, monkeypatch):
+    """Others cannot connect at any moment: the socket is renamed into place with its mode, and listens already."""
+    path = tmp_path / "control.sock"
+    seen = []
+
+    def look(self: Path, target: Path) -> Path:
+        seen.append((mode_of(self), path.exists()))
+        connect(self).close()
+        return rename(self, target)
+
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", look)
+    with umask(0), bound(path):
+        assert seen == [(0o600, False)]
+        assert [each.name for each in tmp_path.iterdir()] == ["control.sock"]
+
+
+async def test_nobody_is_refused_while_the_socket_is_replaced(tmp_path):
+    """A client reaches the old socket or the new one: at no moment is there none, or one that does not listen."""
+    path = tmp_path / "control.sock"
+    refused: list[OSError] = []
+    connections = 0
+    over = threading.Event()
+
+    def keep_connecting() -> None:
+        nonlocal connections
+        while not over.is_set():
+            try:
+                connect(path).close()
+                connections += 1
+            except BlockingIOError:  # a backlog is full: nobody accepts here
+                continue
+            except OSError as error:
+                refused.append(error)
+
+    with ExitStack() as stack:
+        stack.enter_context(bound(path))
+        client = threading.Thread(target=keep_connecting)
+        client.start()
+        for _ in range(200):
+            stack.enter_context(bound(path))
+        over.set()
+        client.join(10)
+    assert not refused
+    assert connections
+
+
+async def test_a_socket_that_was_left_behind_is_replaced(tmp_path):
+    """After `kill -9` of a daemon the next one just takes the path."""
+    path = tmp_path / "control.sock"
+    with bound(path):
+        pass
+    with pytest.raises(ConnectionRefusedError):
+        connect(path)
+    with bound(path) as listener:
+        assert await greeted(listener, path)
+
+
+async def test_a_start_that_was_killed_half_way_is_no_obstacle(tmp_path):
+    """The unnamed socket of a daemon that died before its rename, perhaps with this very pid, is replaced, too."""
+    path = tmp_path / "control.sock"
+    with closing(socket.socket(socket.AF_UNIX)) as abandoned:
+        abandoned.bind(str(tmp_path / f".control.sock.{os.getpid()}"))
+    with bound(path) as listener:
+        assert await greeted(listener, path)
+        assert [each.name for each in tmp_path.iterdir()] == ["control.sock"]
+
+
+async def test_a_path_may_be_longer_than_the_kernel_takes(tmp_path):
+    """A path of more than 107 bytes is bound, connected to and removed like any other."""
+    path = tmp_path.joinpath(*["d" * 60] * 4) / "control.sock"
+    path.parent.mkdir(parents=True)
+    assert len(os.fsencode(path)) > SOCKET_PATH_MAX == 107
+    before = descriptors()
+    with bound(path) as listener:
+        assert mode_of(path) == 0o600
+        assert await greeted(listener, path)
+        remove(path)
+        assert not path.exists()
+    assert descriptors() == before
+
+
+def _name_too_long(directory: Path) -> Path:
+    return directory / ("s" * 120)
+
+
+def _directory_missing(directory: Path) -> Path:
+    return directory / "missing" / "control.sock"
+
+
+def _directory_in_the_way(directory: Path) -> Path:
+    path = directory / "control.sock"
+    path.mkdir()
+    return path
+
+
+def _file_for_a_directory(directory: Path) -> Path:
+    (directory / "file").touch()
+    return directory / "file" / "control.sock"
+
+
+@pytest.mark.parametrize(
+    ("make", "number"),
+    [
+        (_name_too_long, errno.ENAMETOOLONG),
+        (_directory_missing, errno.ENOENT),
+        (_directory_in_the_way, errno.EISDIR),
+        (_file_for_a_directory, errno.ENOTDIR),
+    ],
+)
+def test_a_path_that_cannot_be_bound_leaves_nothing_behind(tmp_path, make, number):
+    """The kernel's reason comes through; no socket file, no descriptor and no changed umask stay."""
+    path = make(tmp_path)
+    files, before = sorted(tmp_path.rglob("*")), descriptors()
+    with umask(0o022), pytest.raises(OSError) as caught:  # noqa: PT011  # its number is looked at
+        bind(path)
+    assert caught.value.errno == number
+    assert sorted(tmp_path.rglob("*")) == files
+    assert descriptors() == before
+
+
+async def test_programs_do_not_inherit_the_socket(tmp_path):
+    """The listening descriptor closes on exec: an execution must not be able to answer in the daemon's place."""
+    with bound(tmp_path / "control.sock") as listener:
+        assert not os.get_inheritable(listener.socket.fileno())
+
+
+async def test_removing_twice_is_no_error(tmp_path):
+    """The file may have gone already, with its directory even: at the end of the daemon that is fine."""
+    path = tmp_path / "control.sock"
+    with bound(path):
+        remove(path)
+        remove(path)
+
+
+async def test_the_kernel_tells_who_has_connected(tmp_path):
+    """Pid, uid and gid of the peer are those of its connect()."""
+    path = tmp_path / "control.sock"
+    with bound(path) as listener, closing(connect(path)):
+        async with await listener.accept() as stream:
+            assert credentials(stream) == PeerCredentials(os.getpid(), os.geteuid(), os.getegid())
+
+
+@pytest.mark.parametrize(
+    ("uid", "own", "may"), [(0, 1000, True), (1000, 1000, True), (1001, 1000, False), (1, 0, False)]
+)
+def test_root_and_the_daemons_own_user_may_operate(monkeypatch, uid, own, may):
+    """Whose daemon it is decides, and root always may; a group gives nobody anything."""
+    monkeypatch.setattr(os, "geteuid", lambda: own)
+    assert PeerCredentials(pid=1, uid=uid, gid=0).may_operate is may
