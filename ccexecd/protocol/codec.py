@@ -9,14 +9,14 @@ method.
 import functools
 import math
 import operator
-import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NewType, TypeVar, get_args, get_origin
 
 import attrs
 import cattrs
 import orjson
-from cattrs.cols import is_mapping, is_sequence, list_structure_factory, mapping_structure_factory
+from cattrs.cols import is_mapping, is_sequence
+from cattrs.errors import IterableValidationNote
 from cattrs.gen import make_dict_structure_fn
 
 from ccexecd.protocol.diagnosis import Problem, mask
@@ -31,6 +31,12 @@ Seconds = NewType("Seconds", float)
 
 Count = NewType("Count", int)
 """A non-negative integer."""
+
+MAX_PROBLEMS = 20
+"""Faults that are looked for in one array or object, and named in one answer: who sent more mends these first."""
+
+_SHOWN_KEY = 64
+"""Characters of a key that an error shows."""
 
 _JSON_NAMES = {
     str: "string",
@@ -51,12 +57,12 @@ class StructureError(ValueError):
     """Plain JSON values do not have the shape that a class asks for.
 
     Attributes:
-        problems: one entry for each fault, with its path.
+        problems: one entry for each fault, with its path; no more than `MAX_PROBLEMS`.
     """
 
     def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("; ".join(f"{p['path']}: {p['error']}" for p in problems))
-        self.problems = problems
+        self.problems = problems[:MAX_PROBLEMS]
+        super().__init__("; ".join(f"{p['path']}: {p['error']}" for p in self.problems))
 
 
 class WireTypeError(TypeError):
@@ -104,9 +110,13 @@ def _exactly(wanted: type[T]) -> Callable[[Any, Any], T]:
 def _structure_float(value: Any, _: Any) -> float:
     if type(value) is not float and type(value) is not int:
         raise WireTypeError(f"expected number, got {type_name(value)}")
-    if not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of more than 308 digits
+        number = math.inf
+    if not math.isfinite(number):
         raise ValueError("number must be finite")
-    return float(value)
+    return number
 
 
 def _structure_text(value: Any, _: Any) -> Text:
@@ -168,33 +178,74 @@ def _converter(*, forbid_extra_keys: bool) -> cattrs.Converter:
         converter.register_structure_hook_func(functools.partial(operator.is_, name), hook)
     converter.register_structure_hook_func(_is_literal, _structure_literal)
 
-    def demand(kind: type, base: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        def structure_container(value: Any, t: Any) -> Any:
-            if type(value) is not kind:
-                raise WireTypeError(f"expected {_JSON_NAMES[kind]}, got {type_name(value)}")
-            return base(value, t)
-
-        return structure_container
-
     @converter.register_structure_hook_factory(is_sequence)
     def _sequences(cls: Any, conv: cattrs.Converter) -> Callable[[Any, Any], Any]:
-        return demand(list, list_structure_factory(cls, conv))
+        return _array(get_args(cls)[0], list, conv)
 
     @converter.register_structure_hook_factory(_is_tuple)
     def _tuples(cls: Any, conv: cattrs.Converter) -> Callable[[Any, Any], Any]:
-        list_of_it: Any = types.GenericAlias(list, get_args(cls)[:1])
-        as_list = list_structure_factory(list_of_it, conv)
-        return demand(list, lambda value, t: tuple(as_list(value, t)))
+        return _array(get_args(cls)[0], tuple, conv)
 
     @converter.register_structure_hook_factory(is_mapping)
     def _mappings(cls: Any, conv: cattrs.Converter) -> Callable[[Any, Any], Any]:
-        return demand(dict, mapping_structure_factory(cls, conv))
+        key, element = get_args(cls)
+        return _object(key, element, conv)
 
     @converter.register_structure_hook_factory(attrs.has)
     def _classes(cls: Any, conv: cattrs.Converter) -> Callable[[Any, Any], Any]:
-        return demand(dict, make_dict_structure_fn(cls, conv, _cattrs_forbid_extra_keys=forbid_extra_keys))
+        attrs.resolve_types(cls)  # else the annotation None counts as none, and its field takes anything
+        build = make_dict_structure_fn(cls, conv, _cattrs_forbid_extra_keys=forbid_extra_keys)
+
+        def structure_class(value: Any, t: Any) -> Any:
+            _demand(value, dict)
+            return build(value, t)
+
+        return structure_class
 
     return converter
+
+
+def _demand(value: Any, kind: type) -> None:
+    if type(value) is not kind:
+        raise WireTypeError(f"expected {_JSON_NAMES[kind]}, got {type_name(value)}")
+
+
+def _array(element: Any, build: Callable[[Iterable[Any]], Any], conv: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    one = conv.get_structure_hook(element)
+
+    def structure_array(value: Any, _: Any) -> Any:
+        _demand(value, list)
+        return build(_each(enumerate(value), lambda _, each: one(each, element)))
+
+    return structure_array
+
+
+def _object(key: Any, element: Any, conv: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    name, one = conv.get_structure_hook(key), conv.get_structure_hook(element)
+
+    def structure_object(value: Any, _: Any) -> Any:
+        _demand(value, dict)
+        return dict(_each(value.items(), lambda k, each: (name(k, key), one(each, element))))
+
+    return structure_object
+
+
+def _each(items: Iterable[tuple[Any, Any]], structure_one: Callable[[Any, Any], T]) -> list[T]:
+    """Structure the elements of a container, and look no further than `MAX_PROBLEMS`: a fault costs 2 KB of memory."""
+    done: list[T] = []
+    faults: list[Exception] = []
+    for place, value in items:
+        try:
+            done.append(structure_one(place, value))
+        except (cattrs.BaseValidationError, WireTypeError, ValueError) as fault:
+            shown = place[:_SHOWN_KEY] if isinstance(place, str) else place
+            fault.add_note(IterableValidationNote("", shown, None))
+            faults.append(fault)
+            if len(faults) == MAX_PROBLEMS:
+                break
+    if faults:
+        raise cattrs.IterableValidationError("", faults, list)
+    return done
 
 
 def structure(value: object, cls: type[T], *, ignore_unknown: bool = False) -> T:
@@ -222,9 +273,14 @@ def _problems(error: BaseException) -> list[Problem]:
         if rest is None:
             return found
         error = rest
-    for line in cattrs.transform_error(error, format_exception=_describe):
-        message, _, path = line.rpartition(" @ ")
-        found.append({"path": path, "error": message})
+    texts: list[str] = []
+
+    def describe(fault: BaseException, _: type | None) -> str:
+        texts.append(_describe(fault))
+        return ""
+
+    paths = [line.removeprefix(" @ ") for line in cattrs.transform_error(error, format_exception=describe)]
+    found.extend({"path": path, "error": text} for path, text in zip(paths, texts, strict=True))
     return found
 
 
@@ -236,17 +292,12 @@ def _leaves(error: BaseException | None) -> Iterator[StructureError]:
             yield from _leaves(inner)
 
 
-def _describe(error: BaseException, _: type | None) -> str:
+def _describe(error: BaseException) -> str:
     if isinstance(error, cattrs.ForbiddenExtraKeysError):
-        names = ", ".join(sorted(name[:64] for name in error.extra_fields))
+        names = ", ".join(sorted(name[:_SHOWN_KEY] for name in error.extra_fields)[:MAX_PROBLEMS])
         return f"unknown field: {names}; known: {', '.join(f.name for f in attrs.fields(error.cl))}"
     if isinstance(error, KeyError):
         return "required"
     if isinstance(error, WireTypeError | ValueError) and error.args:
         return str(error.args[0])
     return "not valid"
-
-
-def as_plain(value: Mapping[str, object] | object) -> Any:
-    """Attrs instances, tuples and mappings to what `dumps` takes."""
-    return cattrs.unstructure(value)

@@ -21,11 +21,13 @@ _SHOWN_STEPS = 6
 """Steps of a path that an error shows: enough to name the param."""
 
 _WORD = re.compile(
-    r'"(?:[^"\\]|\\.)*"'  # a string
-    r"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?"  # a number
+    r'"(?:[^"\\]++|\\.)*+"'  # a string; possessive, or one without end would be looked through again from each quote
+    r'|(?P<endless>".*+)'
+    r"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"  # a number
     r"|\s+|.",
     re.DOTALL,
 )
+_DIGITS = frozenset("0123456789")
 _LONE_SURROGATE = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )
@@ -39,7 +41,8 @@ class _Position:
         self.expects_key = False
 
     def path(self) -> str:
-        shown = self.stack[:_SHOWN_STEPS]
+        steps = self.stack[:-1] if self.expects_key else self.stack  # a key is its object's, not its neighbour's
+        shown = steps[:_SHOWN_STEPS]
         return "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in shown)
 
     def feed(self, word: str) -> None:
@@ -66,7 +69,7 @@ def mask(text: bytes) -> tuple[str, list[Problem]]:
     """Replace what cannot be represented by null, 0 or an empty string, and say where each stood.
 
     Raises:
-        ValueError: the text is not UTF-8, or too long to look into.
+        ValueError: the text is not UTF-8, holds a string without end, or is too long to look into.
     """
     if len(text) > MAX_DIAGNOSED:
         raise ValueError(f"longer than {MAX_DIAGNOSED} bytes")
@@ -76,6 +79,8 @@ def mask(text: bytes) -> tuple[str, list[Problem]]:
     hidden = 0  # levels below the deepest one that is kept
     for match in _WORD.finditer(text.decode()):
         word = match[0]
+        if match["endless"]:
+            raise ValueError("a string without end")
         if hidden or (word in "{[" and len(position.stack) >= MAX_DEPTH):
             if word in "{[":
                 if not hidden:
@@ -97,9 +102,8 @@ def mask(text: bytes) -> tuple[str, list[Problem]]:
 
 def _fault(word: str) -> str | None:
     if word[0] == '"':
-        without_backslashes = word.replace("\\\\", "")
-        if _LONE_SURROGATE.search(without_backslashes):
+        if _LONE_SURROGATE.search(word.replace("\\\\", "  ")):  # an escaped backslash begins no escape
             return "string holds a lone surrogate, which is not a character"
-    elif word[-1].isdigit() and not math.isfinite(float(word)):
+    elif word[-1] in _DIGITS and not math.isfinite(float(word)):
         return f"number of {len(word)} characters is out of range"
     return None

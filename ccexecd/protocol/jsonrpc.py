@@ -4,6 +4,7 @@ Owns the envelope exactly as the specification has it (https://www.jsonrpc.org/s
 ids, error objects. Must not know any method or structure any params.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import attrs
@@ -72,15 +73,22 @@ def parse(text: bytes) -> Message:
     except JSONSyntaxError as error:
         return Message((Fault(None, RPCError(ErrorCode.PARSE_ERROR, str(error))),), is_batch=False)
     if not isinstance(value, list):
-        return Message((_call(value, problems, "$"),), is_batch=False)
+        return Message((_call(value, problems),), is_batch=False)
     if not value:
         return Message((_invalid(None, "an empty batch asks for nothing"),), is_batch=False)
     if len(value) > MAX_BATCH:
         return Message((_invalid(None, f"a batch may hold {MAX_BATCH} calls at most"),), is_batch=False)
-    return Message(
-        tuple(_call(each, problems, f"$[{index}]") for index, each in enumerate(value)),
-        is_batch=True,
-    )
+    own = _by_call(problems)
+    return Message(tuple(_call(each, own.get(index, ())) for index, each in enumerate(value)), is_batch=True)
+
+
+def _by_call(problems: Iterable[Problem]) -> dict[int, list[Problem]]:
+    """The problems of each call of a batch, with paths that start at the call."""
+    found: dict[int, list[Problem]] = {}
+    for problem in problems:
+        index, _, below = problem["path"].removeprefix("$[").partition("]")
+        found.setdefault(int(index), []).append({**problem, "path": "$" + below})
+    return found
 
 
 def _invalid(call_id: Id, why: str) -> Fault:
@@ -91,33 +99,33 @@ def _is_id(value: object) -> bool:
     return value is None or (isinstance(value, str | int | float) and not isinstance(value, bool))
 
 
-def _call(value: object, problems: list[Problem], root: str) -> Call | Fault:
+def _call(value: object, problems: Sequence[Problem]) -> Call | Fault:
     if not isinstance(value, dict):
         return _invalid(None, "a call is an object")
+    masked = {problem["path"] for problem in problems}
     call_id = value.get("id", _ABSENT)
-    known_id = call_id if call_id is not _ABSENT and _is_id(call_id) else None
-    if call_id is not _ABSENT and not _is_id(call_id):
+    if call_id is not _ABSENT and (not _is_id(call_id) or "$.id" in masked):
         return _invalid(None, '"id" is a string, a number or null')
+    known_id = None if call_id is _ABSENT else call_id
     if value.get("jsonrpc") != "2.0":
         return _invalid(known_id, '"jsonrpc" must be "2.0"')
     method = value.get("method")
-    if not isinstance(method, str):
+    if not isinstance(method, str) or "$.method" in masked:
         return _invalid(known_id, '"method" must be a string')
     params = value.get("params")
-    mine = _inside(problems, root)
+    mine = _in_params(problems)
     if not isinstance(params, dict | list) and params is not None and not mine:
         return _invalid(known_id, '"params" must be an object or an array')
     return Call(method, params, known_id, wants_reply=call_id is not _ABSENT, problems=mine)
 
 
-def _inside(problems: list[Problem], root: str) -> tuple[Problem, ...]:
-    """The problems below one call, with paths that start at its params as those of `structure` do."""
+def _in_params(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """The problems in a call's params, with paths that start there as those of `structure` do."""
     mine = []
     for problem in problems:
-        path = problem["path"]
-        if path == root or path.startswith((f"{root}.", f"{root}[")):
-            below = path[len(root) :]
-            mine.append({**problem, "path": "$" + below.removeprefix(".params")})
+        below = problem["path"].removeprefix("$.params")
+        if below != problem["path"] and below[:1] in {"", ".", "["}:
+            mine.append({**problem, "path": "$" + below})
     return tuple(mine)
 
 
