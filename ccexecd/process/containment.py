@@ -15,7 +15,7 @@ import os
 import resource
 import secrets
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -30,12 +30,17 @@ STOPPED = frozenset("Tt")
 DEAD = frozenset("ZX")
 
 
+_WALKS = 50
+"""Walks after which a tree that changes faster than it can be walked is taken as it was met."""
+
+
 class Process(NamedTuple):
-    """One process as /proc/PID/stat shows it.
+    """One process as /proc shows it.
 
     Attributes:
         pid: its number.
-        state: one letter (proc(5)); `DEAD` and `STOPPED` name the groups that matter.
+        state: one letter (proc(5)) for all of its threads: one of `DEAD` only if every one is dead, one of `STOPPED`
+            only if none runs.
         started: clock ticks after boot; with the pid it tells a process from a later one of the same number.
     """
 
@@ -69,14 +74,19 @@ def tag_children(epoch: int, number: int) -> None:
 
 
 def _read(path: str) -> bytes:
+    """A file of /proc, whole: one read of a list ends within a page of it."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return b""
+    text = b""
     try:
-        return os.read(fd, 65536)
+        while part := os.read(fd, 65536):
+            text += part
     except OSError:  # ESRCH: it ended between open and read
         return b""
+    else:
+        return text
     finally:
         os.close(fd)
 
@@ -87,16 +97,47 @@ def look_up(pid: int) -> Process | None:
     if not stat:
         return None
     fields = stat[stat.rindex(b")") + 2 :].split()
-    return Process(pid, fields[0].decode(), int(fields[19]))
+    state = fields[0].decode()
+    if int(fields[17]) > 1 and (state in STOPPED or state in DEAD):
+        state = _state_of_threads(pid, state)
+    return Process(pid, state, int(fields[19]))
+
+
+def _state_of_threads(pid: int, state: str) -> str:
+    """One letter for a process whose first thread has stopped, or ended, which others may have yet to do."""
+    for thread in _threads(pid):
+        stat = _read(f"/proc/{pid}/task/{thread}/stat")
+        of_thread = stat[stat.rindex(b")") + 2 :][:1].decode() if stat else "X"
+        if of_thread in STOPPED:
+            state = of_thread
+        elif of_thread not in DEAD:
+            return of_thread
+    return state
+
+
+def _threads(pid: int) -> list[str]:
+    try:
+        return os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
 
 
 def children_of(pid: int) -> list[int]:
     """The children of a process, whichever of its threads forked them."""
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")
-    except OSError:
-        return []
-    return [int(child) for thread in threads for child in _read(f"/proc/{pid}/task/{thread}/children").split()]
+    return [int(child) for thread in _threads(pid) for child in _read(f"/proc/{pid}/task/{thread}/children").split()]
+
+
+def borrowers(pid: int) -> list[Process]:
+    """The children that run in the memory of a process until they exec, while it waits for that (vfork(2))."""
+    memory = _memory_of(pid)
+    children = (look_up(child) for child in children_of(pid) if _memory_of(child) == memory)
+    return [child for child in children if child is not None and child.state not in DEAD]
+
+
+def _memory_of(pid: int) -> list[bytes]:
+    """Virtual and resident size: the same for two processes when they have the same memory, else by an odd chance."""
+    stat = _read(f"/proc/{pid}/stat")
+    return stat[stat.rindex(b")") + 2 :].split()[20:22] if stat else []
 
 
 def _tag_of(pid: int) -> int | None:
@@ -143,18 +184,18 @@ class Forest:
 
     def members(self, number: int) -> list[Process]:
         """The living processes of one execution, found anew."""
-        return self._below(pid for pid in self._children() if self._owner(pid) == number)
+        return self._below(lambda pid: self._owner(pid) == number)
 
     def orphans(self, number: int) -> list[Process]:
         """The living processes of one execution whose leader is dead, reaped or not.
 
         The kernel made the leader's children ours before it let anybody see that the leader is dead.
         """
-        return self._below(pid for pid in self._children() if pid not in self.leaders and self._owner(pid) == number)
+        return self._below(lambda pid: pid not in self.leaders and self._owner(pid) == number)
 
     def strays(self) -> list[Process]:
         """The living processes below this one that belong to no execution that can be told."""
-        return self._below(pid for pid in self._children() if self._owner(pid) is None)
+        return self._below(lambda pid: self._owner(pid) is None)
 
     def _children(self) -> list[int]:
         """Our children. Only the main thread has any: it forks the leaders, and the kernel gives orphans to it."""
@@ -169,16 +210,33 @@ class Forest:
             return None
         return tag & ((1 << _NUMBER_BITS) - 1)
 
-    @staticmethod
-    def _below(roots: Iterable[int]) -> list[Process]:
-        found = []
-        todo = list(roots)
-        while todo:
-            pid = todo.pop()
-            process = look_up(pid)
-            if process is None:
-                continue
-            if process.state not in DEAD:
-                found.append(process)
-            todo += children_of(pid)  # of a dead one too: its other threads may live on
-        return found
+    def _below(self, belongs: Callable[[int], bool]) -> list[Process]:
+        """The living processes among those of our children that belong, and below these.
+
+        What dies during a walk hands its children upwards, perhaps to where the walk has been already. So there is
+        another one until it meets nobody that has died since: past that one, nothing can have slipped.
+        """
+        dead: set[int] = set()
+        for _ in range(_WALKS):
+            found, met_dead = _walk(pid for pid in self._children() if belongs(pid))
+            just_died = met_dead - dead
+            if not just_died:
+                return found
+            dead |= just_died
+        return found or [Process(pid, "?", 0) for pid in just_died]  # not to be taken for empty
+
+
+def _walk(roots: Iterable[int]) -> tuple[list[Process], set[int]]:
+    """The living processes among some and below them, and the pids of dead ones that were met."""
+    found = []
+    dead = set()
+    todo = list(roots)
+    while todo:
+        pid = todo.pop()
+        process = look_up(pid)
+        if process is None or process.state in DEAD:
+            dead.add(pid)
+        else:
+            found.append(process)
+            todo += children_of(pid)
+    return found, dead

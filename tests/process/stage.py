@@ -1,0 +1,230 @@
+"""What the tests of processes stand on: a real keeper, pump and engine, and the certainty that nothing stays behind.
+
+Owns the look at /proc from outside: what the tested code believes is never asked for what is there. Must not know what
+is tested.
+"""
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from ccexecd.config import Config
+from ccexecd.core.execution import Event
+from ccexecd.core.spec import Spec
+from ccexecd.engine import Engine
+from ccexecd.process.execution import Execution
+from ccexecd.process.keeper_client import KeeperClient
+from ccexecd.process.pump import Pump
+from ccexecd.process.supervisor import supervise
+
+T = TypeVar("T")
+
+PATIENCE = 20.0
+"""Seconds until whatever a test waits for is taken as not coming: far beyond what any of it takes."""
+
+_LOOK = 0.005  # between two looks at a condition
+
+_LAST_BREATH = 3.0
+"""Seconds that what a test has started may still be there after it: a keeper that was let go takes 0.01 s to leave."""
+
+
+async def wait_for(condition: Callable[[], T], what: str) -> T:
+    """Wait until a condition holds, and give what it gave."""
+    ends = time.monotonic() + PATIENCE
+    while not (met := condition()):
+        if time.monotonic() > ends:
+            raise AssertionError(f"in vain: waited {PATIENCE} s until {what}")
+        await trio.sleep(_LOOK)
+    return met
+
+
+# Looking at processes
+
+
+def stat_of(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat after the name: state, parent, group, session …; empty when there is none."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return []
+
+
+def state_of(pid: int) -> str:
+    """One letter; empty when there is no such process."""
+    return (stat_of(pid) or [""])[0]
+
+
+def thread_states(pid: int) -> set[str]:
+    """The states of all threads of a process."""
+    states = set()
+    with suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):
+                states.add((thread / "stat").read_text().rpartition(") ")[2][0])
+    return states
+
+
+def is_alive(pid: int) -> bool:
+    """Whether any thread of a process lives: a zombie is not alive."""
+    return bool(thread_states(pid) - {"Z", "X"})
+
+
+def family(pid: int | None = None) -> set[int]:
+    """Every process below one (this one, unless told), dead ones that nobody has reaped included.
+
+    Found by parent, from all of /proc: another way than that of the code that is tested.
+    """
+    parents = {}
+    for each in Path("/proc").iterdir():
+        if each.name.isdigit() and (fields := stat_of(int(each.name))):
+            parents[int(each.name)] = int(fields[1])
+    found: set[int] = set()
+    fresh = {pid or os.getpid()}
+    while fresh:
+        fresh = {child for child, parent in parents.items() if parent in fresh} - found
+        found |= fresh
+    return found
+
+
+def living(pid: int | None = None) -> set[int]:
+    """The living processes below one."""
+    return {each for each in family(pid) if is_alive(each)}
+
+
+def described(pids: set[int]) -> dict[int, str]:
+    """What processes are, for a failing test."""
+    words = {}
+    for pid in pids:
+        with suppress(OSError):
+            words[pid] = f"{state_of(pid)} {Path(f'/proc/{pid}/cmdline').read_bytes()[-120:]!r}"
+    return words
+
+
+def open_descriptors() -> int:
+    """How many descriptors this process has."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """Fail when a process that was started inside still is there afterwards, alive or a zombie."""
+    _be_subreaper(True)
+    before = family()
+    try:
+        yield
+        left = _left_after(before)
+    finally:
+        end_all_but(before)
+        _be_subreaper(False)
+    assert not left, f"left behind: {left}"
+
+
+def end_all_but(spared: set[int]) -> None:
+    """Kill and reap what is below this process, until nothing else is."""
+    while new := family() - spared:
+        for pid in new:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        _reap(new)
+
+
+def _left_after(before: set[int]) -> dict[int, str]:
+    """Reap what has been inherited, until nothing is there that was not before, or a while has passed."""
+    ends = time.monotonic() + _LAST_BREATH
+    while new := family() - before:
+        _reap(new)
+        if time.monotonic() > ends:
+            return described(new)
+        time.sleep(_LOOK)
+    return {}
+
+
+def _reap(pids: set[int]) -> None:
+    for pid in pids:
+        with suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+
+
+def _be_subreaper(wanted: bool) -> None:
+    """As the daemon does it; taken back, because other tests want orphans to go where orphans go."""
+    assert ctypes.CDLL(None).prctl(36, int(wanted), 0, 0, 0) == 0
+
+
+# Real parts
+
+
+@asynccontextmanager
+async def running_keeper(umask: int = 0o022) -> AsyncIterator[KeeperClient]:
+    """A client with its keeper."""
+    keeper = KeeperClient(umask)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(keeper.run)
+        yield keeper
+        nursery.cancel_scope.cancel()
+
+
+class Stage:
+    """Keeper and pump, on which executions run that nobody but the test owns."""
+
+    def __init__(self, keeper: KeeperClient, pump: Pump, nursery: trio.Nursery) -> None:
+        self.keeper = keeper
+        self.pump = pump
+        self.nursery = nursery
+
+    def begin(self, argv: tuple[str, ...], *, window: int = 1 << 20, **spec: object) -> Execution:
+        """Have something executed."""
+        execution = Execution(Spec(argv, argv[0], **{"grace": 5.0, **spec}), "session", self.keeper, window)  # type: ignore[arg-type]
+        execution.apply(Event.ADMIT)
+        self.nursery.start_soon(
+            supervise, execution, self.keeper, self.pump, lambda one: {**os.environ, **one.spec.env}
+        )
+        return execution
+
+    async def run(self, argv: tuple[str, ...], **spec: object) -> Execution:
+        """Have something executed, and wait for its end."""
+        execution = self.begin(argv, **spec)
+        await end_of(execution)
+        return execution
+
+
+async def end_of(execution: Execution) -> None:
+    """Wait until it has finished."""
+    with trio.fail_after(PATIENCE):
+        await execution.finished.wait()
+
+
+async def lines_of(execution: Execution, count: int) -> None:
+    """Wait until it has written so many lines to its standard output."""
+    await wait_for(lambda: execution.log.text("stdout").count(b"\n") >= count, f"{count} lines are there")
+
+
+@asynccontextmanager
+async def open_stage(umask: int = 0o022) -> AsyncIterator[Stage]:
+    """Keeper and pump; what still runs at the end is ended."""
+    pump = Pump()
+    async with running_keeper(umask) as keeper, trio.open_nursery() as below:
+        below.start_soon(pump.run)
+        async with trio.open_nursery() as nursery:
+            yield Stage(keeper, pump, nursery)
+            nursery.cancel_scope.cancel()
+        below.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def running_engine(**config: object) -> AsyncIterator[Engine]:
+    """Everything below the doors."""
+    pump = Pump()
+    async with running_keeper() as keeper, trio.open_nursery() as below:
+        below.start_soon(pump.run)
+        engine = Engine(Config(**config), keeper, pump, os.environ)  # type: ignore[arg-type]
+        async with trio.open_nursery() as nursery:
+            await nursery.start(engine.run)
+            yield engine
+            nursery.cancel_scope.cancel()
+        below.cancel_scope.cancel()
