@@ -85,10 +85,13 @@ class Writer:
         budget = FLUSH_BUDGET
         while data := self._next():
             if not self._write(data) or (budget := budget - len(data)) <= 0:
-                self._blocked = True  # the task goes on
-                self._idle = trio.Event()
-                self._wanted.set()
-                return
+                break
+        else:
+            return
+        if not self.broken:  # what is given up is idle for good
+            self._blocked = True  # the task goes on
+            self._idle = trio.Event()
+            self._wanted.set()
 
     async def room(self) -> None:
         """Wait until the urgent queue is short enough to take more: whoever asks too fast waits here."""
