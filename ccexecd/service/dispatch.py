@@ -82,8 +82,10 @@ class Dispatcher:
             if not inspect.isawaitable(outcome):
                 self._answer(call, batch, outcome)
         if inspect.isawaitable(outcome):
-            await self._under_way.acquire()
-            self._nursery.start_soon(self._finish, call, batch, outcome)
+            try:
+                await self._under_way.acquire()
+            finally:  # cancelled, too: what has been decided is begun
+                self._nursery.start_soon(self._finish, call, batch, outcome)
 
     def _call(self, call: Call) -> Any:
         method = self._methods.get(call.method)
