@@ -66,7 +66,8 @@ async def _converse(stream: trio.SocketStream, engine: Engine, methods: Mapping[
             async with trio.open_nursery() as calls:
                 with reading:
                     await _read(stream, Dispatcher(methods, peer, calls), peer)
-                calls.cancel_scope.cancel(reason="the operator has gone")
+                # Whoever has only stopped sending may still read: `echo '{…}' | nc -N -U control.sock`.
+                calls.cancel_scope.deadline = trio.current_time() + (0 if writer.broken else _LAST_WORDS)
         finally:
             peer.gone(Parting.CLOSED)
         with trio.move_on_after(_LAST_WORDS, shield=True):

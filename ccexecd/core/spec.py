@@ -23,6 +23,7 @@ class Spec:
         unset: names removed from it.
         timeout: seconds of wall time, pauses not counted; None is without end.
         timeout_source: who set it.
+        stall_timeout: seconds without a byte on either stream after which it is ended; None is never.
         grace: seconds from TERM to KILL.
         framing: how output is cut into notifications.
         stdin_open: whether the client writes to its standard input; else it is /dev/null.
@@ -38,6 +39,7 @@ class Spec:
     unset: tuple[str, ...] = ()
     timeout: float | None = None
     timeout_source: TimeoutSource = "none"
+    stall_timeout: float | None = None
     grace: float = 10.0
     framing: Framing = "lines"
     stdin_open: bool = False

@@ -167,7 +167,11 @@ def _load_token(path: Path) -> str:
     except FileNotFoundError:
         raise
     except OSError as error:
-        hint = "it is a symbolic link: put the file itself there" if error.errno == errno.ELOOP else error.strerror
+        hint = (
+            "it is a symbolic link: put the file itself there"
+            if error.errno == errno.ELOOP
+            else f"{error.strerror}; let the user that runs ccexecd read it, or remove it to have another one made"
+        )
         raise TokenError(f"cannot read the token file {path}: {hint}") from error
     try:
         _check_token_file(path, os.fstat(fd))

@@ -8,7 +8,7 @@ every event. Must not start or end anything by itself: its supervisor does.
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import trio
@@ -45,6 +45,7 @@ class Execution:
         spawned: set when it has started, or could not be.
         spawn_error: why it could not.
         outcome: how it ended, once it has.
+        going: set while it is not paused.
         finished: set when nothing of it is left and `process.completed` is in the log.
         scope: its supervisor waits in it for the end; cancelling it begins the escalation from TERM to KILL.
         hurry: the wait from TERM to KILL; cancelling it makes it KILL now.
@@ -62,6 +63,8 @@ class Execution:
         self.spawn_error: SpawnError | None = None
         self.outcome: Outcome | None = None
         self.finished = trio.Event()
+        self.going = trio.Event()
+        self.going.set()
         self.scope = trio.CancelScope()
         self.hurry = trio.CancelScope()
         self.intent: Reason | None = None
@@ -72,6 +75,8 @@ class Execution:
         self._started_clock = self._finished_clock = time.monotonic()
         self._keeper = keeper
         self._time_left: float | None = None
+        self._last_output = 0.0  # on Trio's clock, moved on by pauses
+        self._paused_at = 0.0
         self._stdin: trio.lowlevel.FdStream | None = None
         self._stdin_turn = trio.StrictFIFOLock()
         self._control_done: trio.Event | None = None
@@ -87,6 +92,7 @@ class Execution:
         self.leader = leader
         self.started_at = datetime.now(UTC)
         self._started_clock = time.monotonic()
+        self._last_output = trio.current_time()
         if self.spec.timeout is not None:
             self.scope.relative_deadline = self.spec.timeout
         self.apply(Event.SPAWNED)
@@ -94,9 +100,16 @@ class Execution:
 
     def has_output(self, stream: Stream, received: bytes) -> None:
         """Bytes were read."""
+        self._last_output = trio.current_time()
         for piece in self._framers[stream].feed(received):
             self.log.append(stream, piece)
         self._wake_watchers()
+
+    def is_stalling(self) -> None:
+        """It has been silent for so long that its stall time-out is near."""
+        idle = self.idle_seconds
+        since = datetime.now(UTC) - timedelta(seconds=idle)
+        self._note("process.stalled", {"idle_s": round(idle, 3), "last_output_at": since.isoformat()})
 
     def has_no_more_output(self) -> None:
         """Both pipes are at their end: what the framers held goes out now."""
@@ -154,6 +167,11 @@ class Execution:
         return round(end - self._started_clock, 6)
 
     @property
+    def idle_seconds(self) -> float:
+        """Seconds since it wrote, or since it started; pauses are not counted."""
+        return (trio.current_time() if self.going.is_set() else self._paused_at) - self._last_output
+
+    @property
     def pid(self) -> int | None:
         """Its leader's pid, which is its process group too; None before it has started."""
         return self.leader.pid if self.leader else None
@@ -193,6 +211,8 @@ class Execution:
             IllegalTransitionError: at once, if it is not running.
         """
         self.apply(Event.PAUSE)
+        self._paused_at = trio.current_time()
+        self.going = trio.Event()
         self._time_left = self.scope.deadline - trio.current_time()
         self.scope.deadline = float("inf")
         return self._in_turn(self._stop(), State.PAUSED, "process.paused", "paused")
@@ -238,6 +258,8 @@ class Execution:
         await self._keeper.resume(self._led())
         if self.state is State.RUNNING and self._time_left is not None:
             self.scope.deadline = trio.current_time() + self._time_left
+        self._last_output += trio.current_time() - self._paused_at
+        self.going.set()
         return []
 
     async def signal(self, signum: int) -> None:

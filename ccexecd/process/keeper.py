@@ -231,11 +231,29 @@ class Keeper:
         request, patience_ends = tree.pause
         living = self._forest.members(tree.number)
         running = [process for process in living if process.state not in containment.STOPPED]
+        out_of_patience = time.monotonic() >= patience_ends
+        spared = set() if out_of_patience else self._let_exec(running)
         for process in running:
-            containment.send(process, signal.SIGSTOP)
-        if not running or time.monotonic() >= patience_ends:
+            if process.pid not in spared:
+                containment.send(process, signal.SIGSTOP)
+        if not running or out_of_patience:
             tree.pause = None
             self._send({"re": request, "running": [process.pid for process in running]})
+
+    @staticmethod
+    def _let_exec(running: list[containment.Process]) -> set[int]:
+        """See to it that parents which wait for a vforked child can stop: they cannot before it has exec'ed.
+
+        Returns:
+            The pids of these children: each is stopped when it has.
+        """
+        children = [
+            child for process in running if process.state == "D" for child in containment.borrowers(process.pid)
+        ]
+        for child in children:
+            if child.state in containment.STOPPED:
+                containment.send(child, signal.SIGCONT)
+        return {child.pid for child in children}
 
     def _chase(self, tree: Tree) -> None:
         """Kill everything in a tree, and what it forks meanwhile, until nothing new turns up."""

@@ -30,6 +30,10 @@ log = logging.getLogger(__name__)
 _START_PATIENCE = 10.0
 """Seconds until a keeper that says no hello is given up: it starts in 0.04 s on an idle machine."""
 
+_ANSWER_PATIENCE = 15.0
+"""Seconds until a keeper that does not answer is replaced, and with it everything that it kept. It answers within
+milliseconds, but for the start of a program: a file system that hangs can hold it up there."""
+
 _SPAWNS_UNDER_WAY = 16
 """Spawns asked for at a time: enough to keep the keeper busy, few enough that descriptors in flight stay far from their
 limit (the sender's RLIMIT_NOFILE, unix(7))."""
@@ -207,7 +211,12 @@ class KeeperClient:
         reply = self._replies[request] = _Reply()
         try:
             await self._send({"re": request, **message}, fds)
-            await reply.arrived.wait()
+            with trio.move_on_after(_ANSWER_PATIENCE) as patience:
+                await reply.arrived.wait()
+            if patience.cancelled_caught and self._process is not None:
+                log.error("the keeper does not answer; replacing it")
+                self._process.kill()  # `run` notices, inherits what it kept, and lets every waiting request go
+                await reply.arrived.wait()
         finally:
             self._replies.pop(request, None)
         if reply.message is None:

@@ -28,6 +28,9 @@ pipeline needs some; a service left behind with `&` would need for ever."""
 STRAGGLER_GRACE = 2.0
 """Seconds from TERM to KILL for stragglers, where the execution's own grace is not shorter: nobody waits for them."""
 
+STALL_WARNING = 0.8
+"""Share of the stall time-out after which the silence is told of: time for somebody to look before it acts."""
+
 VERIFY_PATIENCE = 3.0
 """Seconds after KILL until what is still there (uninterruptible sleep, another user's set-uid program) is reported."""
 
@@ -51,7 +54,10 @@ async def supervise(
         return
     try:
         with execution.scope:
-            await leader.exited.wait()
+            if execution.spec.stall_timeout is None:
+                await leader.exited.wait()
+            else:
+                await _exited_or_stalled(execution, leader, execution.spec.stall_timeout)
         if execution.scope.cancelled_caught and execution.intent is None:
             execution.cancel(Reason.TIMEOUT)
     except trio.Cancelled:  # the session's nursery is cancelled: whoever did that has said why
@@ -61,6 +67,28 @@ async def supervise(
     finally:
         with trio.CancelScope(shield=True):  # every wait below has its own bound
             await _wind_down(execution, keeper, leader, sources)
+
+
+async def _exited_or_stalled(execution: Execution, leader: Leader, limit: float) -> None:
+    """Wait for the leader's end; warn when it has been silent for long, and end it when for too long."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_heed_silence, execution, limit)
+        await leader.exited.wait()
+        nursery.cancel_scope.cancel(reason="the leader has exited")
+
+
+async def _heed_silence(execution: Execution, limit: float) -> None:
+    warned = False
+    while True:
+        await execution.going.wait()
+        idle, warn_at = execution.idle_seconds, limit * STALL_WARNING
+        if idle >= limit:
+            execution.cancel(Reason.STALLED)
+            return
+        if idle >= warn_at and not warned:
+            execution.is_stalling()
+        warned = idle >= warn_at
+        await trio.sleep((limit if warned else warn_at) - idle)
 
 
 async def _start(

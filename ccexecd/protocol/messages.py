@@ -31,6 +31,7 @@ class Execute:
     command: Text | None = None
     argv: tuple[Text, ...] | None = None
     timeout: Seconds | None = None
+    stall_timeout: Seconds | None = None
     grace: Seconds | None = None
     cwd: Text | None = None
     env: dict[Text, Text] = attrs.field(factory=dict, repr=False)  # values may be secrets
@@ -40,7 +41,6 @@ class Execute:
     framing: Framing | None = None
     labels: dict[str, str] = attrs.field(factory=dict)
     # Of the contract, served by later versions: only the value that changes nothing is taken.
-    stall_timeout: None = None
     pty: None = None
     limits: None = None
     policy: Literal["drop_oldest"] = "drop_oldest"
@@ -169,7 +169,6 @@ class Nothing:
 
 
 UNSERVED = {
-    "stall_timeout",
     "pty",
     "limits",
     "policy",

@@ -61,6 +61,7 @@ def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing)
         unset=wanted.unset,
         timeout=timeout,
         timeout_source=source,
+        stall_timeout=wanted.stall_timeout,
         grace=config.process_cleanup_timeout if wanted.grace is None else wanted.grace,
         framing=wanted.framing or framing,
         stdin_open=wanted.stdin == "open",

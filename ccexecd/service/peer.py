@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+import trio
 
 from ccexecd.core.output import Framing
 from ccexecd.core.sessions import Parting
@@ -78,13 +79,15 @@ class Peer:
         self._principal = principal
         self._drop = drop
         self._subscriptions: dict[str, Subscription] = {}
+        self._claiming = trio.Lock()
 
     async def claim_session(self) -> Session:
-        """Its session, made on the first call."""
-        if self.session is None:
-            self.session = await self.engine.open_session(self._principal)
-            self.session.drop_connection = self._drop
-        return self.session
+        """Its session, made on the first call; whoever calls while it is being made gets the same one."""
+        async with self._claiming:
+            if self.session is None:
+                self.session = await self.engine.open_session(self._principal)
+                self.session.drop_connection = self._drop
+            return self.session
 
     def take_over(self, session: Session) -> None:
         """Hold another session from now on, instead of its own, which ends."""
