@@ -1,7 +1,7 @@
 """One conversation with the daemon over its control socket.
 
-Owns connecting, one JSON-RPC 2.0 message per line, time-outs, and turning every failure into an
-exception that has an exit code. Must not print, and must not know what any method means.
+Owns connecting, one JSON-RPC 2.0 message per line, time-outs, and turning every failure into an exception that has an
+exit code. Must not print, and must not know what any method means.
 
 A daemon that is just starting holds its pidfile's lock before its control socket exists, and one that restarts has
 neither for a moment. So a socket that is missing or refuses is tried again for a few seconds, but only while the lock
@@ -93,8 +93,8 @@ class Client:
             message = self._receive(deadline, method)
             if "method" in message:
                 self._pending.append(message)
-            elif message.get("id") in {request_id, None}:  # null: refused before the request was read
-                return _result(message)
+            elif message.get("id") in (request_id, None):  # null: refused before the request was read
+                return self._result(message)
 
     def send(self, method: str, params: dict[str, Any] | None = None) -> int:
         """Ask without waiting. Safe in a signal handler that interrupts the wait for a message.
@@ -150,6 +150,13 @@ class Client:
         except LineTooLongError as error:
             raise self._nonsense(str(error)) from error
 
+    def _result(self, answer: dict[str, Any]) -> Any:
+        if isinstance(answer.get("error"), dict):
+            raise RefusedError(answer["error"])
+        if "result" not in answer:
+            raise self._nonsense("it has neither a result nor an error")
+        return answer["result"]
+
     def _silence(self, method: str) -> CtlError:
         return UnreachableError(
             f"ccexecd at {self.path} did not answer {method!r} in time",
@@ -158,12 +165,6 @@ class Client:
 
     def _nonsense(self, why: str) -> CtlError:
         return UnreachableError(f"cannot understand the answer of {self.path}: {why}", "is that socket ccexecd's?")
-
-
-def _result(answer: dict[str, Any]) -> Any:
-    if isinstance(answer.get("error"), dict):
-        raise RefusedError(answer["error"])
-    return answer.get("result")
 
 
 def connect(place: Place, timeout: float | None = None) -> Client:

@@ -142,7 +142,7 @@ def _explain(said: str, returncode: int) -> CtlError:
 def _await_answer(place: Place, deadline: float) -> dict[str, Any]:
     while True:
         try:
-            with connect(place) as client:
+            with connect(place, max(deadline - time.monotonic(), RETRY_INTERVAL)) as client:
                 client.call("health")
                 status: dict[str, Any] = client.call("status")
                 return status

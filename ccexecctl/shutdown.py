@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ccexecctl.arguments import seconds
 from ccexecctl.client import Client, connect
 from ccexecctl.errors import NotPermittedError, NotRunningError, UnreachableError
-from ccexecctl.launch import await_end
+from ccexecctl.launch import await_end, is_running
 from ccexecctl.place import Place, holder
 from ccexecd import pidfile
 
@@ -101,6 +101,8 @@ def _request(client: Client, arguments: Namespace) -> list[dict[str, Any]]:
 
 def _force(place: Place) -> Stopped | None:
     held = next(((path, pid) for path in place.pidfiles if (pid := holder(path)) is not None), None)
+    if held is None and is_running(place):
+        raise UnreachableError("a daemon is only just starting, and has no pid yet", "try again when it has started")
     if held is None:
         return None
     path, pid = held

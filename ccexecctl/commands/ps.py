@@ -15,6 +15,9 @@ examples:
   ccexecctl ps --all --json | jq -r '.[] | select(.exit_code != 0) | .execution_id'
 """
 
+LIMIT = 100_000
+"""Executions that are asked for: all of them. A daemon remembers a thousand and runs what its descriptors allow."""
+
 HEADER = ("ID", "STATE", "PID", "STARTED", "DURATION", "COMMAND")
 
 
@@ -26,7 +29,8 @@ def configure(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> int:
     """Print a table, or a list of objects."""
     with connect_to(arguments) as client:
-        executions = client.call("list", {"state": None if arguments.all else "live"})["executions"]
+        request = {"state": None if arguments.all else "live", "limit": LIMIT}
+        executions = client.call("list", request)["executions"]
     table = render.table(HEADER, map(_row, executions), render.terminal_width())
     render.show(executions, table, as_json=arguments.json)
     return Exit.DONE

@@ -51,15 +51,14 @@ def run(arguments: Namespace) -> int:
         {**settings.environ, **os.environ},
     )
     status = launched.status
-    before = f"was pid {stopped.pid}" if stopped else "was not running"
-    document = {
-        "result": "restarted" if stopped else "started",
-        "previous_pid": stopped.pid if stopped else None,
-        "ended": stopped.ended if stopped else [],
-        **status,
-    }
-    line = f"ccexecd restarted (pid {status['pid']}, {before}), listening on {status['address']}"
-    render.show(document, [line, *(report(stopped.ended) if stopped else [])], as_json=arguments.json)
+    if stopped is None:
+        document = {"result": "started", "previous_pid": None, "ended": [], **status}
+        lines = [f"ccexecd was not running; started (pid {status['pid']}), listening on {status['address']}"]
+    else:
+        document = {"result": "restarted", "previous_pid": stopped.pid, "ended": stopped.ended, **status}
+        line = f"ccexecd restarted (pid {status['pid']}, was pid {stopped.pid}), listening on {status['address']}"
+        lines = [line, *report(stopped.ended)]
+    render.show(document, lines, as_json=arguments.json)
     return Exit.DONE
 
 

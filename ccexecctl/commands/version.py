@@ -28,7 +28,7 @@ def run(arguments: Namespace) -> int:
     if daemon is None:
         lines.append("ccexecd not running")
     else:
-        lines.append(f"ccexecd {daemon['version']} (protocol {daemon['protocol']}, Python {daemon.get('python', '?')})")
+        lines.append(f"ccexecd {daemon['version']} (protocol {daemon['protocol']})")
         versions.compare(daemon["version"])
     ours = {"version": __version__, "python": platform.python_version()}
     render.show({"ccexecctl": ours, "ccexecd": daemon}, lines, as_json=arguments.json)

@@ -137,7 +137,7 @@ def test_an_endless_line_is_refused(ctl, daemon, monkeypatch):
     assert "longer than 1000 bytes" in said.err
 
 
-@pytest.mark.parametrize("garbage", [b"hello\n", b"[]\n", b"\xff\xfe\n", b"[" * 100_000 + b"\n"])
+@pytest.mark.parametrize("garbage", [b"hello\n", b"[]\n", b"{}\n", b"\xff\xfe\n", b"[" * 100_000 + b"\n"])
 def test_an_answer_that_is_no_message_is_a_failure(ctl, daemon, garbage):
     """Whatever sits behind the socket, the result is one sentence and exit 1."""
     daemon.answers["health"] = lambda conversation, _: conversation.raw(garbage)

@@ -24,14 +24,14 @@ def test_ps_prints_a_table(ctl, daemon):
     assert header.split() == ["ID", "STATE", "PID", "STARTED", "DURATION", "COMMAND"]
     assert row.split()[:3] == ["1f0c9b2e", "running", "4711"]
     assert row.endswith("12s       sleep 60")
-    assert daemon.asked("list") == [{"state": "live"}]
+    assert daemon.asked("list") == [{"state": "live", "limit": 100_000}]
 
 
 def test_ps_all_asks_for_the_finished_too(ctl, daemon):
     """--all lifts the filter."""
     daemon.answers["list"] = {"executions": []}
     assert ctl("ps", "-a").code == 0
-    assert daemon.asked("list") == [{}]
+    assert daemon.asked("list") == [{"limit": 100_000}]
 
 
 def test_ps_json_is_a_list(ctl, daemon):

@@ -84,6 +84,14 @@ def test_a_start_that_hangs_is_given_up(ctl, stand_in):
     assert "did not become ready in time" in said.err
 
 
+def test_a_daemon_that_does_not_answer_is_given_up(ctl, daemon):
+    """--timeout bounds the wait for a daemon that is there, too."""
+    daemon.answers["health"] = lambda *_: None
+    before = time.monotonic()
+    assert ctl("start", "--timeout", "0.5").code == 1
+    assert time.monotonic() - before < 5
+
+
 def test_a_slow_start_of_somebody_else_is_waited_for(ctl, ctl_process, stand_in):
     """Who comes second waits for the first one's daemon, and both succeed."""
     first = ctl_process("start", "--", "--fault", "slow")

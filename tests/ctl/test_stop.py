@@ -83,6 +83,15 @@ def test_force_kills_what_ignores_term(ctl, stand_in):
     assert not pidfile.is_locked(stand_in.pidfile)
 
 
+def test_force_does_not_take_a_starting_one_for_a_stopped_one(ctl, stopped_daemon, monkeypatch):
+    """A lock without a pid is a daemon that is only starting: there is nobody to signal, and nothing has stopped."""
+    monkeypatch.setattr(client, "STARTING_PATIENCE", 0.1)
+    stopped_daemon.pidfile.acquire()
+    said = ctl("stop", "--force")
+    assert said.code == 1
+    assert "only just starting" in said.err
+
+
 def test_restart_repeats_the_flags(ctl, stand_in):
     """The new daemon has the old one's flags, and the port that the old one had been given."""
     first = ctl("start", "--port", "0", "--json").json
