@@ -54,7 +54,7 @@ def test_a_user_falls_back_to_the_machine_s_daemon(tmp_path):
 
 def test_the_first_place_is_the_one_that_is_told_of(tmp_path):
     """With nobody anywhere, the message names the place where this user's daemon would be."""
-    with pytest.raises(NotRunningError, match="runtime/ccexecd/control.sock"):
+    with pytest.raises(NotRunningError, match=r"runtime/ccexecd/control\.sock"):
         connect(user_place(tmp_path).own())
 
 
