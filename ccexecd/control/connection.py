@@ -5,6 +5,7 @@ executions that it started, unless they were to be detached: a `ccexecctl run` t
 """
 
 import logging
+import math
 from collections.abc import Mapping
 
 import trio
@@ -23,7 +24,7 @@ from ccexecd.service.writer import Writer
 log = logging.getLogger(__name__)
 
 _READ = 64 * 1024
-_LAST_WORDS = 2.0  # seconds that a peer which has stopped sending gets to read what it asked for
+_LAST_WORDS = 2.0  # seconds to read what it asked for: for a peer that has stopped sending, and when the daemon ends
 
 
 def line(message: bytes) -> bytes:
@@ -53,11 +54,12 @@ def _not_permitted(uid: int) -> RPCError:
 
 async def _converse(stream: trio.SocketStream, engine: Engine, methods: Mapping[str, Method], principal: str) -> None:
     writer = Writer(stream.socket.fileno(), engine.config.stream_timeout)
-    reading = trio.CancelScope()
+    reading, writing = trio.CancelScope(), trio.CancelScope(shield=True)
     peer = Peer(engine, writer, line, OPERATOR, principal, lambda _: reading.cancel(reason="the session has ended"))
 
     async def write() -> None:
-        await writer.run()
+        with writing:
+            await writer.run()
         reading.cancel(reason=writer.broken)
 
     async with trio.open_nursery() as nursery:
@@ -69,10 +71,14 @@ async def _converse(stream: trio.SocketStream, engine: Engine, methods: Mapping[
                 # Whoever has only stopped sending may still read: `echo '{…}' | nc -N -U control.sock`.
                 calls.cancel_scope.deadline = trio.current_time() + (0 if writer.broken else _LAST_WORDS)
         finally:
+            daemon_ends = trio.current_effective_deadline() == -math.inf
+            with trio.move_on_after(_LAST_WORDS, shield=True) as patience:
+                if daemon_ends:  # so everything that is watched has ended, and may be read to its end
+                    await peer.delivered()
             peer.gone(Parting.CLOSED)
-        with trio.move_on_after(_LAST_WORDS, shield=True):
-            await writer.drained()
-        nursery.cancel_scope.cancel(reason="the operator has gone")
+            with trio.CancelScope(shield=True, deadline=patience.deadline):
+                await writer.drained()
+            writing.cancel(reason="the operator has gone")
 
 
 async def _read(stream: trio.SocketStream, dispatcher: Dispatcher, peer: Peer) -> None:

@@ -110,10 +110,7 @@ class Connection:
 
     async def finish(self, parting: Parting) -> None:
         """Let what waits be sent, then say farewell."""
-        while self._peer.watching and not self._writer.broken:
-            await self._writer.drained()
-            await trio.lowlevel.checkpoint()
-        await self._writer.drained()
+        await self._peer.delivered()
         self.leave(parting)
 
     def leave(self, parting: Parting) -> None:

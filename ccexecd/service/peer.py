@@ -112,10 +112,12 @@ class Peer:
             subscription.close()
         return subscription is not None
 
-    @property
-    def watching(self) -> int:
-        """How many executions it is being sent."""
-        return len(self._subscriptions)
+    async def delivered(self) -> None:
+        """Wait until the end of everything that it watches, which has all finished, has been sent."""
+        while self._subscriptions and not self._writer.broken:
+            await self._writer.drained()
+            await trio.lowlevel.checkpoint()
+        await self._writer.drained()
 
     def notify(self, method: str, params: dict[str, Any]) -> None:
         """Send a notification that belongs to no execution's sequence."""
