@@ -52,6 +52,7 @@ class Writer:
         self._ready: deque[OutputSource] = deque()
         self._begun: memoryview | None = None
         self._blocked = False
+        self._waiting = trio.CancelScope()  # around the wait for the peer
         self._wanted = trio.Event()
         self._idle = trio.Event()
         self._idle.set()
@@ -64,8 +65,9 @@ class Writer:
 
     def queue(self, frame: bytes) -> None:
         """Send a frame before any output, with the next `flush`."""
-        self._urgent.append(frame)
-        self._urgent_bytes += len(frame)
+        if not self.broken:
+            self._urgent.append(frame)
+            self._urgent_bytes += len(frame)
 
     def has_output(self, source: OutputSource) -> None:
         """A source has something to send."""
@@ -100,7 +102,8 @@ class Writer:
 
     async def drained(self) -> None:
         """Wait until everything that waited has been written."""
-        await self._idle.wait()
+        while self._blocked and not self.broken:
+            await self._idle.wait()
 
     async def run(self) -> None:
         """Go on where `flush` had to stop, until cancelled or broken."""
@@ -118,12 +121,13 @@ class Writer:
         self._begun = None
         self._idle.set()
         self._wanted.set()
+        self._waiting.cancel(reason=why)
 
     async def _unblock(self) -> None:
         while self._begun is not None:
-            with trio.move_on_after(self._patience) as patience:
+            with trio.move_on_after(self._patience) as self._waiting:
                 await trio.lowlevel.wait_writable(self._fd)
-            if patience.cancelled_caught:
+            if self._waiting.cancelled_caught:
                 self.give_up(f"the peer took nothing for {self._patience:g} s")
             elif self._begun is not None:
                 rest, self._begun = self._begun, None
@@ -144,12 +148,13 @@ class Writer:
         while self._ready and size < GATHER:
             source = self._ready[0]
             frames = source.next_frames()
+            if self._ready and self._ready[0] is source:  # asking it may have made it forget itself
+                self._ready.popleft()
+                if frames is not None:
+                    self._ready.append(source)
             if frames is not None:
                 gathered.append(frames)
                 size += len(frames)
-                self._ready.rotate(-1)
-            elif self._ready and self._ready[0] is source:  # asking it may have made it forget itself
-                self._ready.popleft()
         if not gathered:
             return None
         return b"".join(gathered) if len(gathered) > 1 else gathered[0]
