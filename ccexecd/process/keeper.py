@@ -16,6 +16,7 @@ meets an older keeper can tell.
 
 import array
 import contextlib
+import errno
 import json
 import os
 import select
@@ -43,6 +44,8 @@ _PAUSE_TICK = 0.001  # seconds between looks at a pause: a signalled process sto
 _PAUSE_PATIENCE = 2.0  # seconds until a process that does not stop (uninterruptible sleep) is reported
 _KILL_BURST = 0.05  # seconds that one pass may chase a tree which forks faster than it is killed
 
+_MAX_LISTED = 1000  # pids in one message: the list of a fork bomb would not fit into a packet
+
 Message = dict[str, Any]
 
 
@@ -55,7 +58,7 @@ class Tree:
         grace: seconds from TERM to KILL if the daemon is lost.
         leader_reaped: the exit has been reported.
         kill_at: moment (monotonic) from which everything in it is killed on sight.
-        pause: the request that waits for all of it to be stopped, and until when.
+        pause: the requests that wait for all of it to be stopped, and until when.
     """
 
     __slots__ = ("grace", "kill_at", "leader_reaped", "number", "pause", "pid")
@@ -66,7 +69,7 @@ class Tree:
         self.grace = grace
         self.leader_reaped = False
         self.kill_at: float | None = None
-        self.pause: tuple[int, float] | None = None
+        self.pause: tuple[list[int], float] | None = None
 
 
 class Keeper:
@@ -117,9 +120,12 @@ class Keeper:
     # What the daemon asks for
 
     def _spawn(self, message: Message, fds: list[int]) -> None:
-        stdin = fds.pop(0) if message["stdin"] else subprocess.DEVNULL
+        if self._leaving:  # it would have to wait for what it starts
+            self._send({"re": message["re"], "errno": 0, "strerror": "is ending; try again", "subject": "keeper"})
+            return
         containment.tag_children(self._epoch, message["n"])
         try:
+            stdin = fds.pop(0) if message["stdin"] else subprocess.DEVNULL
             process = subprocess.Popen(
                 message["argv"],
                 stdin=stdin,
@@ -134,6 +140,9 @@ class Keeper:
             subject = "cwd" if error.filename == message["cwd"] is not None else "program"
             self._send({"re": message["re"], "errno": error.errno, "strerror": error.strerror, "subject": subject})
             return
+        except (ValueError, IndexError) as error:  # a NUL, a lone surrogate, no word at all: the protocol refuses them
+            self._send({"re": message["re"], "errno": errno.EINVAL, "strerror": str(error), "subject": "program"})
+            return
         process.returncode = 0  # reaped here, by number; this keeps Popen from trying
         tree = Tree(message["n"], process.pid, message["grace"])
         self._trees[tree.number] = tree
@@ -142,8 +151,12 @@ class Keeper:
 
     def _signal(self, message: Message, _: list[int]) -> None:
         """Signal every process of a tree; `then` follows (CONT after TERM, so that a stopped one hears it)."""
+        signals = (message["signal"], *message["then"])
         found = self._forest.members(message["n"])
-        for signum in (message["signal"], *message["then"]):
+        tree = self._trees.get(message["n"])
+        if tree is not None and signal.SIGCONT in signals:
+            self._end_pause(tree, found)  # else it would stop them again
+        for signum in signals:
             for process in found:
                 containment.send(process, signum)
         self._send({"re": message["re"], "signalled": len(found)})
@@ -153,15 +166,12 @@ class Keeper:
         if tree is None:
             self._send({"re": message["re"], "running": []})
             return
-        tree.pause = (message["re"], time.monotonic() + _PAUSE_PATIENCE)
+        waiting = tree.pause[0] if tree.pause is not None else []
+        tree.pause = ([*waiting, message["re"]], time.monotonic() + _PAUSE_PATIENCE)
         self._unsettled.add(tree)
         self._look_after_pause(tree)
 
     def _resume(self, message: Message, _: list[int]) -> None:
-        tree = self._trees.get(message["n"])
-        if tree is not None and tree.pause is not None:
-            self._send({"re": tree.pause[0], "running": []})
-            tree.pause = None
         self._signal({**message, "signal": signal.SIGCONT, "then": []}, [])
 
     def _kill(self, message: Message, _: list[int]) -> None:
@@ -173,7 +183,7 @@ class Keeper:
         self._send({"re": message["re"]})
 
     def _members(self, message: Message, _: list[int]) -> None:
-        self._send({"re": message["re"], "pids": [process.pid for process in self._forest.members(message["n"])]})
+        self._send({"re": message["re"], "pids": _pids(self._forest.members(message["n"]))})
 
     # What happens by itself
 
@@ -193,7 +203,7 @@ class Keeper:
                 self._reap_leader(self._trees[number])
 
     def _reap_leader(self, tree: Tree) -> None:
-        survivors = [process.pid for process in self._forest.orphans(tree.number)]
+        survivors = _pids(self._forest.orphans(tree.number))
         _, status, used = os.wait4(tree.pid, 0)
         del self._forest.leaders[tree.pid]
         tree.leader_reaped = True
@@ -228,17 +238,22 @@ class Keeper:
         """Stop whatever of a tree still runs, and answer when nothing does: a stopped process cannot fork."""
         if tree.pause is None:
             return
-        request, patience_ends = tree.pause
         living = self._forest.members(tree.number)
         running = [process for process in living if process.state not in containment.STOPPED]
-        out_of_patience = time.monotonic() >= patience_ends
+        out_of_patience = time.monotonic() >= tree.pause[1]
         spared = set() if out_of_patience else self._let_exec(running)
         for process in running:
             if process.pid not in spared:
                 containment.send(process, signal.SIGSTOP)
         if not running or out_of_patience:
-            tree.pause = None
-            self._send({"re": request, "running": [process.pid for process in running]})
+            self._end_pause(tree, running)
+
+    def _end_pause(self, tree: Tree, running: list[containment.Process]) -> None:
+        """Answer whoever waits for a stop: these have not."""
+        requests, _ = tree.pause or ([], 0)
+        tree.pause = None
+        for request in requests:
+            self._send({"re": request, "running": _pids(running)})
 
     @staticmethod
     def _let_exec(running: list[containment.Process]) -> set[int]:
@@ -345,8 +360,24 @@ class Keeper:
                 self._channel.sendmsg([json.dumps(message).encode()])
 
 
+def _pids(processes: list[containment.Process]) -> list[int]:
+    return [process.pid for process in processes[:_MAX_LISTED]]
+
+
+def _reset_signals() -> None:
+    """Undo what whoever started the daemon ignores or blocks (nohup, a shell's `&`): every leader would inherit it.
+
+    Python itself ignores PIPE and XFSZ; `Popen` sees to these two.
+    """
+    for signum in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
+        if signal.getsignal(signum) == signal.SIG_IGN:
+            signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 def main() -> None:
     """Run as the keeper on the socket whose descriptor is the first argument."""
+    _reset_signals()
     channel = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(channel.fileno(), False)
     os.setsid()  # a signal to the daemon's group, as a terminal sends it, is not for us

@@ -138,6 +138,25 @@ ctypes.CDLL(None).pthread_exit(None)
 SELF_STOPPED = Program(sh("echo ready; kill -STOP $$; echo never reached before it is continued; sleep 1000"), living=1)
 """Stopped by itself: it cannot hear TERM."""
 
+LAST_WORDS = Program(
+    python(
+        """
+import os, signal, time
+def end(*_):
+    for _ in range(20):
+        time.sleep(0.005)
+        os.write(1, b'.')
+    os.write(1, b'last words\\n')
+    os._exit(7)
+signal.signal(signal.SIGTERM, end)
+print('ready', flush=True)
+while True:
+    time.sleep(1000)
+"""
+    )
+)
+"""It takes its time to end at TERM, and would end by EPIPE if its output was closed meanwhile."""
+
 HOSTILE = {
     "TERM ignored in the leader": TERM_PROOF,
     "TERM ignored in a child": TERM_PROOF_CHILD,
