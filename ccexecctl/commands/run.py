@@ -85,6 +85,7 @@ def _request(arguments: Namespace) -> dict[str, Any]:
         "grace": arguments.grace,
         "labels": dict(arguments.label),
         "framing": "raw",
+        "policy": "drop_oldest" if arguments.detach else "block",  # here, a slow reader slows it down, as a pipe does
         "on_disconnect": "detach" if arguments.detach else "cancel",
     }
 

@@ -83,6 +83,11 @@ class Gap:
 Entry = Chunk | Note
 
 
+def cost(entry: Entry) -> int:
+    """The bytes that the window charges for an entry."""
+    return ENTRY_OVERHEAD + (len(entry.piece.text) if isinstance(entry, Chunk) else 0)
+
+
 def code_point_cut(text: bytes, end: int) -> int:
     """The last position at or before `end` that does not lie inside a UTF-8 code point.
 
@@ -210,6 +215,7 @@ class OutputLog:
         sizes: bytes of each stream so far.
         held_bytes: bytes that the window holds, the overhead of its entries counted in.
         dropped_bytes: bytes of output that have left the window.
+        passed_bytes: bytes that have ever gone into the window, counted as `held_bytes` is.
         closed: no further entry will come.
     """
 
@@ -222,6 +228,7 @@ class OutputLog:
         self.next_seq = 1
         self.sizes: dict[Stream, int] = {"stdout": 0, "stderr": 0}
         self.dropped_bytes = 0
+        self.passed_bytes = 0
         self.closed = False
 
     @property
@@ -231,13 +238,12 @@ class OutputLog:
 
     def append(self, stream: Stream, piece: Piece) -> None:
         """Add output."""
-        size = len(piece.text)
-        self._push(Chunk(self.next_seq, piece.lines, stream, self.sizes[stream], piece), size)
-        self.sizes[stream] += size
+        self._push(Chunk(self.next_seq, piece.lines, stream, self.sizes[stream], piece))
+        self.sizes[stream] += len(piece.text)
 
     def note(self, method: str, params: dict[str, Any]) -> None:
         """Add a state change."""
-        self._push(Note(self.next_seq, method, params), 0)
+        self._push(Note(self.next_seq, method, params))
 
     def close(self) -> None:
         """Say that nothing follows."""
@@ -248,10 +254,16 @@ class OutputLog:
         self._capacity = min(self._capacity, capacity)
         self._drop()
 
-    def _push(self, entry: Entry, size: int) -> None:
+    @property
+    def backlog(self) -> int:
+        """Bytes of the window that the slowest watcher has not seen yet; 0 when nobody watches."""
+        return self.passed_bytes - min((cursor.seen_bytes for cursor in self._cursors), default=self.passed_bytes)
+
+    def _push(self, entry: Entry) -> None:
         self._entries.append(entry)
         self.next_seq += entry.count
-        self.held_bytes += size + ENTRY_OVERHEAD
+        self.held_bytes += cost(entry)
+        self.passed_bytes += cost(entry)
         if self.held_bytes > self._capacity:
             self._drop()
 
@@ -265,7 +277,7 @@ class OutputLog:
                 for cursor in overtaken:
                     cursor.miss(gone, size, lines)
             self._base += 1
-            self.held_bytes -= ENTRY_OVERHEAD + size
+            self.held_bytes -= cost(gone)
             self.dropped_bytes += size
 
     def cursor(self, from_seq: int | None) -> "Cursor":
@@ -275,12 +287,13 @@ class OutputLog:
             from_seq: the first entry wanted; 0 or 1 is the start, None only what comes from now on.
         """
         seq = self.next_seq if from_seq is None else max(1, min(from_seq, self.next_seq))
-        index = self._base + len(self._entries)
+        index, seen_bytes = self._base + len(self._entries), self.passed_bytes
         for entry in reversed(self._entries):
             if entry.seq + entry.count <= seq:
                 break
             index -= 1
-        cursor = Cursor(self, seq, index, is_late=seq < self.oldest_seq)
+            seen_bytes -= cost(entry)
+        cursor = Cursor(self, seq, index, seen_bytes, is_late=seq < self.oldest_seq)
         self._cursors.add(cursor)
         return cursor
 
@@ -298,7 +311,7 @@ class OutputLog:
         """What a cursor sees next; None when nothing new has come."""
         position = cursor.index - self._base
         if position < 0 or (position == 0 and self._entries and cursor.seq < self._entries[0].seq):
-            cursor.index = self._base
+            cursor.index, cursor.seen_bytes = self._base, self.passed_bytes - self.held_bytes
             return Gap(cursor.seq, self.oldest_seq - 1, *cursor.missed())
         return self._entries[position] if position < len(self._entries) else None
 
@@ -309,14 +322,16 @@ class Cursor:
     Attributes:
         seq: the next entry that it has not seen.
         index: that entry's index in the log.
+        seen_bytes: bytes that went into the window before that entry.
     """
 
-    __slots__ = ("_is_late", "_log", "_missed_bytes", "_missed_lines", "index", "seq")
+    __slots__ = ("_is_late", "_log", "_missed_bytes", "_missed_lines", "index", "seen_bytes", "seq")
 
-    def __init__(self, log: OutputLog, seq: int, index: int, *, is_late: bool) -> None:
+    def __init__(self, log: OutputLog, seq: int, index: int, seen_bytes: int, *, is_late: bool) -> None:
         self._log = log
         self.seq = seq
         self.index = index
+        self.seen_bytes = seen_bytes
         self._is_late = is_late  # entries that it wanted had gone before it came, uncounted
         self._missed_bytes = 0
         self._missed_lines = 0
@@ -341,6 +356,7 @@ class Cursor:
             self.seq = entry.to_seq + 1
         elif entry is not None:
             self.index += 1
+            self.seen_bytes += cost(entry)
             self.seq = entry.seq + entry.count
         return entry
 

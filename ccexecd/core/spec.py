@@ -26,6 +26,7 @@ class Spec:
         stall_timeout: seconds without a byte on either stream after which it is ended; None is never.
         grace: seconds from TERM to KILL.
         framing: how output is cut into notifications.
+        policy: what happens when its slowest watcher falls behind: it misses output, or the program waits for it.
         stdin_open: whether the client writes to its standard input; else it is /dev/null.
         on_disconnect: what the loss of the client means for it.
         labels: the client's own marks.
@@ -42,6 +43,7 @@ class Spec:
     stall_timeout: float | None = None
     grace: float = 10.0
     framing: Framing = "lines"
+    policy: Literal["drop_oldest", "block"] = "drop_oldest"
     stdin_open: bool = False
     on_disconnect: Literal["auto", "cancel", "detach"] = "auto"
     labels: Mapping[str, str] = attrs.field(factory=dict)

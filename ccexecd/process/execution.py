@@ -18,6 +18,11 @@ from ccexecd.core.output import Framer, OutputLog, Stream
 from ccexecd.core.spec import Spec
 from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.leader import Leader, SpawnError
+from ccexecd.process.pump import Source
+
+MOST_UNSEEN = 1024 * 1024
+"""Bytes that the slowest watcher may be behind, under policy `block`, before the pipes are read no more. As much again
+is in the pipe then, and all of it fits into the window when the program ends."""
 
 Watcher = Callable[[], None]
 """Called in the step in which the log has grown. Must neither block nor raise."""
@@ -45,6 +50,7 @@ class Execution:
         spawned: set when it has started, or could not be.
         spawn_error: why it could not.
         outcome: how it ended, once it has.
+        sources: the pipes that its output is read from.
         going: set while it is not paused.
         finished: set when nothing of it is left and `process.completed` is in the log.
         scope: its supervisor waits in it for the end; cancelling it begins the escalation from TERM to KILL.
@@ -63,6 +69,7 @@ class Execution:
         self.spawn_error: SpawnError | None = None
         self.outcome: Outcome | None = None
         self.finished = trio.Event()
+        self.sources: list[Source] = []
         self.going = trio.Event()
         self.going.set()
         self.scope = trio.CancelScope()
@@ -77,6 +84,8 @@ class Execution:
         self._time_left: float | None = None
         self._last_output = 0.0  # on Trio's clock, moved on by pauses
         self._paused_at = 0.0
+        self._most_unseen = min(MOST_UNSEEN, window // 4)
+        self._is_held = False
         self._stdin: trio.lowlevel.FdStream | None = None
         self._stdin_turn = trio.StrictFIFOLock()
         self._control_done: trio.Event | None = None
@@ -104,6 +113,18 @@ class Execution:
         for piece in self._framers[stream].feed(received):
             self.log.append(stream, piece)
         self._wake_watchers()
+        if self.spec.policy == "block" and self.log.backlog > self._most_unseen:
+            self._is_held = True
+            for source in self.sources:
+                source.hold()
+
+    def was_read(self) -> None:
+        """A watcher has moved on, or gone: a program that waits for it may go on."""
+        if self._is_held and self.log.backlog <= self._most_unseen // 2:
+            self._is_held = False
+            self._last_output = trio.current_time()
+            for source in self.sources:
+                source.go_on()
 
     def is_stalling(self) -> None:
         """It has been silent for so long that its stall time-out is near."""
@@ -169,6 +190,8 @@ class Execution:
     @property
     def idle_seconds(self) -> float:
         """Seconds since it wrote, or since it started; pauses are not counted."""
+        if self._is_held:  # it is we who keep it from writing
+            return 0.0
         return (trio.current_time() if self.going.is_set() else self._paused_at) - self._last_output
 
     @property

@@ -3,7 +3,8 @@
 Owns the read ends. One epoll set holds them all and one task waits for it: a line that a program writes costs one
 wake-up of that task and no scheduling of a task of its own, which is what makes 500 programs at 100 lines a second
 bearable. A sink is called in the same step as the read, with no await between, so nothing that was read can be lost.
-The pump always drains: no watcher can hold it up. Must not know what the bytes mean.
+No watcher holds it up but by the choice of who asked for the execution (`Source.hold`). Must not know what the bytes
+mean.
 """
 
 import contextlib
@@ -54,6 +55,7 @@ class Source:
         self._pump = pump
         self._fd = fd
         self._sink = sink
+        self._is_waiting = True
         self.ended = trio.Event()
 
     def read_once(self) -> bool:
@@ -68,6 +70,18 @@ class Source:
         self._sink(bytes(self._pump.view[:size]))
         return True
 
+    def hold(self) -> None:
+        """Read no more for now: when its pipe is full, the program waits."""
+        if self._is_waiting and not self.ended.is_set():
+            self._pump.ignore(self._fd)
+            self._is_waiting = False
+
+    def go_on(self) -> None:
+        """Read again."""
+        if not self._is_waiting and not self.ended.is_set():
+            self._pump.heed(self._fd)
+            self._is_waiting = True
+
     def close(self) -> None:
         """Take what is in the pipe and close it, though somebody may still hold its other end."""
         if not self.ended.is_set():
@@ -78,7 +92,8 @@ class Source:
             self._end()
 
     def _end(self) -> None:
-        self._pump.remove(self._fd)
+        self.hold()
+        self._pump.forget(self._fd)
         os.close(self._fd)
         self.ended.set()
 
@@ -100,12 +115,21 @@ class Pump:
     def add(self, fd: int, sink: Sink) -> Source:
         """Read a pipe from now on. The descriptor is the pump's from here."""
         source = self._sources[fd] = Source(self, fd, sink)
-        self._epoll.register(fd, select.EPOLLIN)
+        self.heed(fd)
         return source
 
-    def remove(self, fd: int) -> None:
-        """Stop reading; for `Source`."""
+    # For sources. A hung-up pipe is always ready, so one that is not to be read must leave the set.
+
+    def heed(self, fd: int) -> None:
+        """Wait for this pipe."""
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def ignore(self, fd: int) -> None:
+        """Do not wait for it."""
         self._epoll.unregister(fd)
+
+    def forget(self, fd: int) -> None:
+        """Its source has ended."""
         del self._sources[fd]
 
     async def run(self) -> None:

@@ -17,7 +17,7 @@ from ccexecd.core.execution import Exit, Outcome, Reason, judge
 from ccexecd.process.execution import Execution
 from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.leader import Launch, Leader, SpawnError
-from ccexecd.process.pump import Pump, Source, open_pipe
+from ccexecd.process.pump import Pump, open_pipe
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ async def supervise(
         env: makes its environment.
     """
     try:
-        leader, sources = await _start(execution, keeper, pump, env(execution))
+        leader = await _start(execution, keeper, pump, env(execution))
     except SpawnError as error:
         execution.spawn_error = error
         execution.has_ended(Outcome(None, Reason.SPAWN_FAILED, error=str(error)))
@@ -66,7 +66,7 @@ async def supervise(
         raise
     finally:
         with trio.CancelScope(shield=True):  # every wait below has its own bound
-            await _wind_down(execution, keeper, leader, sources)
+            await _wind_down(execution, keeper, leader)
 
 
 async def _exited_or_stalled(execution: Execution, leader: Leader, limit: float) -> None:
@@ -91,9 +91,7 @@ async def _heed_silence(execution: Execution, limit: float) -> None:
         await trio.sleep((limit if warned else warn_at) - idle)
 
 
-async def _start(
-    execution: Execution, keeper: KeeperClient, pump: Pump, env: dict[str, str]
-) -> tuple[Leader, list[Source]]:
+async def _start(execution: Execution, keeper: KeeperClient, pump: Pump, env: dict[str, str]) -> Leader:
     """Make the pipes, have the leader started, and begin to read."""
     spec = execution.spec
     ours: list[int] = []
@@ -120,15 +118,16 @@ async def _start(
             os.close(fd)
     if spec.stdin_open:
         execution.open_stdin(ours[2])
-    execution.has_started(leader)
-    execution.spawned.set()
-    return leader, [
+    execution.sources += [
         pump.add(ours[0], lambda received: execution.has_output("stdout", received)),
         pump.add(ours[1], lambda received: execution.has_output("stderr", received)),
     ]
+    execution.has_started(leader)
+    execution.spawned.set()
+    return leader
 
 
-async def _wind_down(execution: Execution, keeper: KeeperClient, leader: Leader, sources: list[Source]) -> None:
+async def _wind_down(execution: Execution, keeper: KeeperClient, leader: Leader) -> None:
     leftovers: list[int] = []
     if execution.intent is not None:
         await _escalate(keeper, leader, execution.grace, execution.hurry)
@@ -137,7 +136,7 @@ async def _wind_down(execution: Execution, keeper: KeeperClient, leader: Leader,
             await leader.gone.wait()
         leftovers = await keeper.members(leader)
         await _escalate(keeper, leader, min(execution.grace, STRAGGLER_GRACE), execution.hurry)
-    still_open = [source for source in sources if not source.ended.is_set()]
+    still_open = [source for source in execution.sources if not source.ended.is_set()]
     if still_open:
         with trio.move_on_after(LINGER):
             for source in still_open:

@@ -38,12 +38,12 @@ class Execute:
     unset: tuple[Text, ...] = ()
     stdin: Literal["closed", "open"] = "closed"
     on_disconnect: OnDisconnect = "auto"
+    policy: Literal["drop_oldest", "block"] = "drop_oldest"
     framing: Framing | None = None
     labels: dict[str, str] = attrs.field(factory=dict)
     # Of the contract, served by later versions: only the value that changes nothing is taken.
     pty: None = None
     limits: None = None
-    policy: Literal["drop_oldest"] = "drop_oldest"
     stdio: Literal["pipe"] = "pipe"
     max_line_bytes: None = None
     agent: Literal["none", "auto"] = "auto"
@@ -171,7 +171,6 @@ class Nothing:
 UNSERVED = {
     "pty",
     "limits",
-    "policy",
     "stdio",
     "max_line_bytes",
     "agent",

@@ -114,6 +114,7 @@ class Subscription:
         """Watch no longer."""
         self._execution.unwatch(self._wake)
         self._cursor.close()
+        self._execution.was_read()
         self._writer.forget(self)
         self._on_end(self._execution.id)
 
@@ -127,6 +128,8 @@ class Subscription:
                 size += len(frame)
         if self._cursor.finished:
             self.close()
+        else:
+            self._execution.was_read()
         return b"".join(frames) if frames else None
 
     def _wake(self) -> None:

@@ -64,6 +64,7 @@ def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing)
         stall_timeout=wanted.stall_timeout,
         grace=config.process_cleanup_timeout if wanted.grace is None else wanted.grace,
         framing=wanted.framing or framing,
+        policy=wanted.policy,
         stdin_open=wanted.stdin == "open",
         on_disconnect=wanted.on_disconnect,
         labels=wanted.labels,

@@ -166,9 +166,11 @@ def test_lines_come_together_as_they_were_read(chunks):
     framer = Framer("lines", HUGE)
     for chunk in chunks:
         held = framer._held_size
-        pieces = [piece for piece in framer.feed(chunk) if piece.parts == 1]
+        pieces = list(framer.feed(chunk))
         own = pieces[1:] if held else pieces  # what was held and its end come first, by themselves
         for one, two in pairwise(own):
+            if one.parts > 1 or two.parts > 1:
+                continue  # a line too long for one piece shares none
             first_line = two.text[: two.text.index(b"\n") + 1]
             assert len(one.text) + len(first_line) > SMALL
 

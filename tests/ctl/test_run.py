@@ -67,6 +67,7 @@ def test_the_request_is_what_a_shell_would_do(ctl, daemon, monkeypatch, tmp_path
         "grace": 1.0,
         "labels": {"job": "nightly"},
         "framing": "raw",
+        "policy": "block",
         "on_disconnect": "cancel",
     }
     assert environ == {**os.environ, "A": "b=c", "GREETING": "x"}
