@@ -19,7 +19,7 @@ from typing import Any
 import trio
 
 from ccexecd import __version__
-from ccexecd.config import ConfigError, LoadedConfig
+from ccexecd.config import ConfigError, LoadedConfig, Problem
 from ccexecd.control import connection as control_connection
 from ccexecd.control import listener as control_listener
 from ccexecd.control.methods import operator_methods
@@ -73,6 +73,7 @@ class Daemon:
         log_output: Log,
     ) -> None:
         self._loaded = loaded
+        self._sources = dict(loaded.sources)
         self._places = places
         self._listen_fds = [fd for fds in listen_fds.values() for fd in fds]
         self._ready = ready
@@ -169,27 +170,37 @@ class Daemon:
 
     def configuration(self) -> dict[str, Any]:
         """The configuration in force, and where each value comes from."""
-        return {"config": self._engine.config.as_public_dict(), "sources": dict(self._loaded.sources)}
+        return {"config": self._engine.config.as_public_dict(), "sources": self._sources}
 
     def reload(self) -> dict[str, Any]:
         """Read the configuration again and use it, whole or not at all; reopen the log.
 
         Raises:
-            ConfigError: it is not valid; nothing has changed.
+            ConfigError: it is not valid, or the log cannot be opened; nothing has changed.
         """
         self._notifier.reloading()
         try:
             loaded = self._loaded.load_again()
+            self._reopen_log()
             update = self._engine.config.updated(loaded.config)
             self._loaded = loaded
+            self._sources = {**loaded.sources, **{key: self._sources[key] for key in update.needs_restart}}
             self._engine.reconfigure(update.config)
             self._door.reconfigure(update.config)
             self._log_output.set_level("debug" if update.config.debug else update.config.log_level)
-            self._log_output.reopen()
         finally:
             self._notifier.ready(self._summary())
         log.info("reloaded", extra={"changed": update.changed, "needs_restart": update.needs_restart})
         return {"changed": list(update.changed), "needs_restart": list(update.needs_restart)}
+
+    def _reopen_log(self) -> None:
+        try:
+            self._log_output.reopen()
+        except OSError as error:
+            problem = Problem(
+                "log_file", self._sources["log_file"], f"cannot open {self._log_output.path}: {error.strerror}"
+            )
+            raise ConfigError([problem]) from error
 
     async def stop(self, drain: float | None, grace: float | None) -> Answer:
         """End; answered when everything that it ran has ended."""
@@ -257,7 +268,7 @@ class Daemon:
                 if signum == signal.SIGHUP:
                     try:
                         self.reload()
-                    except (ConfigError, OSError) as invalid:
+                    except ConfigError as invalid:
                         log.warning("not reloaded: %s", invalid)
                 else:
                     log.info("%s received", signal.Signals(signum).name)
