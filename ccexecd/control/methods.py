@@ -4,6 +4,7 @@ Owns their params and results. The daemon is handed in as what it can be asked f
 import it.
 """
 
+import platform
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
@@ -47,7 +48,7 @@ def operator_methods(daemon: Operated) -> dict[str, Method]:
         return daemon.configuration()
 
     def version(_peer: Peer, _: messages.Nothing) -> dict[str, Any]:
-        return {"version": __version__, "protocol": "ccexec.v1"}
+        return {"version": __version__, "protocol": "ccexec.v1", "python": platform.python_version()}
 
     def reload(_peer: Peer, _: messages.Nothing) -> dict[str, Any]:
         try:
