@@ -94,15 +94,24 @@ class Running:
     @asynccontextmanager
     async def operator(self) -> AsyncIterator[Client]:
         """An operator on a connection of its own."""
-        async with trio.open_nursery() as nursery:
-            stream = await self.connect()
-            operator = Client(_Lines(stream), stream)
-            nursery.start_soon(operator.read)
-            try:
-                yield operator
-            finally:
-                await trio.aclose_forcefully(stream)
+        failure: BaseException | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                stream = await self.connect()
+                operator = Client(_Lines(stream), stream)
+                nursery.start_soon(operator.read)
+                try:
+                    yield operator
+                except BaseException as error:
+                    failure = error
+                    raise
+                finally:
+                    await trio.aclose_forcefully(stream)
                 nursery.cancel_scope.cancel()
+        except BaseExceptionGroup:
+            if failure is None:
+                raise
+            raise failure from None  # a failed assertion reads better outside of the nursery's group
 
     async def ask(self, method: str, **params: Any) -> Any:
         """Ask one thing as an operator."""
