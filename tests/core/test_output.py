@@ -382,6 +382,7 @@ class LogMachine(RuleBasedStateMachine):
         self.log = OutputLog(self.capacity)
         self.entries: list[Chunk | Note] = []
         self.gone = 0  # how many of them have left the window
+        self.watchers: list[Watcher] = []
 
     def _added(self, entry: Chunk | Note) -> None:
         self.entries.append(entry)
@@ -432,7 +433,9 @@ class LogMachine(RuleBasedStateMachine):
     def open(self, from_seq):
         seq = self._next_seq() if from_seq is None else min(max(from_seq, 1), self._next_seq())
         oldest = self.entries[self.gone].seq if self.entries else 1
-        return Watcher(self.log.cursor(from_seq), seq, was_there=seq >= oldest)
+        watcher = Watcher(self.log.cursor(from_seq), seq, was_there=seq >= oldest, gone_before=self.gone)
+        self.watchers.append(watcher)
+        return watcher
 
     @rule(watcher=cursors, times=st.integers(1, 3))
     def take(self, watcher, times):
@@ -460,6 +463,7 @@ class LogMachine(RuleBasedStateMachine):
     @rule(watcher=consumes(cursors))
     def close(self, watcher):
         watcher.cursor.close()
+        self.watchers.remove(watcher)
 
     @invariant()
     def the_books_are_right(self):
@@ -469,9 +473,14 @@ class LogMachine(RuleBasedStateMachine):
         assert self.log.dropped_bytes == sum(len(text_of(entry)) for entry in self.entries[: self.gone])
         assert self.log.sizes == {stream: self._size(stream) for stream in ("stdout", "stderr")}
         assert self.log.held_bytes <= self.capacity or self.gone == len(self.entries) - 1
+        assert self.log.backlog == max(map(self._unseen_cost, self.watchers), default=0)
+
+    def _unseen_cost(self, watcher: "Watcher") -> int:
+        unseen = [entry for entry in self.entries[watcher.gone_before :] if entry.seq + entry.count > watcher.seq]
+        return sum(ENTRY_OVERHEAD + len(text_of(entry)) for entry in unseen)
 
 
-@attrs.define
+@attrs.define(eq=False)
 class Watcher:
     """A cursor, and what a model knows of it."""
 
@@ -479,6 +488,8 @@ class Watcher:
     seq: int
     was_there: bool
     """Whether everything that it has not seen was in the window when it came, or when it heard of the last gap."""
+    gone_before: int
+    """How many entries had left the window when it came: they are nobody's backlog."""
 
 
 def text_of(entry: Chunk | Note) -> bytes:

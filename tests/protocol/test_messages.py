@@ -113,11 +113,12 @@ def test_an_unknown_param_is_refused_or_passed_over(cls):
     assert params(given_, cls, lenient=True) == params(MINIMAL.get(cls.__name__), cls)
 
 
-SERVED = {"policy": "drop_oldest", "stdio": "pipe", "agent": "auto"}
+SERVED = {"stdio": "pipe", "agent": "auto"}
+"""What may be said of the params below besides null: it is what this version does anyway."""
 
 
 @pytest.mark.parametrize("name", sorted(UNSERVED))
-@pytest.mark.parametrize("value", [True, 1, "block", "claude", "file", ["x"], {"cols": 80}])
+@pytest.mark.parametrize("value", [True, 1, "words", "claude", "file", ["x"], {"cols": 80}])
 @pytest.mark.parametrize("lenient", [False, True])
 def test_what_is_not_served_is_refused(name, value, lenient):
     """Asking for what this version cannot do is an error and never silently ignored, whoever asks."""
@@ -138,7 +139,7 @@ def test_everything_not_served_is_a_param_of_execute():
 
 def test_a_fault_of_another_method_is_told_as_it_is():
     """The words about what is not served belong to `execute`."""
-    assert faults({"type": "PAUSE", "policy": "block"}, messages.Control)[0][1].startswith("unknown field: policy")
+    assert faults({"type": "PAUSE", "lane": "a"}, messages.Control)[0][1].startswith("unknown field: lane")
 
 
 EXECUTE_RULES = [
@@ -162,6 +163,7 @@ EXECUTE_RULES = [
     ({"command": "ls", "timeout": "5"}, "$.timeout", "expected number, got string"),
     ({"command": "ls", "stdin": True}, "$.stdin", 'expected one of "closed", "open"'),
     ({"command": "ls", "framing": "words"}, "$.framing", 'expected one of "lines", "line", "raw"'),
+    ({"command": "ls", "policy": "drop"}, "$.policy", 'expected one of "drop_oldest", "block"'),
     ({"command": "ls", "on_disconnect": None}, "$.on_disconnect", 'expected one of "auto", "cancel", "detach"'),
     ({"command": "ls", "env": {"A": None}}, "$.env['A']", "expected string, got null"),
 ]
@@ -178,6 +180,8 @@ def test_execute_takes_everything_that_is_served():
     given_ = {
         "argv": ["ls", "", "-l"],
         "timeout": 5,
+        "stall_timeout": 2.5,
+        "policy": "block",
         "grace": 0,
         "cwd": "/tmp",
         "env": {"A": "", "B": "="},
