@@ -81,7 +81,7 @@ class Execution:
         self.finished_at: datetime | None = None
         self._started_clock = self._finished_clock = time.monotonic()
         self._keeper = keeper
-        self._time_left: float | None = None
+        self._time_left = float("inf")
         self._last_output = 0.0  # on Trio's clock, moved on by pauses
         self._paused_at = 0.0
         self._most_unseen = min(MOST_UNSEEN, window // 4)
@@ -234,10 +234,11 @@ class Execution:
             IllegalTransitionError: at once, if it is not running.
         """
         self.apply(Event.PAUSE)
-        self._paused_at = trio.current_time()
-        self.going = trio.Event()
-        self._time_left = self.scope.deadline - trio.current_time()
-        self.scope.deadline = float("inf")
+        if self.going.is_set():  # else a resume has been decided and not been done: the clock stands still
+            self.going = trio.Event()
+            self._paused_at = trio.current_time()
+            self._time_left = self.scope.deadline - self._paused_at
+            self.scope.deadline = float("inf")
         return self._in_turn(self._stop(), State.PAUSED, "process.paused", "paused")
 
     def resume(self) -> Awaitable[list[int]]:
@@ -279,10 +280,10 @@ class Execution:
 
     async def _continue(self) -> list[int]:
         await self._keeper.resume(self._led())
-        if self.state is State.RUNNING and self._time_left is not None:
+        if self.state is not State.PAUSED and not self.going.is_set():
             self.scope.deadline = trio.current_time() + self._time_left
-        self._last_output += trio.current_time() - self._paused_at
-        self.going.set()
+            self._last_output += trio.current_time() - self._paused_at
+            self.going.set()
         return []
 
     async def signal(self, signum: int) -> None:

@@ -159,14 +159,27 @@ def _be_subreaper(wanted: bool) -> None:
 # Real parts
 
 
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """A failing test shows its one error, without the nurseries around it."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        raise error from None
+
+
 @asynccontextmanager
 async def running_keeper(umask: int = 0o022) -> AsyncIterator[KeeperClient]:
     """A client with its keeper."""
     keeper = KeeperClient(umask)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(keeper.run)
-        yield keeper
-        nursery.cancel_scope.cancel()
+    with _plainly():
+        async with trio.open_nursery() as nursery:
+            await nursery.start(keeper.run)
+            yield keeper
+            nursery.cancel_scope.cancel()
 
 
 class Stage:
@@ -208,23 +221,25 @@ async def lines_of(execution: Execution, count: int) -> None:
 async def open_stage(umask: int = 0o022) -> AsyncIterator[Stage]:
     """Keeper and pump; what still runs at the end is ended."""
     pump = Pump()
-    async with running_keeper(umask) as keeper, trio.open_nursery() as below:
-        below.start_soon(pump.run)
-        async with trio.open_nursery() as nursery:
-            yield Stage(keeper, pump, nursery)
-            nursery.cancel_scope.cancel()
-        below.cancel_scope.cancel()
+    with _plainly():
+        async with running_keeper(umask) as keeper, trio.open_nursery() as below:
+            below.start_soon(pump.run)
+            async with trio.open_nursery() as nursery:
+                yield Stage(keeper, pump, nursery)
+                nursery.cancel_scope.cancel()
+            below.cancel_scope.cancel()
 
 
 @asynccontextmanager
 async def running_engine(**config: object) -> AsyncIterator[Engine]:
     """Everything below the doors."""
     pump = Pump()
-    async with running_keeper() as keeper, trio.open_nursery() as below:
-        below.start_soon(pump.run)
-        engine = Engine(Config(**config), keeper, pump, os.environ)  # type: ignore[arg-type]
-        async with trio.open_nursery() as nursery:
-            await nursery.start(engine.run)
-            yield engine
-            nursery.cancel_scope.cancel()
-        below.cancel_scope.cancel()
+    with _plainly():
+        async with running_keeper() as keeper, trio.open_nursery() as below:
+            below.start_soon(pump.run)
+            engine = Engine(Config(**config), keeper, pump, os.environ)  # type: ignore[arg-type]
+            async with trio.open_nursery() as nursery:
+                await nursery.start(engine.run)
+                yield engine
+                nursery.cancel_scope.cancel()
+            below.cancel_scope.cancel()
