@@ -25,8 +25,12 @@ from ccexecd.core.sessions import REASONS, Parting, ends
 from ccexecd.core.spec import Spec
 from ccexecd.process.execution import Execution
 from ccexecd.process.keeper_client import KeeperClient
+from ccexecd.process.leader import SpawnError
 from ccexecd.process.pump import Pump
 from ccexecd.process.supervisor import supervise
+
+# What the doors are given, executions and their errors among it: they do not import `process`.
+__all__ = ["AdmissionError", "Engine", "Execution", "Refusal", "Session", "SpawnError", "part"]
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,8 @@ from typing import Any
 import attrs
 
 from ccexecd.core.sessions import Parting
-from ccexecd.engine import AdmissionError, Engine, Session
+from ccexecd.engine import AdmissionError, Engine, Execution, Session, SpawnError
 from ccexecd.external.request import Reject, Request, Response, Route
-from ccexecd.process.execution import Execution
-from ccexecd.process.leader import SpawnError
 from ccexecd.protocol import messages
 from ccexecd.protocol.codec import JSONSyntaxError, Seconds, StructureError, dumps, loads
 from ccexecd.protocol.errors import ErrorCode
