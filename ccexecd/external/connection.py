@@ -97,9 +97,11 @@ class Connection:
                 self._house.connections.discard(self)
                 left_by_itself = not self._reading.cancelled_caught
                 self._peer.gone(websocket.parting if left_by_itself else self._farewell)
-            if self._reading.cancelled_caught and not self._writer.broken:
-                code, reason = _FAREWELLS[self._farewell]
-                await websocket.close(code, reason)
+            if not self._writer.broken:
+                if left_by_itself:
+                    websocket.complain()
+                else:
+                    await websocket.close(*_FAREWELLS[self._farewell])
                 with trio.move_on_after(1, shield=True):
                     await self._writer.drained()
             nursery.cancel_scope.cancel(reason="the connection has ended")

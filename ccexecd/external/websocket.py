@@ -4,7 +4,8 @@ Owns the seam to trio-websocket, the only module that imports it. The library ge
 head that `upgrade` synthesised (a stranger's could crash it), then, once it has accepted, what arrived early and what
 comes. What it writes (101, pongs, close frames) goes into the connection's writer like everything else, so no two
 frames can mix. Messages are framed here, without it: two to ten bytes of header (RFC 6455 section 5.2). Its reader
-task may die of what a client sends; that ends this WebSocket and nothing else.
+task may die of what a client sends; that ends this WebSocket and nothing else. Where a client breaks the protocol, the
+library just ends; the close frame that says so comes from here, too.
 """
 
 import logging
@@ -17,6 +18,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_st
 
 from ccexecd.core.sessions import Parting
 from ccexecd.external.upgrade import Upgrade, synthesise_head
+from ccexecd.protocol.errors import CloseCode
 from ccexecd.service.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -28,13 +30,19 @@ _MESSAGES_WAITING = 16
 """Messages that the library may hold before it stops reading; the connection takes them one by one."""
 
 _MESSAGE_OVERHEAD = 1024 * 1024
-"""Bytes that the frames of one message may add to it: without a bound, empty frames could go on for ever."""
+"""Bytes of header that the frames of one message may have: without a bound, empty frames could go on for ever."""
 
 _CLOSE_PATIENCE = 5.0
 """Seconds for the client's half of a close handshake; after that the connection is just closed."""
 
 _DELIBERATE = frozenset({1000, 1001, 1005})
 """Close codes that a client sends on purpose: normal, going away, and a close frame without a code."""
+
+_VIOLATIONS = frozenset({1002, 1007})
+"""Close codes with which the library ends when a client breaks the protocol, or sends what is no UTF-8."""
+
+_CLOSE = 0x88
+"""First byte of a close frame."""
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -47,18 +55,59 @@ def text_frame(payload: bytes) -> bytes:
     return struct.pack("!BBQ", 0x81, 127, size) + payload
 
 
-class _Seam(trio.abc.Stream):
-    """What trio-websocket takes for its connection."""
+def _close_frame(code: int, reason: str) -> bytes:
+    """One close frame; a control frame holds 125 bytes at most."""
+    payload = struct.pack("!H", code) + reason.encode()[:123].decode(errors="ignore").encode()
+    return bytes((_CLOSE, len(payload))) + payload
 
-    def __init__(self, stream: trio.abc.Stream, head: bytes, early: bytes, writer: Writer, most: int) -> None:
+
+class _Headers:
+    """Looks at frame headers (RFC 6455 section 5.2) as they pass by, and never at what they frame.
+
+    Attributes:
+        size: bytes that the headers of the message under way have taken so far.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._begun = b""  # of a header
+        self._passing = 0  # bytes of payload until the next one
+
+    def pass_by(self, received: bytes) -> None:
+        """Take what arrived."""
+        received, self._begun = self._begun + received, b""
+        position = self._passing
+        while position < len(received):
+            rest = received[position : position + 14]
+            extended = {126: 2, 127: 8}.get(rest[1] & 0x7F, 0) if len(rest) > 1 else 0
+            header = 2 + extended + (4 if len(rest) > 1 and rest[1] & 0x80 else 0)
+            if len(rest) < header:
+                self._begun = rest
+                position = len(received)
+                break
+            if not rest[0] & 0x08:  # a part of a message
+                self.size = 0 if rest[0] & 0x80 else self.size + header
+            position += header + (int.from_bytes(rest[2 : 2 + extended]) if extended else rest[1] & 0x7F)
+        self._passing = position - len(received)
+
+
+class _Seam(trio.abc.Stream):
+    """What trio-websocket takes for its connection.
+
+    Attributes:
+        said_goodbye: a close frame has been sent.
+        verdict: why nothing more is read, as a close code and its reason.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, head: bytes, early: bytes, writer: Writer) -> None:
+        self.said_goodbye = False
+        self.verdict: tuple[int, str] | None = None
         self._stream = stream
         self._head = head
         self._early = early
         self._writer = writer
-        self._most = most
+        self._headers = _Headers()
         self._accepted = trio.Event()
-        self.received = 0
-        """Bytes since the last whole message."""
 
     def open_gate(self) -> None:
         """The handshake is answered: frames may be read now (wsproto drops what it is given before)."""
@@ -70,15 +119,17 @@ class _Seam(trio.abc.Stream):
             return head
         await self._accepted.wait()
         if self._early:
-            early, self._early = self._early, b""
-            return early
-        received = bytes(await self._stream.receive_some(max_bytes))
-        self.received += len(received)
-        if self.received > self._most:
-            raise trio.BrokenResourceError(f"more than {self._most} bytes without a whole message")
+            received, self._early = self._early, b""
+        else:
+            received = bytes(await self._stream.receive_some(max_bytes))
+        self._headers.pass_by(received)
+        if self._headers.size > _MESSAGE_OVERHEAD:
+            self.verdict = (CloseCode.TOO_BIG, "the message has too many frames")
+            raise trio.BrokenResourceError(self.verdict[1])
         return received
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self.said_goodbye |= data[0] == _CLOSE
         self._writer.send(bytes(data))
         await self._writer.room()
 
@@ -116,12 +167,14 @@ class WebSocket:
     Args:
         connection: trio-websocket's side of it.
         seam: the stream under that.
+        writer: the connection's.
         reader_over: set when nothing more will be read.
     """
 
-    def __init__(self, connection: WebSocketConnection, seam: _Seam, reader_over: trio.Event) -> None:
+    def __init__(self, connection: WebSocketConnection, seam: _Seam, writer: Writer, reader_over: trio.Event) -> None:
         self._connection = connection
         self._seam = seam
+        self._writer = writer
         self._reader_over = reader_over
 
     @classmethod
@@ -135,7 +188,7 @@ class WebSocket:
             max_message: bytes of the longest message.
         """
         head = synthesise_head(upgrade.request.path, upgrade.key, upgrade.subprotocol)
-        seam = _Seam(upgrade.stream, head, upgrade.early, writer, max_message + _MESSAGE_OVERHEAD)
+        seam = _Seam(upgrade.stream, head, upgrade.early, writer)
         guard = _Guard(nursery)
         request = await wrap_server_stream(
             guard,  # type: ignore[arg-type]  # the one method of a nursery that is used
@@ -146,16 +199,14 @@ class WebSocket:
         )
         connection = await request.accept(subprotocol=upgrade.subprotocol)
         seam.open_gate()
-        return cls(connection, seam, guard.over)
+        return cls(connection, seam, writer, guard.over)
 
     async def receive(self) -> str | bytes | None:
         """The next message; None when there will be none."""
         try:
-            message = await self._connection.get_message()
+            return await self._connection.get_message()
         except ConnectionClosed:
             return None
-        self._seam.received = 0
-        return message
 
     async def ping(self) -> bool:
         """Ask for a sign of life. Returns False when the connection has been closed meanwhile."""
@@ -177,6 +228,15 @@ class WebSocket:
                 nursery.start_soon(stop_waiting)
                 await self._connection.aclose(code, reason)
                 nursery.cancel_scope.cancel(reason="closed")
+
+    def complain(self) -> None:
+        """Where the client has broken the protocol, send the close frame that says how."""
+        closed, verdict = self._connection.closed, self._seam.verdict
+        if verdict is None and closed is not None and closed.code in _VIOLATIONS:
+            verdict = (closed.code, closed.reason or "")
+        if verdict is not None and not self._seam.said_goodbye:
+            self._seam.said_goodbye = True
+            self._writer.send(_close_frame(*verdict))
 
     @property
     def parting(self) -> Parting:
