@@ -154,13 +154,15 @@ async def _wind_down(execution: Execution, keeper: KeeperClient, leader: Leader)
 
 
 async def _escalate(keeper: KeeperClient, leader: Leader, grace: float, hurry: trio.CancelScope) -> None:
-    """TERM, grace, KILL, until nothing of the tree is left or it has been shown that something cannot be ended."""
-    if leader.gone.is_set():
-        return
-    await keeper.terminate(leader)
-    with hurry:
-        hurry.deadline = min(hurry.deadline, trio.current_time() + grace)
-        await leader.gone.wait()
+    """TERM, grace, KILL, until nothing of the tree is left or it has been shown that something cannot be ended.
+
+    With no grace at all, nobody is asked: a handler of TERM would race with the KILL.
+    """
+    if not leader.gone.is_set() and grace > 0:
+        await keeper.terminate(leader)
+        with hurry:
+            hurry.deadline = min(hurry.deadline, trio.current_time() + grace)
+            await leader.gone.wait()
     if leader.gone.is_set():
         return
     await keeper.kill(leader)
