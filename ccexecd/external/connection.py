@@ -70,6 +70,7 @@ class Connection:
             raise TypeError(f"a WebSocket needs a socket to write to, not {type(stream).__name__}")
         self._writer = Writer(stream.socket.fileno(), self._config.stream_timeout)
         self._reading = trio.CancelScope()
+        self._listening = True
         self._farewell = Parting.CUT
         self._peer = Peer(
             house.engine,
@@ -141,6 +142,7 @@ class Connection:
 
     async def _read(self, websocket: WebSocket, dispatcher: Dispatcher) -> None:
         while (message := await websocket.receive()) is not None:
+            self._listening = False
             if isinstance(message, str):
                 await dispatcher.receive(message.encode())
             else:
@@ -149,6 +151,7 @@ class Connection:
                 )
                 self._peer.queue(error(None, fault))
                 self._peer.flush()
+            self._listening = True
 
     async def _write(self) -> None:
         """Run the writer; when it gives the client up, nobody need read from it any more."""
@@ -157,13 +160,16 @@ class Connection:
         self._reading.cancel(reason=self._writer.broken)
 
     async def _keep_alive(self, websocket: WebSocket) -> None:
-        """Ping; a client that does not answer is gone, whatever TCP believes."""
+        """Ping; a client that does not answer is gone, whatever TCP believes.
+
+        While it is we who do not listen, because it has as many calls under way as it may, its pong may wait, too.
+        """
         while True:
             await trio.sleep(self._config.ws_ping_interval)
             with trio.move_on_after(self._config.ws_ping_timeout) as patience:
                 if not await websocket.ping():
                     return
-            if patience.cancelled_caught:
+            if patience.cancelled_caught and self._listening:
                 self._writer.give_up(f"no pong for {self._config.ws_ping_timeout:g} s")
                 return
 
