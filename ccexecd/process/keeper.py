@@ -230,6 +230,8 @@ class Keeper:
                 self._chase(tree)
             if tree.pause is not None:
                 self._look_after_pause(tree)
+            if tree not in self._unsettled:  # the chase has reaped the last of it, and has told so
+                continue
             if tree.leader_reaped and not self._forest.members(tree.number):
                 self._forget(tree)
                 self._send({"event": "gone", "n": tree.number})
@@ -284,6 +286,7 @@ class Keeper:
             self._reap()
 
     def _forget(self, tree: Tree) -> None:
+        self._end_pause(tree, [])
         self._trees.pop(tree.number, None)
         self._unsettled.discard(tree)
 

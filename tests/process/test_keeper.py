@@ -409,6 +409,32 @@ def test_killing_leaves_nothing(channel, name):
     assert not living(channel.process.pid)
 
 
+def test_the_end_of_a_tree_is_told_once(channel):
+    """Whether its leader is reaped while it is killed or after: an end that nobody waits for is no end."""
+    for number in range(1, 201):
+        channel.start(number, sh("sleep 1000 & sleep 1000"))
+    for number in range(1, 201):
+        channel.ask("kill", n=number)
+    for number in range(1, 201):
+        if channel.event("exit", number)["survivors"]:
+            channel.event("gone", number)
+    channel.ask("members", n=1)  # what was still to be told has been told now
+    told = [(each["event"], each["n"]) for each in channel.events]
+    assert len(told) == len(set(told))
+    with_survivors = {each["n"] for each in channel.events if each.get("survivors")}
+    assert {number for event, number in told if event == "gone"} == with_survivors
+
+
+def test_a_pause_of_what_ends_at_that_moment_is_answered(channel):
+    """There is nothing left that could run."""
+    for number in range(1, 201):
+        channel.start(number, SLEEPER)
+        channel.tell("signal", n=number, signal=signal.SIGKILL, then=[])
+        request = channel.tell("pause", n=number)
+        assert channel.event("exit", number)["status"] == -signal.SIGKILL
+        assert channel.answer(request)["running"] == []
+
+
 def test_a_tree_that_dies_from_the_top_loses_nobody(channel):
     """A leader and its child end at the same moment; the grandchild, deaf to TERM, is a survivor, not a stranger."""
     grandchild = HOSTILE["TERM ignored in a grandchild"]
