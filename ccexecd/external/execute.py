@@ -7,6 +7,7 @@ started.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -75,10 +76,15 @@ async def _answer(engine: Engine, request: Request) -> Response:
     is_list = isinstance(wanted, dict) and "tasks" in wanted
     steps = _steps(wanted) if is_list else [messages.params(wanted, messages.Execute, lenient=True)]
     session = await engine.open_session(request.principal.name if request.principal else "")
-    exchange = _Exchange(engine, session, steps, is_list=is_list, streamed=EVENT_STREAM in request.elements("accept"))
+    exchange = _Exchange(engine, session, steps, is_list=is_list, streamed=_wants_events(request))
     if not is_list:
         await exchange.start_first()
     return Response(200, exchange.content_type, exchange)
+
+
+def _wants_events(request: Request) -> bool:
+    media_types = (element.partition(";")[0].strip().lower() for element in request.elements("accept"))
+    return EVENT_STREAM in media_types
 
 
 def _steps(wanted: dict[str, Any]) -> list[messages.Execute]:
@@ -158,9 +164,10 @@ class _Exchange:
                     {**_task(number, step), "exit_code": None, "error": as_rpc_error(error, "a task").message}
                 )
                 continue
-            async for event in _events(execution):
-                if self._streamed:
-                    yield event
+            async with aclosing(_events(execution)) as events:
+                async for event in events:
+                    if self._streamed:
+                        yield event
             results.append({**(_task(number, step) if self._is_list else {}), **_result(execution)})
         self._engine.connection_lost(self._session, Parting.CLOSED)
         report = _report(self._session.id, began, results) if self._is_list else results[0]
