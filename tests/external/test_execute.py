@@ -1,0 +1,412 @@
+"""`POST /execute` against a real daemon: one command, a list of tasks, a stream of events, and clients that leave."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.e2e.client import PATIENCE
+from tests.e2e.daemon_process import eventually, state_of
+from tests.in_process import Running, running
+
+SSE = "Accept: text/event-stream"
+
+
+@pytest.fixture
+async def daemon(tmp_path: Path) -> AsyncIterator[Running]:
+    """A daemon on which nothing of an exchange is left by the end: neither session nor connection nor execution."""
+    async with running(tmp_path) as one:
+        yield one
+        await nothing_left(one)
+
+
+async def nothing_left(daemon: Running) -> None:
+    engine, door = daemon.daemon._engine, daemon.daemon._door
+    await eventually(lambda: not (engine.live or engine.sessions or door.open_connections), "nothing is left")
+    assert door._site.counters.crashed == 0
+
+
+class Exchange:
+    """One request and its answer, as far as it has come."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.received = b""
+
+    async def until(self, what: bytes) -> None:
+        """Read until the answer holds this."""
+        with trio.fail_after(PATIENCE):
+            while what not in self.received:
+                data = await self.stream.receive_some()
+                assert data, self.received
+                self.received += data
+
+    async def answer(self) -> "Answer":
+        """Read to the end."""
+        with trio.fail_after(PATIENCE):
+            while data := await self.stream.receive_some():
+                self.received += data
+        return Answer(self.received)
+
+
+class Answer:
+    """A whole answer.
+
+    Attributes:
+        status: of the first line.
+        headers: by lower-case name.
+        body: chunks put together.
+    """
+
+    def __init__(self, received: bytes) -> None:
+        head, _, body = received.partition(b"\r\n\r\n")
+        first, *lines = head.decode().split("\r\n")
+        self.status = int(first.split()[1])
+        self.headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        self.body = dechunked(body) if self.headers.get("transfer-encoding") == "chunked" else body
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> str:
+        return self.json["error"]
+
+    @property
+    def events(self) -> list[tuple[str, Any]]:
+        """Names and values of the events of a stream."""
+        assert self.headers["content-type"] == "text/event-stream"
+        found = []
+        for block in self.body.decode().split("\n\n")[:-1]:
+            name, value = block.split("\n")
+            found.append((name.removeprefix("event: "), json.loads(value.removeprefix("data: "))))
+        return found
+
+
+def dechunked(body: bytes) -> bytes:
+    whole = b""
+    while True:
+        size, _, body = body.partition(b"\r\n")
+        if not int(size, 16):
+            assert body == b"\r\n", "nothing follows the last chunk"
+            return whole
+        whole += body[: int(size, 16)]
+        assert body[int(size, 16) :].startswith(b"\r\n")
+        body = body[int(size, 16) + 2 :]
+
+
+@asynccontextmanager
+async def posted(daemon: Running, body: object, *lines: str, version: str = "1.1") -> AsyncIterator[Exchange]:
+    """Send a request."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    head = [f"POST /execute HTTP/{version}", "Host: localhost", f"Content-Length: {len(content)}", *lines, "", ""]
+    async with await daemon.dial() as stream:
+        await stream.send_all("\r\n".join(head).encode() + content)
+        yield Exchange(stream)
+
+
+async def post(daemon: Running, body: object, *lines: str, version: str = "1.1") -> Answer:
+    async with posted(daemon, body, *lines, version=version) as exchange:
+        return await exchange.answer()
+
+
+class TestOneCommand:
+    """A command is answered when it has ended."""
+
+    async def test_what_it_printed_and_how_it_ended(self, daemon):
+        """Both streams, the exit code and the times."""
+        answer = await post(daemon, {"command": "echo out; echo err >&2; exit 3"})
+        assert answer.status == 200
+        assert answer.headers["content-type"] == "application/json"
+        result = answer.json
+        assert (result["stdout"], result["stderr"]) == ("out\n", "err\n")
+        assert (result["exit_code"], result["status"], result["reason"]) == (3, "failed", "exited")
+        assert result["execution_time"] > 0
+        assert result["completed_at"].endswith("+00:00")
+        known = await daemon.ask("status", execution_id=result["execution_id"])
+        assert (known["state"], known["exit_code"]) == ("FINISHED", 3)
+
+    async def test_words(self, daemon):
+        """`argv` runs without a shell."""
+        result = (await post(daemon, {"argv": ["printf", "%s|", "a b", "$HOME"]})).json
+        assert (result["stdout"], result["status"]) == ("a b|$HOME|", "completed")
+
+    async def test_params_of_execute_count(self, daemon, tmp_path):
+        """Directory, environment, time-out; what nobody knows is passed over, as earlier clients expect."""
+        body = {
+            "command": "pwd; echo $WHO; sleep 60",
+            "cwd": str(tmp_path),
+            "env": {"WHO": "me"},
+            "timeout": 0.3,
+            "grace": 0.1,
+            "unknown": 1,
+        }
+        result = (await post(daemon, body)).json
+        assert result["stdout"] == f"{tmp_path}\nme\n"
+        assert (result["reason"], result["status"]) == ("timeout", "failed")
+
+    async def test_output_that_is_no_text(self, daemon):
+        """Bytes that are not UTF-8 become U+FFFD; the sizes tell the truth."""
+        result = (await post(daemon, {"command": r"printf 'a\377b'"})).json
+        assert (result["stdout"], result["stdout_bytes"]) == ("a\ufffdb", 3)
+
+    async def test_more_than_is_kept(self, tmp_path):
+        """The end of the output is there, and how much is not."""
+        async with running(tmp_path, max_buffer_size=65536) as daemon:
+            result = (await post(daemon, {"command": "seq 1 100000"})).json
+            assert result["stdout"].endswith("\n99999\n100000\n")
+            assert len(result["stdout"]) + result["dropped_bytes"] == result["stdout_bytes"] == 588895
+
+    async def test_an_old_client(self, daemon):
+        """HTTP/1.0 knows no chunks: the answer ends with the connection."""
+        answer = await post(daemon, {"command": "echo hello"}, version="1.0")
+        assert "transfer-encoding" not in answer.headers
+        assert answer.json["stdout"] == "hello\n"
+
+    async def test_several_at_a_time(self, daemon):
+        """Each exchange is a session of its own."""
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(self._prints, daemon, number)
+
+    async def _prints(self, daemon: Running, number: int) -> None:
+        assert (await post(daemon, {"command": f"echo {number}"})).json["stdout"] == f"{number}\n"
+
+
+class TestList:
+    """A list of tasks runs in order, and is answered with a report of all."""
+
+    @pytest.fixture(autouse=True)
+    def stand_in(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A `claude` that repeats its prompt."""
+        program = tmp_path / "bin" / "claude"
+        program.parent.mkdir()
+        program.write_text('#!/bin/sh\n[ "$1" = -p ] || exit 2\necho "answer to $2"\n')
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{program.parent}:/usr/local/bin:/usr/bin:/bin")
+
+    async def test_prompts_and_commands(self, daemon):
+        """A string is a prompt for Claude Code, an object is an execution; the report has them in order."""
+        tasks = ["What is 2+2?", {"command": "echo two; exit 1"}, {"argv": ["echo", "three"]}]
+        report = (await post(daemon, {"tasks": tasks})).json
+        assert [each["stdout"] for each in report["results"]] == ["answer to What is 2+2?\n", "two\n", "three\n"]
+        assert [each["exit_code"] for each in report["results"]] == [0, 1, 0]
+        assert [each["task_number"] for each in report["results"]] == [1, 2, 3]
+        assert [each["task_description"] for each in report["results"]] == ["What is 2+2?", "echo two; exit 1", "three"]
+        assert (report["total_tasks"], report["completed_tasks"], report["failed_tasks"]) == (3, 3, 1)
+        assert report["total_execution_time"] > 0
+        assert report["started_at"] < report["completed_at"]
+
+    async def test_one_after_another(self, daemon, tmp_path):
+        """The next begins when the one before has ended."""
+        tasks = [{"command": f"echo {number} >>order; sleep 0.05", "cwd": str(tmp_path)} for number in range(5)]
+        assert (await post(daemon, {"tasks": tasks})).status == 200
+        assert (tmp_path / "order").read_text() == "0\n1\n2\n3\n4\n"
+
+    async def test_what_cannot_be_started_stops_nothing(self, daemon):
+        """The report says why; the tasks behind it run."""
+        tasks = [{"argv": ["/no/such/program"]}, {"command": "echo fine"}]
+        report = (await post(daemon, {"tasks": tasks})).json
+        assert report["results"][0]["exit_code"] is None
+        assert "/no/such/program" in report["results"][0]["error"]
+        assert report["results"][1]["stdout"] == "fine\n"
+        assert (report["total_tasks"], report["completed_tasks"], report["failed_tasks"]) == (2, 1, 1)
+
+    async def test_a_time_for_each(self, daemon):
+        """`timeout_per_task` counts where a task has none of its own."""
+        body = {
+            "tasks": [{"command": "exec sleep 60"}, {"command": "echo own", "timeout": 50}],
+            "timeout_per_task": 0.2,
+        }
+        first, second = (await post(daemon, body)).json["results"]
+        assert first["reason"] == "timeout"
+        assert (second["reason"], second["stdout"]) == ("exited", "own\n")
+
+
+class TestEvents:
+    """Whoever accepts `text/event-stream` gets every notification when it happens."""
+
+    async def test_everything_in_order(self, daemon):
+        """The start, the output, the end; nothing else."""
+        answer = await post(daemon, {"command": "echo out; echo err >&2"}, SSE)
+        names = [name for name, _ in answer.events]
+        assert names[0] == "process.started"
+        assert names[-1] == "process.completed"
+        assert set(names[1:-1]) == {"process.output"}
+        assert [params["seq"] for _, params in answer.events] == [1, 2, 3, 4]
+        assert len({params["execution_id"] for _, params in answer.events}) == 1
+        assert answer.events[-1][1]["exit_code"] == 0
+
+    async def test_when_it_happens(self, daemon):
+        """A line is there while its program still runs."""
+        async with posted(daemon, {"command": "echo first; read x; echo last", "stdin": "open"}, SSE) as exchange:
+            await exchange.until(b"first")
+            (execution_id,) = daemon.daemon._engine.live
+            await daemon.ask("write_stdin", execution_id=execution_id, data="\n")
+            answer = await exchange.answer()
+        outputs = [params["data"] for name, params in answer.events if name == "process.output"]
+        assert outputs == ["first\n", "last\n"]
+
+    async def test_a_list_ends_with_its_report(self, daemon):
+        """The events of every task, and then the report."""
+        tasks = [{"command": "echo one"}, {"argv": ["/no/such/program"]}, {"command": "echo two"}]
+        events = (await post(daemon, {"tasks": tasks}, SSE)).events
+        assert [name for name, _ in events if name != "process.output"] == [
+            *("process.started", "process.completed"),
+            *("process.started", "process.completed"),
+            "report",
+        ]
+        assert events[-1][1]["failed_tasks"] == 1
+
+    @pytest.mark.parametrize(
+        "accept",
+        [
+            "text/event-stream",
+            "Text/Event-Stream",
+            "text/event-stream; charset=utf-8",
+            "application/json;q=0.5, text/event-stream",
+        ],
+    )
+    async def test_the_header_as_clients_write_it(self, daemon, accept):
+        """Media types have parameters, company and any case (RFC 9110 section 8.3.1)."""
+        answer = await post(daemon, {"command": "true"}, f"Accept: {accept}")
+        assert answer.headers["content-type"] == "text/event-stream"
+
+    @pytest.mark.parametrize("accept", ["*/*", "application/json", "text/event-stream-not", "text/*"])
+    async def test_who_does_not_ask_for_it_gets_one_answer(self, daemon, accept):
+        """JSON is the default."""
+        answer = await post(daemon, {"command": "true"}, f"Accept: {accept}")
+        assert answer.json["exit_code"] == 0
+
+    async def test_a_reader_that_is_slow(self, tmp_path):
+        """It hears of the gap, and gets the rest to the end."""
+        async with running(tmp_path, max_buffer_size=65536) as daemon:
+            body = {"command": "seq -f 'line %020.0f' 1 400000; read", "stdin": "open"}
+            async with posted(daemon, body, SSE) as exchange:
+                await exchange.until(b"process.started")
+                (execution,) = daemon.daemon._engine.live.values()
+                await eventually(lambda: execution.log.sizes["stdout"] == 400_000 * 26, "all is written")
+                await daemon.ask("write_stdin", execution_id=execution.id, data="\n")
+                events = (await exchange.answer()).events
+        gaps = [params for name, params in events if name == "process.gap"]
+        data = "".join(params["data"] for name, params in events if name == "process.output")
+        assert gaps
+        assert len(data) + sum(gap["dropped_bytes"] for gap in gaps) == events[-1][1]["stdout_bytes"]
+        assert data.endswith("400000\n")
+
+
+class TestClientsThatLeave:
+    """Whoever hangs up wants nothing more."""
+
+    @pytest.mark.parametrize("lines", [(), (SSE,)], ids=["json", "events"])
+    @pytest.mark.parametrize("wrap", [lambda task: task, lambda task: {"tasks": [task, task]}], ids=["one", "list"])
+    async def test_what_runs_is_cancelled(self, daemon, lines, wrap: Callable[[object], object]):
+        """The execution ends, and those behind it never begin."""
+        async with posted(daemon, wrap({"command": "sleep 60 & sleep 60", "grace": 1}), *lines):
+            await eventually(lambda: daemon.daemon._engine.live, "it runs")
+            (execution,) = daemon.daemon._engine.live.values()
+            with trio.fail_after(PATIENCE):
+                await execution.spawned.wait()
+        with trio.fail_after(PATIENCE):
+            await execution.finished.wait()
+        assert execution.outcome.reason.value == "disconnected"
+        assert state_of(execution.pid) in {"", "Z"}
+        await nothing_left(daemon)
+        assert daemon.daemon._engine.started_total == 1
+
+    async def test_what_is_detached_goes_on(self, daemon):
+        """`on_disconnect: detach` is honoured here, too."""
+        async with posted(daemon, {"command": "exec sleep 60", "on_disconnect": "detach"}):
+            await eventually(lambda: daemon.daemon._engine.live, "it runs")
+            (execution,) = daemon.daemon._engine.live.values()
+        await eventually(lambda: not daemon.daemon._engine.sessions, "its session has ended")
+        assert execution.is_live
+        assert (await daemon.ask("control", type="KILL", execution_id=execution.id))["status"] == "killed"
+
+    async def test_at_any_moment(self, daemon):
+        """Fifty clients that leave before, while or after their command starts leave nothing behind."""
+        for delay in range(50):
+            async with posted(daemon, {"command": "sleep 60"}, *[SSE] * (delay % 2)):
+                for _ in range(delay):
+                    await trio.lowlevel.checkpoint()
+        await nothing_left(daemon)
+
+
+REFUSED = {
+    "no JSON": (b"command=ls", 400, "not valid JSON"),
+    "nothing": (b"", 400, "not valid JSON"),
+    "an array": (b"[]", 400, "expected object, got array"),
+    "null": (b"null", 400, "exactly one of command and argv"),
+    "neither": ({}, 400, "exactly one of command and argv"),
+    "both": ({"command": "true", "argv": ["true"]}, 400, "exactly one of command and argv"),
+    "empty": ({"command": " "}, 400, "$.command"),
+    "type": ({"command": "true", "timeout": "1"}, 400, "$.timeout"),
+    "surrogate": (rb'{"command": "\ud800"}', 400, "$.command"),
+    "NUL": ({"command": "a\0"}, 400, "NUL"),
+    "nested": (b"[" * 100_000, 400, "not valid JSON"),
+    "no tasks": ({"tasks": []}, 400, "1 to 100"),
+    "many tasks": ({"tasks": [{"command": "true"}] * 101}, 400, "1 to 100"),
+    "tasks of no array": ({"tasks": "ls"}, 400, "$.tasks"),
+    "a task of no kind": ({"tasks": [{"command": "true"}, 5]}, 400, "$.tasks[1]"),
+    "a task with a wrong param": ({"tasks": [{"command": "true", "cwd": 5}]}, 400, "$.tasks[0].cwd"),
+    "an unknown program": ({"argv": ["/no/such/program"]}, 422, "/no/such/program"),
+    "an unknown directory": ({"command": "true", "cwd": "/no/such/place"}, 422, "/no/such/place"),
+}
+
+
+class TestRefusals:
+    """What cannot be done has a status, and a text that says what and why."""
+
+    @pytest.mark.parametrize("name", REFUSED)
+    async def test_it_is_told(self, daemon, name):
+        """Nothing has been run."""
+        body, status, words = REFUSED[name]
+        answer = await post(daemon, body)
+        assert (answer.status, answer.headers["content-type"]) == (status, "application/json")
+        assert words in answer.error
+        assert not [each for each in daemon.daemon._engine.executions.values() if each.leader]
+
+    async def test_not_allowed(self, tmp_path):
+        """403 for what an allow-list does not name; in a list, in its report."""
+        async with running(tmp_path, allowed_commands=["true"]) as daemon:
+            answer = await post(daemon, {"argv": ["id"]})
+            assert (answer.status, "not allowed" in answer.error) == (403, True)
+            assert (await post(daemon, {"argv": ["true"]})).json["exit_code"] == 0
+            report = (await post(daemon, {"tasks": [{"argv": ["id"]}, {"argv": ["true"]}]})).json
+            assert "not allowed" in report["results"][0]["error"]
+            assert report["results"][1]["exit_code"] == 0
+            await nothing_left(daemon)
+
+    async def test_too_many_sessions(self, tmp_path):
+        """429 while all sessions are taken."""
+        async with running(tmp_path, max_sessions=1) as daemon:
+            async with daemon.client() as one:
+                await one.run("true")
+                answer = await post(daemon, {"command": "true"})
+                assert (answer.status, "session limit" in answer.error) == (429, True)
+            await eventually(lambda: not daemon.daemon._engine.sessions, "the client has gone")
+            assert (await post(daemon, {"command": "true"})).status == 200
+
+    async def test_a_body_that_is_too_long(self, tmp_path):
+        """413, by the same limit as for a message."""
+        async with running(tmp_path, ws_max_size=2000) as daemon:
+            answer = await post(daemon, {"command": "true", "env": {"A": "x" * 2000}})
+            assert (answer.status, "2000 bytes" in answer.error) == (413, True)
+
+    async def test_other_methods(self, daemon):
+        """Only POST executes."""
+        async with await daemon.dial() as stream:
+            await stream.send_all(b"GET /execute HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            answer = await Exchange(stream).answer()
+        assert (answer.status, answer.headers["allow"]) == (405, "POST")
+
+    async def test_a_web_page(self, daemon):
+        """A page in somebody's browser runs nothing here."""
+        answer = await post(daemon, {"command": "true"}, "Origin: http://localhost:8003")
+        assert answer.status == 403
+        assert daemon.daemon._engine.started_total == 0
