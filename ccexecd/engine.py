@@ -230,7 +230,7 @@ class Engine:
                 f"session limit reached: all {limit} sessions are taken; end one, or raise max_sessions",
                 max_sessions=limit,
             )
-        execution = Execution(self._judged(spec), session.id, self._keeper, self.config.max_buffer_size)
+        execution = Execution(self._judged(spec), session.id, self._keeper, self._pump, self.config.max_buffer_size)
         execution.apply(Event.ADMIT)
         self.executions[execution.id] = self.live[execution.id] = execution
         session.executions[execution.id] = session.live[execution.id] = execution

@@ -18,11 +18,8 @@ from ccexecd.core.output import Framer, OutputLog, Stream
 from ccexecd.core.spec import Spec
 from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.leader import Leader, SpawnError
-from ccexecd.process.pump import Source
-
-MOST_UNSEEN = 1024 * 1024
-"""Bytes that the slowest watcher may be behind, under policy `block`, before the pipes are read no more. As much again
-is in the pipe then, and all of it fits into the window when the program ends."""
+from ccexecd.process.pacing import Pacing
+from ccexecd.process.pump import Pump
 
 Watcher = Callable[[], None]
 """Called in the step in which the log has grown. Must neither block nor raise."""
@@ -39,6 +36,7 @@ class Execution:
         spec: what to run.
         session_id: whose it is.
         keeper: whom to ask about its processes.
+        pump: what reads its output.
         window: bytes of output that are kept in memory, and the longest line that is waited for.
 
     Attributes:
@@ -50,14 +48,14 @@ class Execution:
         spawned: set when it has started, or could not be.
         spawn_error: why it could not.
         outcome: how it ended, once it has.
-        sources: the pipes that its output is read from.
+        pacing: how far it may run ahead of its watchers.
         going: set while it is not paused.
         finished: set when nothing of it is left and `process.completed` is in the log.
         scope: its supervisor waits in it for the end; cancelling it begins the escalation from TERM to KILL.
         hurry: the wait from TERM to KILL; cancelling it makes it KILL now.
     """
 
-    def __init__(self, spec: Spec, session_id: str, keeper: KeeperClient, window: int) -> None:
+    def __init__(self, spec: Spec, session_id: str, keeper: KeeperClient, pump: Pump, window: int) -> None:
         self.id = str(uuid.uuid4())
         self.spec = spec
         self.session_id = session_id
@@ -69,7 +67,7 @@ class Execution:
         self.spawn_error: SpawnError | None = None
         self.outcome: Outcome | None = None
         self.finished = trio.Event()
-        self.sources: list[Source] = []
+        self.pacing = Pacing(pump, spec.policy, window)
         self.going = trio.Event()
         self.going.set()
         self.scope = trio.CancelScope()
@@ -84,8 +82,6 @@ class Execution:
         self._time_left = float("inf")
         self._last_output = 0.0  # on Trio's clock, moved on by pauses
         self._paused_at = 0.0
-        self._most_unseen = min(MOST_UNSEEN, window // 4)
-        self._is_held = False
         self._stdin: trio.lowlevel.FdStream | None = None
         self._stdin_turn = trio.StrictFIFOLock()
         self._control_done: trio.Event | None = None
@@ -113,18 +109,12 @@ class Execution:
         for piece in self._framers[stream].feed(received):
             self.log.append(stream, piece)
         self._wake_watchers()
-        if self.spec.policy == "block" and self.log.backlog > self._most_unseen:
-            self._is_held = True
-            for source in self.sources:
-                source.hold()
+        self.pacing.has_grown(self.log.backlog)
 
     def was_read(self) -> None:
-        """A watcher has moved on, or gone: a program that waits for it may go on."""
-        if self._is_held and self.log.backlog <= self._most_unseen // 2:
-            self._is_held = False
+        """A watcher has moved on, or gone."""
+        if self.pacing.was_read(self.log.backlog):
             self._last_output = trio.current_time()
-            for source in self.sources:
-                source.go_on()
 
     def is_stalling(self) -> None:
         """It has been silent for so long that its stall time-out is near."""
@@ -190,7 +180,7 @@ class Execution:
     @property
     def idle_seconds(self) -> float:
         """Seconds since it wrote, or since it started; pauses are not counted."""
-        if self._is_held:  # it is we who keep it from writing
+        if self.pacing.is_held:  # it is we who keep it from writing
             return 0.0
         return (trio.current_time() if self.going.is_set() else self._paused_at) - self._last_output
 

@@ -118,10 +118,10 @@ async def _start(execution: Execution, keeper: KeeperClient, pump: Pump, env: di
             os.close(fd)
     if spec.stdin_open:
         execution.open_stdin(ours[2])
-    execution.sources += [
+    execution.pacing.sources = (
         pump.add(ours[0], lambda received: execution.has_output("stdout", received)),
         pump.add(ours[1], lambda received: execution.has_output("stderr", received)),
-    ]
+    )
     execution.has_started(leader)
     execution.spawned.set()
     return leader
@@ -136,7 +136,7 @@ async def _wind_down(execution: Execution, keeper: KeeperClient, leader: Leader)
             await leader.gone.wait()
         leftovers = await keeper.members(leader)
         await _escalate(keeper, leader, min(execution.grace, STRAGGLER_GRACE), execution.hurry)
-    still_open = [source for source in execution.sources if not source.ended.is_set()]
+    still_open = [source for source in execution.pacing.sources if not source.ended.is_set()]
     if still_open:
         with trio.move_on_after(LINGER):
             for source in still_open:

@@ -192,7 +192,7 @@ class Stage:
 
     def begin(self, argv: tuple[str, ...], *, window: int = 1 << 20, **spec: object) -> Execution:
         """Have something executed."""
-        execution = Execution(Spec(argv, argv[0], **{"grace": 5.0, **spec}), "session", self.keeper, window)  # type: ignore[arg-type]
+        execution = Execution(Spec(argv, argv[0], **{"grace": 5.0, **spec}), "session", self.keeper, self.pump, window)  # type: ignore[arg-type]
         execution.apply(Event.ADMIT)
         self.nursery.start_soon(
             supervise, execution, self.keeper, self.pump, lambda one: {**os.environ, **one.spec.env}

@@ -31,7 +31,7 @@ async def start():
         started = []
 
         def begin(*argv, **spec):
-            execution = Execution(Spec(argv, " ".join(argv), **spec), "session", keeper, WINDOW)
+            execution = Execution(Spec(argv, " ".join(argv), **spec), "session", keeper, pump, WINDOW)
             execution.apply(Event.ADMIT)
             started.append(execution)
             nursery.start_soon(supervise, execution, keeper, pump, lambda _: dict(os.environ))

@@ -17,6 +17,7 @@ from ccexecd.core.output import PIECE, Chunk, Framer, Gap, Note, OutputLog, Piec
 from ccexecd.core.spec import Spec
 from ccexecd.process.execution import Execution
 from ccexecd.process.leader import Leader
+from ccexecd.process.pump import Pump
 from ccexecd.protocol.jsonrpc import notification
 from ccexecd.service.delivery import Subscription, growth, notifications, output_params
 from ccexecd.service.writer import Writer
@@ -27,7 +28,7 @@ FRAME_LIMIT = 1024 * 1024
 
 def execution_of(framing="lines", window=1 << 20) -> Execution:
     """An execution that has started. Nothing that is tested here asks its keeper for anything."""
-    execution = Execution(Spec(("true",), "true", framing=framing), "session", keeper=None, window=window)
+    execution = Execution(Spec(("true",), "true", framing=framing), "session", keeper=None, pump=Pump(), window=window)
     execution.apply(Event.ADMIT)
     leader = Leader(1)
     leader.pid = 4711

@@ -13,6 +13,7 @@ from ccexecd.core.execution import Event, Outcome, Reason
 from ccexecd.core.sessions import Parting
 from ccexecd.core.spec import Spec
 from ccexecd.process.execution import Execution
+from ccexecd.process.pump import Pump
 from ccexecd.service.peer import EARLIER, OPERATOR, V1, Manner, Peer
 from ccexecd.service.writer import URGENT_LIMIT, Writer
 
@@ -96,7 +97,7 @@ def other(engine) -> Iterator[Client]:
 
 def execution_of(framing="lines") -> Execution:
     """An execution that is being started; its keeper is never asked."""
-    execution = Execution(Spec(("true",), "true", framing=framing), "session", keeper=None, window=1 << 20)
+    execution = Execution(Spec(("true",), "true", framing=framing), "session", keeper=None, pump=Pump(), window=1 << 20)
     execution.apply(Event.ADMIT)
     return execution
 

@@ -1,0 +1,84 @@
+"""How far a program may run ahead of those who watch it.
+
+Theory of operation. The pump reads faster than any client takes, so without measure a program that writes much would
+push output out of the window before even a quick watcher has had it. When the slowest watcher is `MOST_UNSEEN`
+behind, the program's pipes are held: read no more, so that it waits as for any pipe. Under policy `block`, until the
+watcher has caught up half. Under `drop_oldest`, for `PATIENCE` at most, since agents lose output when their pipe is
+not drained for seconds: a watcher that needs longer is left behind, and nothing is held for it again until it has
+caught up.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import trio
+
+from ccexecd.process.pump import Pump, Source
+
+MOST_UNSEEN = 1024 * 1024
+"""Bytes that the slowest watcher may be behind before pipes are held. As much again is in a pipe, and all of it fits
+into the window when the program ends."""
+
+PATIENCE = 0.25
+"""Seconds of one hold under `drop_oldest`: a tenth of the shortest stall after which Claude Code was seen to lose
+output. Any watcher that takes 2 MB/s catches up within it."""
+
+
+class Pacing:
+    """The pace of one execution.
+
+    Args:
+        pump: whose alarm ends a hold.
+        policy: the spec's.
+        window: bytes that the log keeps.
+
+    Attributes:
+        sources: its pipes.
+        is_held: they are not being read.
+    """
+
+    def __init__(self, pump: Pump, policy: Literal["drop_oldest", "block"], window: int) -> None:
+        self.sources: Sequence[Source] = ()
+        self.is_held = False
+        self._pump = pump
+        self._blocks = policy == "block"
+        self._most = min(MOST_UNSEEN, window // 4)
+        self._held_since = 0.0
+        self._is_left_behind = False
+        self._alarm_is_set = False
+
+    def has_grown(self, backlog: int) -> None:
+        """There is more to see; so much is unseen by the slowest watcher."""
+        if backlog > self._most and not self.is_held and not self._is_left_behind:
+            self.is_held = True
+            self._held_since = trio.current_time()
+            for source in self.sources:
+                source.hold()
+            if not self._blocks and not self._alarm_is_set:
+                self._alarm_is_set = True
+                self._pump.alarm(PATIENCE, self._hold_is_over)
+
+    def was_read(self, backlog: int) -> bool:
+        """A watcher has moved on, or gone. Returns whether a hold has ended."""
+        if backlog > self._most // 2:
+            return False
+        self._is_left_behind = False
+        return self._release()
+
+    def _release(self) -> bool:
+        was_held, self.is_held = self.is_held, False
+        if was_held:
+            for source in self.sources:
+                source.go_on()
+        return was_held
+
+    def _hold_is_over(self) -> None:
+        self._alarm_is_set = False
+        if self.is_held:
+            left = self._held_since + PATIENCE - trio.current_time()
+            if left > 0:  # that was an earlier hold's alarm
+                self._alarm_is_set = True
+                self._pump.alarm(left, self._hold_is_over)
+            else:
+                self._is_left_behind = True
+                self._release()
