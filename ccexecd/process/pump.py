@@ -19,8 +19,8 @@ import trio
 Sink = Callable[[bytes], None]
 """Takes what one read brought. Must neither block nor raise."""
 
-READ_SIZE = 256 * 1024
-"""Bytes of one read: what is encoded and sent of it takes about 0.2 ms, and a request waits through several such steps."""
+READ_SIZE = 64 * 1024
+"""Bytes of one read. To encode and send them takes up to 0.3 ms, and a request waits through several such steps."""
 
 PIPE_SIZES = (1024 * 1024, 256 * 1024)
 """Sizes to ask for, largest first. Agents written in Node lose what does not fit when they exit: 64 KiB is too small.
