@@ -562,7 +562,7 @@ async def test_a_storm_of_resets_is_nothing():
             await client.aclose()
         await door.still_serves()
         with trio.fail_after(5):
-            while door.site.counters.open:  # noqa: ASYNC110 - a figure sets no event
+            while door.site.counters.open:
                 await trio.sleep(0.01)
 
 
@@ -603,7 +603,7 @@ async def test_one_connection_too_many_is_told_so():
             assert b"Retry-After: 1" in answer
             assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"].startswith("2 connections are open")
         with trio.fail_after(5):
-            while door.site.counters.open:  # noqa: ASYNC110 - a figure sets no event
+            while door.site.counters.open:
                 await trio.sleep(0.01)
         await door.still_serves()
         assert door.site.counters.refused == {503: 1}

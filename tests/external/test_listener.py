@@ -259,7 +259,7 @@ async def test_a_real_shortage_of_descriptors_is_survived(caplog: pytest.LogCapt
         with no_descriptor_free(), trio.fail_after(5):
             with pytest.raises(BlockingIOError):
                 client.connect((LOOPBACK, port))
-            while not caplog.records:  # noqa: ASYNC110 - a log record sets no event
+            while not caplog.records:
                 await trio.sleep(0.01)
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(client))
         with trio.fail_after(5):
