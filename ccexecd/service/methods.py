@@ -17,7 +17,7 @@ from typing import Any
 import trio
 
 from ccexecd.core.execution import Reason, State
-from ccexecd.core.output import Chunk, Gap
+from ccexecd.core.output import Chunk, Cursor
 from ccexecd.core.spec import Spec, TimeoutSource
 from ccexecd.engine import Engine
 from ccexecd.process.execution import Execution
@@ -27,6 +27,7 @@ from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError
 from ccexecd.service.delivery import growth, output_params
 from ccexecd.service.dispatch import Answer, Method
+from ccexecd.service.listing import REPLY_BYTES, list_executions, size_of
 from ccexecd.service.peer import Peer
 
 
@@ -215,25 +216,33 @@ async def read_output(peer: Peer, wanted: messages.ReadOutput) -> dict[str, Any]
         if cursor.at_end and execution.is_live and wanted.wait_s:
             with trio.move_on_after(wanted.wait_s):
                 await growth(execution)
-        chunks: list[dict[str, Any]] = []
-        size = 0
-        while size < wanted.max_bytes and (entry := cursor.take()) is not None:
-            if isinstance(entry, Gap):
-                continue
-            if isinstance(entry, Chunk) and entry.stream in wanted.streams:
-                chunks += output_params(entry, exact=True, from_seq=wanted.from_seq)
-                size += len(entry.piece.text)
-        result = {
-            "chunks": chunks,
-            "next_seq": cursor.seq,
-            "oldest_seq": execution.log.oldest_seq,
-            "state": execution.state.value,
-        }
-        if execution.outcome is not None and cursor.finished:
-            result["outcome"] = execution.completion(execution.outcome)
+        chunks, next_seq = _portion(cursor, wanted)
     finally:
         cursor.close()
+    result = {
+        "chunks": chunks,
+        "next_seq": next_seq,
+        "oldest_seq": execution.log.oldest_seq,
+        "state": execution.state.value,
+    }
+    if execution.outcome is not None and next_seq >= execution.log.next_seq:
+        result["outcome"] = execution.completion(execution.outcome)
     return result
+
+
+def _portion(cursor: Cursor, wanted: messages.ReadOutput) -> tuple[list[dict[str, Any]], int]:
+    """As much as was asked for and as a reply can hold, and the position after it. A gap is seen from the positions."""
+    chunks: list[dict[str, Any]] = []
+    size, room = 0, REPLY_BYTES
+    while size < wanted.max_bytes and (entry := cursor.take()) is not None:
+        if isinstance(entry, Chunk) and entry.stream in wanted.streams:
+            size += len(entry.piece.text)
+            for params in output_params(entry, exact=True, from_seq=wanted.from_seq):
+                room -= size_of(params)
+                if room < 0:
+                    return chunks, params["seq"]
+                chunks.append(params)
+    return chunks, cursor.seq
 
 
 async def wait(peer: Peer, wanted: messages.Wait) -> dict[str, Any]:
@@ -244,61 +253,6 @@ async def wait(peer: Peer, wanted: messages.Wait) -> dict[str, Any]:
     if execution.outcome is None:
         return {"state": execution.state.value}
     return execution.completion(execution.outcome)
-
-
-def list_executions(peer: Peer, wanted: messages.List) -> dict[str, Any]:
-    """What is known of executions, newest first."""
-    found: list[dict[str, Any]] = []
-    for execution in reversed(peer.engine.executions.values()):
-        if len(found) >= wanted.limit:
-            break
-        if _matches(execution, wanted):
-            found.append(describe(execution))
-    return {"executions": found}
-
-
-def _matches(execution: Execution, wanted: messages.List) -> bool:
-    if wanted.session is not None and execution.session_id != wanted.session:
-        return False
-    if wanted.label is not None:
-        name, equals, value = wanted.label.partition("=")
-        if name not in execution.spec.labels or (equals and execution.spec.labels[name] != value):
-            return False
-    if wanted.state == "live":
-        return execution.is_live
-    return wanted.state is None or execution.state is State[wanted.state]
-
-
-def describe(execution: Execution) -> dict[str, Any]:
-    """What `list` and `status` tell of an execution."""
-    spec, outcome = execution.spec, execution.outcome
-    return {
-        "execution_id": execution.id,
-        "session_id": execution.session_id,
-        "state": execution.state.value,
-        "command": spec.display,
-        "argv": list(spec.argv),
-        "cwd": spec.cwd or "/",
-        "pid": execution.pid,
-        "pgid": execution.pid,
-        "created_at": execution.created_at.isoformat(),
-        "started_at": execution.started_at.isoformat() if execution.started_at else None,
-        "finished_at": execution.finished_at.isoformat() if execution.finished_at else None,
-        "duration": execution.duration,
-        "timeout": spec.timeout,
-        "timeout_source": spec.timeout_source,
-        "exit_code": outcome.exit_code if outcome else None,
-        "signal": outcome.signal if outcome else None,
-        "reason": outcome.reason.value if outcome else None,
-        "error": outcome.error if outcome else "",
-        "leftovers": list(outcome.leftovers) if outcome else [],
-        "stdout_bytes": execution.log.sizes["stdout"],
-        "stderr_bytes": execution.log.sizes["stderr"],
-        "dropped_bytes": execution.log.dropped_bytes,
-        "next_seq": execution.log.next_seq,
-        "oldest_seq": execution.log.oldest_seq,
-        "labels": dict(spec.labels),
-    }
 
 
 def resume_session(peer: Peer, wanted: messages.ResumeSession) -> dict[str, Any]:

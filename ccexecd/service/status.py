@@ -7,7 +7,8 @@ from ccexecd.process.execution import Execution
 from ccexecd.process.measure import usage
 from ccexecd.protocol import messages
 from ccexecd.service.dispatch import Method
-from ccexecd.service.methods import describe, known
+from ccexecd.service.listing import describe
+from ccexecd.service.methods import known
 from ccexecd.service.peer import Peer
 
 
