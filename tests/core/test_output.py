@@ -30,9 +30,7 @@ FRAGMENTS = st.one_of(
             b"\n",
             b"\r\n",
             b"\0",
-            "é".encode(),
-            "€".encode(),
-            "😀".encode(),
+            *(each.encode() for each in "é\x80€\u0800\u1000😀\U00040000\U00100000"),  # a lead byte of every kind
             b"\x80",
             b"\xff",
             b"\xe2\x82",
@@ -43,7 +41,7 @@ FRAGMENTS = st.one_of(
     st.integers(1, 20).map(lambda size: b"x" * size),
 )
 CHUNKS = st.lists(st.lists(FRAGMENTS, max_size=8).map(b"".join), max_size=8)
-TEXT_CHUNKS = st.tuples(st.text(alphabet="a\n\u00e9\u20ac\U0001f600", max_size=30), st.integers(1, 9)).map(
+TEXT_CHUNKS = st.tuples(st.text(alphabet="a\né€😀\U00040000", max_size=30), st.integers(1, 9)).map(
     lambda both: [both[0].encode()[at : at + both[1]] for at in range(0, len(both[0].encode()), both[1])]
 )
 FRAMINGS = st.sampled_from(["lines", "line", "raw"])
