@@ -113,10 +113,11 @@ class KeeperClient:
         self._socket = ours
 
     def _close(self) -> None:
-        """Let go of the keeper: it ends whatever is left, and then itself."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        """Let go of the keeper: it ends whatever is left, and then itself. Nobody waits for what it would have told."""
+        self._hang_up()
+        self._ready.set()
+        for number in list(self._leaders):
+            self._lose(number)
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=1.0)
@@ -137,35 +138,40 @@ class KeeperClient:
         """
         # Shielded, yet bounded: the keeper answers, or is lost and then told so.
         with trio.CancelScope(shield=True):
-            if not self._ready.is_set():
-                await self._ready.wait()
-            self._last_number += 1
-            leader = Leader(self._last_number)
-            self._leaders[leader.number] = leader
-            message = {
-                "op": "spawn",
-                "n": leader.number,
-                "argv": list(launch.argv),
-                "cwd": launch.cwd,
-                "env": dict(launch.env),
-                "umask": self._umask,
-                "grace": launch.grace,
-                "stdin": stdin is not None,
-            }
             try:
                 self._spawning.acquire_nowait()  # as a rule there is room: no pass of the scheduler for it
             except trio.WouldBlock:
                 await self._spawning.acquire()
             try:
-                answer = await self._ask(message, [fd for fd in (stdin, stdout, stderr) if fd is not None])
-            except KeeperLostError:  # whatever it had started already is found by its tag and ended
-                raise SpawnError(0, "the keeper was lost while starting it; try again", "keeper") from None
+                if not self._ready.is_set():  # nothing has been asked yet: the next keeper will do
+                    await self._ready.wait()
+                leader = await self._spawn(launch, stdin, stdout, stderr)
             finally:
                 self._spawning.release()
+        return leader
+
+    async def _spawn(self, launch: Launch, stdin: int | None, stdout: int, stderr: int) -> Leader:
+        self._last_number += 1
+        leader = Leader(self._last_number)
+        self._leaders[leader.number] = leader
+        message = {
+            "op": "spawn",
+            "n": leader.number,
+            "argv": list(launch.argv),
+            "cwd": launch.cwd,
+            "env": dict(launch.env),
+            "umask": self._umask,
+            "grace": launch.grace,
+            "stdin": stdin is not None,
+        }
+        try:
+            answer = await self._ask(message, [fd for fd in (stdin, stdout, stderr) if fd is not None])
+        except KeeperLostError:  # whatever it had started already is found by its tag and ended
+            raise SpawnError(0, "the keeper was lost while starting it; try again", "keeper") from None
         if "errno" in answer:
             del self._leaders[leader.number]
-            refused = launch.cwd if answer["subject"] == "cwd" else launch.argv[0]
-            raise SpawnError(answer["errno"], answer["strerror"], answer["subject"], (refused or "")[:200])
+            refused = {"cwd": launch.cwd, "program": launch.argv[0]}.get(answer["subject"]) or ""
+            raise SpawnError(answer["errno"], answer["strerror"], answer["subject"], refused[:200])
         return leader
 
     async def terminate(self, leader: Leader) -> None:
@@ -243,7 +249,8 @@ class KeeperClient:
         async with self._sending:
             while not self._sent(packet, rights):
                 if self._socket is not None:
-                    await trio.lowlevel.wait_writable(self._socket)
+                    with contextlib.suppress(trio.ClosedResourceError):  # the keeper is lost: the next try tells
+                        await trio.lowlevel.wait_writable(self._socket)
 
     def _sent(self, packet: bytes, rights: list[tuple[int, int, "array.array[int]"]]) -> bool:
         """Try to send. Returns whether the socket took it."""
@@ -309,41 +316,55 @@ class KeeperClient:
 
     # Losing it
 
-    async def _inherit(self) -> None:
-        """End and reap, as the subreaper that inherited them, the trees of a keeper that is gone."""
-        self._ready = trio.Event()
+    def _hang_up(self) -> None:
+        """There is no keeper: whoever waits for an answer, or for room to ask, is told so."""
         if self._socket is not None:
+            trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
             self._socket = None
         for reply in self._replies.values():
             reply.arrived.set()
+
+    async def _inherit(self) -> None:
+        """End and reap, as the subreaper that inherited them, the trees of a keeper that is gone."""
+        self._ready = trio.Event()
+        self._hang_up()
         if self._process is not None:
             await trio.to_thread.run_sync(self._process.wait)
         forest = containment.Forest(self._epoch)
         forest.leaders.update({leader.pid: number for number, leader in self._leaders.items() if leader.pid})
         with trio.move_on_after(_INHERIT_PATIENCE):
-            while self._leaders:
+            while self._leaders or forest.strays():
                 self._end_inherited(forest)
                 await trio.sleep(0.005)  # a killed process needs a moment to die; the patience bounds it
         for number, leader in list(self._leaders.items()):
             log.error("process %d and what it started could not be ended", leader.pid)
-            leader.exit = leader.exit or Exit(None, supervision_lost=True)
-            leader.exited.set()
-            self._gone(number)
+            self._lose(number)
 
     def _end_inherited(self, forest: containment.Forest) -> None:
         for number in self._leaders:
             for process in forest.members(number):
                 containment.send(process, signal.SIGKILL)
+        for process in forest.strays():  # nobody but the keeper had children
+            containment.send(process, signal.SIGKILL)
         for pid, how in _reap_all():
             number_of_leader = forest.leaders.pop(pid, None)
             if number_of_leader is not None:
                 leader = self._leaders[number_of_leader]
                 leader.exit = how
                 leader.exited.set()
+        inherited = containment.children_of(os.getpid())
         for number, leader in list(self._leaders.items()):
-            if (leader.exit is not None or not leader.pid) and not forest.members(number):
-                self._gone(number)
+            is_reaped = leader.exit is not None or leader.pid not in inherited  # by us, or by the keeper before it ended
+            if is_reaped and not forest.members(number):
+                self._lose(number)
+
+    def _lose(self, number: int) -> None:
+        """Nothing more will be heard of an execution."""
+        leader = self._leaders[number]
+        leader.exit = leader.exit or Exit(None, supervision_lost=True)
+        leader.exited.set()
+        self._gone(number)
 
 
 def _reap_all() -> Iterator[tuple[int, Exit]]:
