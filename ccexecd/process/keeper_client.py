@@ -355,7 +355,7 @@ class KeeperClient:
                 leader.exited.set()
         inherited = containment.children_of(os.getpid())
         for number, leader in list(self._leaders.items()):
-            is_reaped = leader.exit is not None or leader.pid not in inherited  # by us, or by the keeper before it ended
+            is_reaped = leader.exit is not None or leader.pid not in inherited  # by us, or by the keeper
             if is_reaped and not forest.members(number):
                 self._lose(number)
 
