@@ -11,6 +11,7 @@ import itertools
 import json
 import socket
 import struct
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -57,12 +58,14 @@ class Client:
     Attributes:
         received: every message so far, in order; the first is the greeting.
         texts: the same as they came.
+        notified: the notifications of each execution, by its id.
         subprotocol: what the daemon selected.
     """
 
     def __init__(self, websocket: WebSocketConnection, stream: trio.SocketStream) -> None:
         self.received: list[Message] = []
         self.texts: list[str] = []
+        self.notified: defaultdict[str, list[Message]] = defaultdict(list)
         self.subprotocol = websocket.subprotocol
         self._websocket = websocket
         self._stream = stream
@@ -76,9 +79,16 @@ class Client:
         return self.received[0]["params"]
 
     async def send(self, message: object) -> None:
-        """Send a message: a text as it is, anything else as JSON."""
+        """Send a message: a text as it is, anything else as JSON.
+
+        Raises:
+            ClosedError: the connection has ended.
+        """
         with trio.fail_after(PATIENCE):
-            await self._websocket.send_message(message if isinstance(message, str | bytes) else json.dumps(message))
+            try:
+                await self._websocket.send_message(message if isinstance(message, str | bytes) else json.dumps(message))
+            except ConnectionClosed:
+                raise ClosedError(self.close_code) from None
 
     async def request(self, method: str, **params: Any) -> Any:
         """Ask, and give the result.
@@ -135,9 +145,7 @@ class Client:
 
     async def execute(self, *argv: str, **params: Any) -> "Watched":
         """Start an execution: the words given, or `command=` for the shell."""
-        asked_at = len(self.received)
-        reply = await self.request("execute", **({"argv": argv} if argv else {}), **params)
-        return Watched(self, reply, asked_at)
+        return Watched(self, await self.request("execute", **({"argv": argv} if argv else {}), **params))
 
     async def run(self, *argv: str, within: float = PATIENCE, **params: Any) -> "Watched":
         """Run an execution to its end, all of its promises checked."""
@@ -175,11 +183,16 @@ class Client:
             while True:
                 text = await self._websocket.get_message()
                 self.texts.append(text)
-                self.received.append(json.loads(text))
+                self._take(json.loads(text))
                 self._wake()
         except ConnectionClosed:
             self._over = True
             self._wake()
+
+    def _take(self, message: Message) -> None:
+        self.received.append(message)
+        if isinstance(message, dict) and "execution_id" in message.get("params", {}):
+            self.notified[message["params"]["execution_id"]].append(message)
 
     def _wake(self) -> None:
         self._arrival.set()
@@ -194,21 +207,16 @@ class Watched:
         reply: the result of `execute` or `attach`.
         id: its id.
         pid: its leader.
+        notifications: all that has come of it, in order.
     """
 
-    def __init__(self, client: Client, reply: Message, asked_at: int, from_seq: int = 1) -> None:
+    def __init__(self, client: Client, reply: Message, from_seq: int = 1) -> None:
         self.client = client
         self.reply = reply
         self.id: str = reply["execution_id"]
         self.pid: int = reply.get("pid", 0)
-        self._asked_at = asked_at
+        self.notifications = client.notified[self.id]
         self._from_seq = from_seq
-
-    @property
-    def notifications(self) -> list[Message]:
-        """All that has come of it, in order."""
-        messages = self.client.received[self._asked_at :]
-        return [each for each in messages if each.get("params", {}).get("execution_id") == self.id]
 
     def sequence(self) -> list[str]:
         """The methods of its notifications in order, runs of the same one taken as one."""
@@ -219,15 +227,19 @@ class Watched:
         outputs = (each["params"] for each in self.notifications if each["method"] == "process.output")
         return [params for params in outputs if params["type"] == stream]
 
+    @property
+    def gaps(self) -> list[Message]:
+        """The params of its `process.gap` notifications."""
+        return [each["params"] for each in self.notifications if each["method"] == "process.gap"]
+
     def output(self, stream: str = "stdout") -> bytes:
-        """What it has printed so far, put together by offset; every piece must follow the one before."""
-        whole = b""
-        start = None
-        for piece in self.pieces(stream):
-            start = piece["offset"] if start is None else start
-            assert piece["offset"] == start + len(whole), f"a hole before {piece['offset']}"
-            whole += decoded(piece)
-        return whole
+        """What it has printed so far, put together; every piece must follow the one before, but for a gap."""
+        pieces = self.pieces(stream)
+        parts = [decoded(piece) for piece in pieces]
+        if not self.gaps:
+            for (before, part), after in zip(zip(pieces, parts, strict=True), pieces[1:], strict=False):
+                assert after["offset"] == before["offset"] + len(part) or "\ufffd" in before["data"], "a hole"
+        return b"".join(parts)
 
     @property
     def stdout(self) -> str:
@@ -269,16 +281,28 @@ class Watched:
         methods = [each["method"] for each in self.notifications]
         assert methods.count("process.completed") == 1, "process.completed comes exactly once"
         assert methods[-1] == "process.completed", "and last"
-        numbers = [each["params"]["seq"] for each in self.notifications]
-        assert numbers == list(range(self._from_seq, self._from_seq + len(numbers))), "seq grows by one, without a hole"
-        if self._from_seq == 1:
+        expected = self._from_seq
+        for each in self.notifications:
+            first, last = span(each)
+            assert first == expected, "seq grows by one, without a hole that no gap tells of"
+            expected = last + 1
+        if self._from_seq == 1 and not self.gaps:
             assert methods[0] == "process.started"
         for stream in ("stdout", "stderr"):
-            check_parts(self.pieces(stream))
+            if not self.gaps:
+                check_parts(self.pieces(stream))
             last = (self.pieces(stream) or [None])[-1]
             if last is not None:
                 said = self.notifications[-1]["params"][f"{stream}_bytes"]
                 assert last["offset"] + size(last) == said or "\ufffd" in last["data"]
+
+
+def span(notification: Message) -> tuple[int, int]:
+    """The first and the last position that a notification stands for."""
+    params = notification["params"]
+    if notification["method"] == "process.gap":
+        return params["from_seq"], params["to_seq"]
+    return params["seq"], params["seq"]
 
 
 def decoded(piece: Message) -> bytes:
