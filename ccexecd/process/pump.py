@@ -126,15 +126,18 @@ class Pump:
         self.heed(fd)
         return source
 
-    # For sources. A hung-up pipe is always ready, so one that is not to be read must leave the set.
+    # For sources. A hung-up pipe is always ready, so one that is not to be read must leave the set. When everything is
+    # cancelled there is no set any more, while executions still wind down.
 
     def heed(self, fd: int) -> None:
         """Wait for this pipe."""
-        self._epoll.register(fd, select.EPOLLIN)
+        if not self._epoll.closed:
+            self._epoll.register(fd, select.EPOLLIN)
 
     def ignore(self, fd: int) -> None:
         """Do not wait for it."""
-        self._epoll.unregister(fd)
+        if not self._epoll.closed:
+            self._epoll.unregister(fd)
 
     def forget(self, fd: int) -> None:
         """Its source has ended."""
