@@ -84,7 +84,7 @@ async def growth(execution: Execution) -> None:
 
 
 class Subscription:
-    """One connection's place in one execution's log.
+    """One connection's place in one execution's log. It is taken at once; nothing is sent before `begin`.
 
     Args:
         execution: what is watched.
@@ -104,10 +104,10 @@ class Subscription:
         self._wrap = wrap
         self._on_end = on_end
         self._exact = execution.spec.framing == "raw"
-        execution.watch(self._wake)
 
     def begin(self) -> None:
-        """Send what is there."""
+        """Send what is there, and what comes."""
+        self._execution.watch(self._wake)
         self._wake()
 
     def close(self) -> None:

@@ -80,6 +80,7 @@ def execute(peer: Peer, wanted: messages.Execute) -> Awaitable[Answer]:
     if peer.manner.one_at_a_time and session.live:
         raise RPCError(ErrorCode.INVALID_PARAMS, "A process is already running")
     execution = peer.engine.admit(session, spec_of(peer.engine, wanted, peer.manner.framing))
+    peer.take_place(execution, 0)  # now: it may have written more than the window holds before the reply has gone
     return _started(peer, execution)
 
 
@@ -90,6 +91,8 @@ async def _execute_in_new_session(peer: Peer, wanted: messages.Execute) -> Answe
 
 async def _started(peer: Peer, execution: Execution) -> Answer:
     await execution.spawned.wait()
+    if execution.leader is None:
+        peer.unwatch(execution.id)
     if execution.spawn_error is not None:
         raise execution.spawn_error
     if execution.leader is None:
@@ -104,7 +107,7 @@ async def _started(peer: Peer, execution: Execution) -> Answer:
         "timeout": execution.spec.timeout,
         "timeout_source": execution.spec.timeout_source,
     }
-    return Answer(result, then=lambda: peer.watch(execution, 0))
+    return Answer(result, then=lambda: peer.begin_watching(execution.id))
 
 
 def control(peer: Peer, wanted: messages.Control) -> Awaitable[dict[str, Any]]:

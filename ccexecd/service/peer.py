@@ -100,10 +100,19 @@ class Peer:
 
     def watch(self, execution: Execution, from_seq: int | None) -> None:
         """Send an execution's log from a position on; a second call moves the position."""
+        self.take_place(execution, from_seq)
+        self.begin_watching(execution.id)
+
+    def take_place(self, execution: Execution, from_seq: int | None) -> None:
+        """Be counted as a watcher of an execution from now on; what it writes is kept for us until we begin."""
         self.unwatch(execution.id)
         subscription = Subscription(execution, from_seq, self._writer, self._wrap, self._ended)
         self._subscriptions[execution.id] = subscription
-        subscription.begin()
+
+    def begin_watching(self, execution_id: str) -> None:
+        """Send what is there, and what comes; nothing if the place has been given up."""
+        if execution_id in self._subscriptions:
+            self._subscriptions[execution_id].begin()
 
     def unwatch(self, execution_id: str) -> bool:
         """Send it no longer. Returns whether it was being sent."""

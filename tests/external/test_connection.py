@@ -81,7 +81,7 @@ class TestLiveness:
                     pass
                 await one.raw.send(frame(received[1], PONG))
             await one.raw.send(call("list", 7))
-            assert (await one.reply(7))["result"] == {"executions": []}
+            assert (await one.reply(7))["result"]["executions"] == []
 
     async def test_one_pong_answers_all_pings_before_it(self, tmp_path):
         """A client may answer the last of several pings only (RFC 6455 section 5.5.3)."""
@@ -231,8 +231,9 @@ def check_account(messages: list[dict[str, Any]], outcome: dict[str, Any]) -> No
             offsets[params["type"]] = params["offset"] + len(params["data"])
             received[params["type"]] += len(params["data"])
     assert messages[-1]["method"] == "process.completed"
-    assert offsets == {stream: outcome[f"{stream}_bytes"] for stream in offsets}
-    assert sum(received.values()) + dropped == sum(offsets.values())
+    written = {stream: outcome[f"{stream}_bytes"] for stream in offsets}
+    assert all(offsets[stream] <= written[stream] for stream in offsets)  # the last of a stream may lie in a gap
+    assert sum(received.values()) + dropped == sum(written.values())
 
 
 def size_of(message: dict[str, Any]) -> int:
