@@ -110,10 +110,10 @@ class TestLiveness:
 
     async def test_a_client_that_waits_for_much_is_not_taken_for_dead(self, tmp_path):
         """While we do not read from a client that waits for as many calls as it may, its pongs are not missed."""
-        async with running(tmp_path, ws_ping_interval=0.05, ws_ping_timeout=0.1) as daemon, daemon.client() as one:
+        async with running(tmp_path, ws_ping_interval=0.2, ws_ping_timeout=0.6) as daemon, daemon.client() as one:
             execution = await one.execute("sleep", "60")
             waits = [await one.ask("wait", execution_id=execution.id) for _ in range(MAX_CALLS + 50)]
-            pinged = trio.current_time() + 1
+            pinged = trio.current_time() + 2
             await eventually(lambda: trio.current_time() > pinged, "several ping time-outs have passed", 5)
             assert not one._over
             await daemon.ask("control", type="KILL", execution_id=execution.id)
