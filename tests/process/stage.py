@@ -75,6 +75,10 @@ def is_alive(pid: int) -> bool:
     return bool(thread_states(pid) - {"Z", "X"})
 
 
+_spared: set[int] = set()
+"""What was there before the test began, such as a machine that other tests use: neither it nor what is below counts."""
+
+
 def family(pid: int | None = None) -> set[int]:
     """Every process below one (this one, unless told), dead ones that nobody has reaped included.
 
@@ -87,7 +91,7 @@ def family(pid: int | None = None) -> set[int]:
     found: set[int] = set()
     fresh = {pid or os.getpid()}
     while fresh:
-        fresh = {child for child, parent in parents.items() if parent in fresh} - found
+        fresh = {child for child, parent in parents.items() if parent in fresh} - found - _spared
         found |= fresh
     return found
 
@@ -116,11 +120,13 @@ def nothing_left() -> Iterator[None]:
     """Fail when a process that was started inside still is there afterwards, alive or a zombie."""
     _be_subreaper(True)
     before = family()
+    _spared.update(before)
     try:
         yield
         left = _left_after(before)
     finally:
         end_all_but(before)
+        _spared.difference_update(before)
         _be_subreaper(False)
     assert not left, f"left behind: {left}"
 
