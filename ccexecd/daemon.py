@@ -90,7 +90,8 @@ class Daemon:
         self._door = Door(self._house, routes, loaded.config, places.token_file)
         self._stop_asked = trio.Event()
         self._stopped = trio.Event()
-        self._drain: float | None = None
+        self._drain = 0.0
+        self._draining = trio.CancelScope()  # around the time in which executions may finish by themselves
         self._grace: float | None = None
         self._ended: list[Execution] = []
         self._sessions_ended = 0
@@ -103,7 +104,7 @@ class Daemon:
         """
         control = control_listener.bind(self._places.control_socket)
         try:
-            async with trio.open_nursery() as control_nursery:
+            async with control, trio.open_nursery() as control_nursery:
                 async with trio.open_nursery() as engine_nursery:
                     await engine_nursery.start(self._keeper.run)
                     engine_nursery.start_soon(self._pump.run)
@@ -233,6 +234,7 @@ class Daemon:
     def _ask_to_stop(self, drain: float | None = None, grace: float | None = None) -> None:
         """Begin the end; asked again, hurry."""
         if self._stop_asked.is_set():
+            self._draining.cancel(reason="told to stop twice")
             for execution in list(self._engine.live.values()):
                 execution.hurry.cancel(reason="told to stop twice")
             return
@@ -245,14 +247,15 @@ class Daemon:
         self._engine.draining = True
         self._door.stop_accepting()
         self._sessions_ended = len(self._engine.sessions)
-        drain = self._drain or 0.0
-        longest = drain + max((each.grace for each in self._engine.live.values()), default=0.0)
-        log.info("stopping", extra={"live_executions": len(self._engine.live), "drain": drain})
+        graces = [each.grace if self._grace is None else self._grace for each in self._engine.live.values()]
+        longest = self._drain + max(graces, default=0.0)
+        log.info("stopping", extra={"live_executions": len(self._engine.live), "drain": self._drain})
         self._notifier.stopping(f"ending {len(self._engine.live)} executions")
         self._notifier.extend(longest + 30)
         self._door.announce("server.draining", {"deadline": _in(longest)})
         running = list(self._engine.live.values())
-        with trio.move_on_after(drain):
+        self._draining.relative_deadline = self._drain
+        with self._draining:
             for execution in running:
                 await execution.finished.wait()
         self._ended = await self._engine.end_all(self._grace)
