@@ -158,13 +158,19 @@ async def connect_to(path: Path) -> trio.SocketStream:
 
 @asynccontextmanager
 async def running(
-    directory: Path, *, environ: Mapping[str, str] | None = None, log: LogStandIn | None = None, **config: object
+    directory: Path,
+    *,
+    environ: Mapping[str, str] | None = None,
+    listen_fds: Mapping[str, list[int]] | None = None,
+    log: LogStandIn | None = None,
+    **config: object,
 ) -> AsyncIterator[Running]:
     """Run a daemon until the block ends, and see that nothing is left of it.
 
     Args:
         directory: its state directory; a ccexecd.toml in there is its configuration.
         environ: what it learns of systemd from.
+        listen_fds: sockets that were opened for it.
         log: its log.
         config: keys of its configuration, stronger than the file.
     """
@@ -174,7 +180,7 @@ async def running(
     daemon = Daemon(
         loaded,
         loaded.places(),
-        listen_fds={},
+        listen_fds=listen_fds or {},
         ready=lambda _address=None: ready.set(),
         umask=0o022,
         environ={"PATH": os.environ["PATH"], "HOME": str(directory)},
