@@ -370,14 +370,31 @@ async def test_a_connection_that_is_given_up_ends_its_task(line):
 
 
 async def test_nothing_is_kept_for_a_broken_connection(line):
-    """The first reason stands, and what is given afterwards goes nowhere and is not kept."""
+    """What waited goes, what is given afterwards is not kept, and the first reason stands."""
+    line.fill()
+    source = Source(b"output")
+    line.writer.has_output(source)
+    line.writer.send(b"reply")
     line.writer.give_up("no pong")
     line.writer.give_up("no luck")
-    source = Source(b"output")
     for _ in range(3):
         line.writer.send(b"x" * URGENT_LIMIT)
-        line.writer.has_output(source)
     assert line.writer.broken == "no pong"
-    assert (line.received(), source.given) == (b"", b"")
+    assert source.given == b""
     assert not line.writer._urgent
+    assert not line.writer._ready
+    assert line.writer._begun is None
     await line.writer.run()
+
+
+async def test_a_source_is_asked_once_a_turn_however_often_it_speaks_up(line, monkeypatch):
+    """Whoever wakes the writer for every line has no more turns than the others, and is forgotten at once."""
+    monkeypatch.setattr(writer_module, "GATHER", 1)
+    begun = line.fill()
+    eager, other, forgotten = Source(b"a", times=2), Source(b"b", times=2), Source(b"c")
+    for source in (eager, eager, other, forgotten, forgotten):
+        line.writer.has_output(source)
+    line.writer.forget(forgotten)
+    async with line.running():
+        assert await line.receive(until=b"abab") == begun + b"abab"
+    assert forgotten.given == b""
