@@ -115,13 +115,20 @@ class Client:
             raise RefusedError(reply["error"])
         return reply["result"]
 
+    async def batch(self) -> list[Message]:
+        """The first answer to a batch."""
+        return await self._first(lambda message: isinstance(message, list), PATIENCE)
+
     async def until(self, wanted: Callable[[Message], bool], within: float = PATIENCE) -> Message:
-        """The first message that is wanted, among those that have come or are still to come.
+        """The first message that is wanted, among those that have come or are still to come; no batch is looked at.
 
         Raises:
             ClosedError: the connection has ended without it.
             trio.TooSlowError: it did not come.
         """
+        return await self._first(lambda message: isinstance(message, dict) and wanted(message), within)
+
+    async def _first(self, wanted: Callable[[Any], bool], within: float) -> Any:
         seen = 0
         with trio.fail_after(within):
             while True:
@@ -346,7 +353,9 @@ async def connect(
             with trio.fail_after(PATIENCE):
                 stream = await trio.open_tcp_stream(*address)
                 offered = [subprotocol] if subprotocol else None
-                websocket = await wrap_client_stream(nursery, stream, "localhost", path, subprotocols=offered)
+                websocket = await wrap_client_stream(
+                    nursery, stream, "localhost", path, subprotocols=offered, receive_buffer_size=64 * 1024
+                )
             client = Client(websocket, stream)
             nursery.start_soon(client.read)
             await client.until(lambda _: True)

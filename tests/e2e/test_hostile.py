@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from .client import PATIENCE, RefusedError, connect
+from .client import PATIENCE, RefusedError, connect, size, span
 from .daemon_process import Daemon, eventually
 from .frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, RawSocket, call, frame
 
@@ -214,6 +214,31 @@ class TestNeverReads:
             assert memory_of(daemon.pid) - before < self.MOST
             await raw.reset()
 
+    async def test_it_comes_back(self, daemon):
+        """Who reads again hears of the gap: every byte has come or is told of as missing, and the end comes last."""
+        raw = await RawSocket.open(daemon.address, receive_buffer=4096)
+        async with raw.stream:
+            await raw.send(call("execute", command="yes 0123456789 | head -c 50000000"))
+            await eventually(lambda: daemon.request("list", state="live")["executions"], "it runs")
+            await eventually(lambda: not daemon.request("list", state="live")["executions"], "it has ended", 60)
+            position, had, missing, method = 1, 0, 0, ""
+            assert json.loads((await raw.receive())[1])["method"] == "connected"
+            assert json.loads((await raw.receive())[1])["id"] == 1
+            while method != "process.completed":
+                message = json.loads((await raw.receive())[1])
+                method, params = message["method"], message["params"]
+                assert span(message)[0] == position
+                position = span(message)[1] + 1
+                if method == "process.gap":
+                    missing += params["dropped_bytes"]
+                elif method == "process.output":
+                    assert params["offset"] == had + missing
+                    had += size(params)
+            assert had + missing == params["stdout_bytes"] == 50_000_000
+            assert missing > 30_000_000
+            await raw.send(frame(GOODBYE, CLOSE))
+            assert await raw.close_code() == 1000
+
     @pytest.mark.parametrize(
         "sent",
         [
@@ -260,3 +285,28 @@ class TestNeverReads:
             await eventually(lambda: daemon.request("status")["connections"] == 1, "the silent one is gone")
             assert (await one.run("sh", "-c", "sleep 1; echo alive")).stdout == "alive\n"  # several pings long
             await raw.reset()
+
+
+async def test_nothing_is_held_on_to(daemon, client):
+    """After 100 executions, 50 resets and 50 refusals, daemon and keeper have no more descriptors than before."""
+    keeper = daemon.keeper
+
+    def held() -> list[int]:
+        return [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in (daemon.pid, keeper)]
+
+    async with client() as one:
+        await one.run("true")
+    await eventually(lambda: not daemon.request("status")["connections"], "the connection is gone")
+    before = held()
+    async with client() as one:
+        for _ in range(50):
+            await one.run("true")
+            await one.run("cat", stdin="closed")
+            raw = await RawSocket.open(daemon.address)
+            await raw.send(call("execute", argv=["cat"], stdin="open"))
+            await raw.reset()
+            with pytest.raises(RefusedError):
+                await one.execute("/no/such/program", stdin="open")
+    await eventually(lambda: not daemon.request("status")["connections"], "the connections are gone")
+    await eventually(lambda: not daemon.processes(), "the executions are gone")
+    await eventually(lambda: max(map(int.__sub__, held(), before)) <= 0, f"no more than {before} descriptors are open")

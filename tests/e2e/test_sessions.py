@@ -169,6 +169,30 @@ async def test_one_session_too_many_may_look_but_not_execute(start_daemon):
             assert (await third.run("echo", "mine")).stdout == "mine\n"
 
 
+async def test_an_idle_session_ends(start_daemon):
+    """After `session_timeout` without anything running, the connection is closed with 1000; work keeps it open."""
+    daemon = start_daemon(session_timeout=0.5)
+    async with connect(daemon.address) as idle, connect(daemon.address) as busy:
+        execution = await busy.execute("sh", "-c", "sleep 1; echo done")
+        assert await idle.closed() == 1000
+        await execution.completed()
+        assert execution.stdout == "done\n"
+        assert await busy.closed() == 1000
+    await eventually(lambda: not daemon.request("status")["sessions"], "both sessions have ended")
+
+
+async def test_a_default_time_out_can_be_configured(start_daemon):
+    """`default_execution_timeout` holds where a request names none; the reply says where the time-out comes from."""
+    daemon = start_daemon(default_execution_timeout=0.3)
+    async with connect(daemon.address) as one:
+        execution = await one.execute("sleep", "300")
+        assert (execution.reply["timeout"], execution.reply["timeout_source"]) == (0.3, "default")
+        assert (await execution.completed())["reason"] == "timeout"
+        longer = await one.execute("sh", "-c", "sleep 0.6; echo done", timeout=60)
+        assert longer.reply["timeout_source"] == "request"
+        assert (await longer.completed())["exit_code"] == 0
+
+
 async def test_a_stop_tells_everybody_and_ends_everything(start_daemon):
     """SIGTERM: `server.draining`, the last output and `process.completed` with `shutdown`, close 1001, exit 0."""
     daemon = start_daemon()

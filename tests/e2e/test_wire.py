@@ -205,7 +205,15 @@ class TestEnvelope:
                     {"jsonrpc": "2.0", "id": 5, "method": "execute", "params": {"argv": ["true"]}},
                 ]
             )
-            replies = json.loads(await self._text(one, "["))
+            replies = await one.batch()
+            started = await one.notification("process.completed")
+            assert started["execution_id"] == replies[-1]["result"]["execution_id"]
+            assert [type(each) for each in one.received] == [
+                dict,
+                list,
+                dict,
+                dict,
+            ]  # the greeting, the replies, its life
             assert {(each["id"], each.get("error", {}).get("code")) for each in replies} == {
                 (0, None),
                 ("x", -32601),
@@ -261,8 +269,3 @@ class TestEnvelope:
         async with client() as one, trio.open_nursery() as nursery:
             for _ in range(500):
                 nursery.start_soon(one.request, "list")
-
-    @staticmethod
-    async def _text(one, beginning):
-        await one.until(lambda message: isinstance(message, list))
-        return next(text for text in one.texts if text.startswith(beginning))
