@@ -188,8 +188,10 @@ async def _events(execution: Execution) -> AsyncGenerator[bytes, None]:
                 continue
             for method, params in notifications(entry, exact=False):
                 yield _event(method, {"execution_id": execution.id, **params})
+            execution.was_read()
     finally:
         cursor.close()
+        execution.was_read()
 
 
 def _event(name: str, params: dict[str, Any]) -> bytes:

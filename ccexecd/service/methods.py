@@ -222,6 +222,7 @@ async def read_output(peer: Peer, wanted: messages.ReadOutput) -> dict[str, Any]
         chunks, next_seq = _portion(cursor, wanted)
     finally:
         cursor.close()
+        execution.was_read()
     result = {
         "chunks": chunks,
         "next_seq": next_seq,
