@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from ccexecd import daemon as module
 from ccexecd import logs
@@ -337,10 +338,11 @@ class TestFaults:
         """After any number of commands the daemon has what it had before."""
         async with daemon.client() as one:
             await one.run("true")
+            await wait_all_tasks_blocked()
             before, tasks = descriptors(), trio.lowlevel.current_statistics().tasks_living
-            for _ in range(8):
+            for _ in range(4):
                 async with trio.open_nursery() as nursery:
-                    for number in range(25):
+                    for number in range(50):
                         nursery.start_soon(self._execute, one, number)
             await eventually(lambda: trio.lowlevel.current_statistics().tasks_living == tasks, "no task is left")
             assert descriptors().keys() == before.keys()

@@ -113,7 +113,7 @@ class TestLiveness:
         async with running(tmp_path, ws_ping_interval=0.2, ws_ping_timeout=0.6) as daemon, daemon.client() as one:
             execution = await one.execute("sleep", "60")
             waits = [await one.ask("wait", execution_id=execution.id) for _ in range(MAX_CALLS + 50)]
-            pinged = trio.current_time() + 2
+            pinged = trio.current_time() + 1.2
             await eventually(lambda: trio.current_time() > pinged, "several ping time-outs have passed", 5)
             assert not one._over
             await daemon.ask("control", type="KILL", execution_id=execution.id)
@@ -129,7 +129,7 @@ class TestLiveness:
     async def test_a_session_that_works_is_not_idle(self, tmp_path):
         """The clock of an idle session stands still while something runs in it."""
         async with running(tmp_path, session_timeout=0.2) as daemon, daemon.client() as one:
-            execution = await one.execute(command="sleep 0.6; echo done")
+            execution = await one.execute(command="sleep 0.4; echo done")
             await execution.completed()
             assert execution.stdout == "done\n"
 
@@ -146,7 +146,9 @@ class TestSlowness:
         check_account(messages, outcome)
         gaps = [each["params"] for each in messages if each["method"] == "process.gap"]
         assert gaps
-        assert sum(gap["dropped_lines"] for gap in gaps) == sum(gap["to_seq"] - gap["from_seq"] + 1 for gap in gaps)
+        entries = sum(gap["to_seq"] - gap["from_seq"] + 1 for gap in gaps)
+        entries -= all(each["method"] != "process.started" for each in messages)  # it went, too, and was no line
+        assert sum(gap["dropped_lines"] for gap in gaps) == entries
 
     async def test_a_reader_that_stops_again_and_again_hears_it_every_time(self, tmp_path):
         """The account holds over many stops and both streams."""
@@ -205,7 +207,7 @@ class TestSlowness:
         async with running(tmp_path, **config) as daemon, opened(daemon, receive_buffer=4096) as one:
             await one.execute(command="yes")
             await eventually(lambda: writer_of(daemon)._blocked, "it is stuck")
-            patient = trio.current_time() + 1.5
+            patient = trio.current_time() + 1.2
             while trio.current_time() < patient:
                 await one.message()
                 await trio.sleep(0.01)  # that is how slow it is

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from ccexecd.external import door
 from tests.e2e.client import PATIENCE, RefusedError
@@ -144,6 +145,7 @@ class TestDraining:
                 await drain(daemon, nursery)
                 status, body = await health(plain)
                 assert (status, body["status"], body["live_executions"]) == (503, "draining", 1)
+                await plain.aclose()
                 await one.request("close_stdin", execution_id=execution.id)
 
     async def test_what_runs_is_served_as_before(self, tmp_path):
@@ -184,9 +186,9 @@ class TestFarewell:
         async with running(tmp_path) as daemon:
             one = await RawSocket.open(daemon.address, receive_buffer=4096)
             async with one.stream, trio.open_nursery() as nursery:
-                await one.send(call("execute", command="seq -f '%020.0f' 1 200000; exec sleep 60"))
+                await one.send(call("execute", command="seq -f '%020.0f' 1 100000; exec sleep 60"))
                 engine = daemon.daemon._engine
-                await eventually(lambda: written(daemon) == 200_000 * 21, "all is written")
+                await eventually(lambda: written(daemon) == 100_000 * 21, "all is written")
                 nursery.start_soon(daemon.daemon.stop, 0.0, 0.0)
                 await eventually(lambda: not engine.live, "it has ended")
                 received, code = b"", None
@@ -268,6 +270,7 @@ class TestNothingStays:
             for kind in kinds:  # what is made once and kept is made now
                 await kind(daemon)
             await eventually(lambda: is_idle(daemon), "all have gone")
+            await wait_all_tasks_blocked()
             before, tasks = descriptors(), trio.lowlevel.current_statistics().tasks_living
             for _ in range(8):
                 async with trio.open_nursery() as nursery:

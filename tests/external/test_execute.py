@@ -283,21 +283,32 @@ class TestEvents:
         answer = await post(daemon, {"command": "true"}, f"Accept: {accept}")
         assert answer.json["exit_code"] == 0
 
+    @pytest.mark.parametrize("lines", [(), (SSE,)], ids=["json", "events"])
+    async def test_a_program_that_waits_for_its_reader(self, tmp_path, lines):
+        """Under policy `block` the exchange is the watcher that the program waits for: everything comes."""
+        async with running(tmp_path, max_buffer_size=262_144) as daemon:
+            answer = await post(daemon, {"command": "seq 1 200000", "policy": "block"}, *lines)
+            assert answer.status == 200
+            if lines:
+                data = "".join(params["data"] for name, params in answer.events if name == "process.output")
+                assert data == "".join(f"{number}\n" for number in range(1, 200_001))
+            await nothing_left(daemon)
+
     async def test_a_reader_that_is_slow(self, tmp_path):
         """It hears of the gap, and gets the rest to the end."""
         async with running(tmp_path, max_buffer_size=65536) as daemon:
-            body = {"command": "seq -f 'line %020.0f' 1 400000; read", "stdin": "open"}
+            body = {"command": "seq -f 'line %020.0f' 1 200000; read", "stdin": "open"}
             async with posted(daemon, body, SSE) as exchange:
                 await exchange.until(b"process.started")
                 (execution,) = daemon.daemon._engine.live.values()
-                await eventually(lambda: execution.log.sizes["stdout"] == 400_000 * 26, "all is written")
+                await eventually(lambda: execution.log.sizes["stdout"] == 200_000 * 26, "all is written")
                 await daemon.ask("write_stdin", execution_id=execution.id, data="\n")
                 events = (await exchange.answer()).events
         gaps = [params for name, params in events if name == "process.gap"]
         data = "".join(params["data"] for name, params in events if name == "process.output")
         assert gaps
         assert len(data) + sum(gap["dropped_bytes"] for gap in gaps) == events[-1][1]["stdout_bytes"]
-        assert data.endswith("400000\n")
+        assert data.endswith("200000\n")
 
 
 class TestClientsThatLeave:

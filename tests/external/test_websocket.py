@@ -358,7 +358,7 @@ class TestFloods:
     async def test_a_client_that_only_pings_is_not_cut(self, tmp_path):
         """Somebody who watches for days and pings all the while never sends a message: that is no offence."""
         async with running(tmp_path, ws_max_size=1024) as daemon, opened(daemon) as one:
-            number = 2 * websocket._MESSAGE_OVERHEAD // 131
+            number = int(1.2 * websocket._MESSAGE_OVERHEAD / 131)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(one.send, frame(b"x" * 125, PING) * number)
                 for _ in range(number):
@@ -384,15 +384,14 @@ class TestFloods:
             await others_are_served(daemon)
             nursery.cancel_scope.cancel()
 
-    @pytest.mark.parametrize("first", [TEXT, BINARY])
-    async def test_a_message_of_empty_fragments_does_not_go_on_for_ever(self, daemon, first):
+    async def test_a_message_of_empty_fragments_does_not_go_on_for_ever(self, daemon):
         """Frames that add nothing to a message are counted, too; when there are too many, it is too large."""
         empty = frame(b"", CONTINUATION, final=False)
         async with opened(daemon) as one:
             ended = trio.Event()
 
             async def flood() -> None:
-                await one.stream.send_all(frame(b"", first, final=False))
+                await one.stream.send_all(frame(b"", final=False))
                 with trio.fail_after(PATIENCE):
                     while not ended.is_set():
                         try:
