@@ -1,11 +1,11 @@
 """How far a program may run ahead of those who watch it.
 
 Theory of operation. The pump reads faster than any client takes, so without measure a program that writes much would
-push output out of the window before even a quick watcher has had it. When the slowest watcher is `MOST_UNSEEN`
-behind, the program's pipes are held: read no more, so that it waits as for any pipe. Under policy `block`, until the
-watcher has caught up half. Under `drop_oldest`, for `PATIENCE` at most, since agents lose output when their pipe is
-not drained for seconds: a watcher that needs longer is left behind, and nothing is held for it again until it has
-caught up.
+push output out of the window before even a quick watcher has had it. When the slowest watcher is too far behind, the
+program's pipes are held: read no more, so that it waits as for any pipe. Under policy `block`, that is at
+`BLOCK_BEHIND`, and until the watcher has caught up half. Under `drop_oldest`, it is shortly before the window would
+overtake the watcher, and for `PATIENCE` at most, since agents lose what their pipe does not take: a watcher that needs
+longer is left behind, and nothing is held for it again until it has caught up.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,17 @@ import trio
 
 from ccexecd.process.pump import Pump, Source
 
-MOST_UNSEEN = 1024 * 1024
-"""Bytes that the slowest watcher may be behind before pipes are held. As much again is in a pipe, and all of it fits
-into the window when the program ends."""
+BLOCK_BEHIND = 1024 * 1024
+"""Bytes that the slowest watcher may be behind under `block`. As much again is in a pipe, and all of it fits into the
+window when the program ends."""
+
+WINDOW_SHARE = 0.75
+"""Share of the window that the slowest watcher may be behind under `drop_oldest`: what an agent writes at its end (2 MB
+are much) goes into the window and never waits."""
 
 PATIENCE = 0.25
 """Seconds of one hold under `drop_oldest`: a tenth of the shortest stall after which Claude Code was seen to lose
-output. Any watcher that takes 2 MB/s catches up within it."""
+output. A watcher that takes 12 MB/s catches up within it."""
 
 
 class Pacing:
@@ -42,7 +46,7 @@ class Pacing:
         self.is_held = False
         self._pump = pump
         self._blocks = policy == "block"
-        self._most = min(MOST_UNSEEN, window // 4)
+        self._most = min(BLOCK_BEHIND, window // 4) if self._blocks else int(window * WINDOW_SHARE)
         self._held_since = 0.0
         self._is_left_behind = False
         self._alarm_is_set = False

@@ -4,9 +4,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from ccexecd.process.pacing import MOST_UNSEEN, PATIENCE, Pacing
+from ccexecd.process.pacing import BLOCK_BEHIND, PATIENCE, WINDOW_SHARE, Pacing
 
 WINDOW = 8 * 1024 * 1024
+MOST = {"block": BLOCK_BEHIND, "drop_oldest": int(WINDOW * WINDOW_SHARE)}
+MOST_UNSEEN = MOST["drop_oldest"]
 
 
 class Alarms:
@@ -60,13 +62,14 @@ def pass_time(seconds):
 async def test_a_watcher_that_is_far_behind_is_waited_for(policy):
     """Beyond the limit the pipes are held; when the watcher has caught up half, they are read again."""
     pacing, _, pipe = pace(policy)
-    pacing.has_grown(MOST_UNSEEN)
+    most = MOST[policy]
+    pacing.has_grown(most)
     assert pipe.is_read
-    pacing.has_grown(MOST_UNSEEN + 1)
+    pacing.has_grown(most + 1)
     assert not pipe.is_read
     assert pacing.is_held
-    assert not pacing.was_read(MOST_UNSEEN // 2 + 1)
-    assert pacing.was_read(MOST_UNSEEN // 2)
+    assert not pacing.was_read(most // 2 + 1)
+    assert pacing.was_read(most // 2)
     assert pipe.is_read
 
 
@@ -104,7 +107,7 @@ async def test_an_alarm_of_an_earlier_hold_does_not_cut_this_one_short():
 async def test_a_blocking_watcher_is_waited_for_as_long_as_it_takes():
     """Under block there is no alarm."""
     pacing, alarms, pipe = pace("block")
-    pacing.has_grown(MOST_UNSEEN + 1)
+    pacing.has_grown(BLOCK_BEHIND + 1)
     pass_time(3600)
     alarms.ring()
     assert alarms.set == []
