@@ -300,6 +300,7 @@ class _Watch:
 
     def _exit_status(self, timeout: float) -> int | None:
         """Wait for the daemon's end, as its reaper, and return its wait status; None when it is not known."""
+        deadline = time.monotonic() + timeout
         try:
             process = os.pidfd_open(self._pid)
         except ProcessLookupError:
@@ -308,13 +309,18 @@ class _Watch:
             poll = select.poll()
             poll.register(process, select.POLLIN)
             poll.poll(timeout * 1000)
-            pid, status = os.waitpid(self._pid, os.WNOHANG)
-        except ChildProcessError:
-            return None
-        else:
-            return status if pid else None
         finally:
             os.close(process)
+        while True:
+            try:
+                pid, status = os.waitpid(self._pid, os.WNOHANG)
+            except ChildProcessError:
+                # Its parent, which forked it, is still on its way out: only then is it ours, and nothing tells of it.
+                if time.monotonic() > deadline:
+                    return None
+                time.sleep(0.01)
+            else:
+                return status if pid else None
 
     @staticmethod
     def _ending(status: int | None) -> str:
