@@ -10,12 +10,13 @@ pinned the pid.
 Standard library only: the keeper imports it without site-packages. Must not decide when anything ends.
 """
 
+import contextlib
 import ctypes
 import os
 import resource
 import secrets
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -65,12 +66,20 @@ def new_epoch() -> int:
     return secrets.randbits(_EPOCH_BITS)
 
 
-def tag_children(epoch: int, number: int) -> None:
-    """Give the processes that this one starts from now on the tag of an execution."""
-    _, hard = resource.getrlimit(resource.RLIMIT_RTTIME)
+@contextlib.contextmanager
+def tagged(epoch: int, number: int) -> Iterator[None]:
+    """Give the processes that are started inside the tag of an execution.
+
+    The calling process has it for the moment, too, and then its own again: a keeper may itself be in an execution.
+    """
+    own = resource.getrlimit(resource.RLIMIT_RTTIME)
     tag = _TAG_BASE | epoch << _NUMBER_BITS | number
-    if hard == resource.RLIM_INFINITY or hard >= tag:
-        resource.setrlimit(resource.RLIMIT_RTTIME, (tag, hard))
+    if own[1] == resource.RLIM_INFINITY or own[1] >= tag:
+        resource.setrlimit(resource.RLIMIT_RTTIME, (tag, own[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_RTTIME, own)
 
 
 def _read(path: str) -> bytes:

@@ -123,19 +123,19 @@ class Keeper:
         if self._leaving:  # it would have to wait for what it starts
             self._send({"re": message["re"], "errno": 0, "strerror": "is ending; try again", "subject": "keeper"})
             return
-        containment.tag_children(self._epoch, message["n"])
         try:
             stdin = fds.pop(0) if message["stdin"] else subprocess.DEVNULL
-            process = subprocess.Popen(
-                message["argv"],
-                stdin=stdin,
-                stdout=fds[0],
-                stderr=fds[1],
-                cwd=message["cwd"],
-                env=message["env"],
-                umask=message["umask"],
-                start_new_session=True,  # with no preexec_fn: vfork
-            )
+            with containment.tagged(self._epoch, message["n"]):
+                process = subprocess.Popen(
+                    message["argv"],
+                    stdin=stdin,
+                    stdout=fds[0],
+                    stderr=fds[1],
+                    cwd=message["cwd"],
+                    env=message["env"],
+                    umask=message["umask"],
+                    start_new_session=True,  # with no preexec_fn: vfork
+                )
         except OSError as error:
             subject = "cwd" if error.filename == message["cwd"] is not None else "program"
             self._send({"re": message["re"], "errno": error.errno, "strerror": error.strerror, "subject": subject})

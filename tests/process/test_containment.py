@@ -21,22 +21,14 @@ Start = Callable[..., subprocess.Popen[bytes]]
 
 
 @pytest.fixture
-def untagged() -> Iterator[None]:
-    """This process plays the keeper for a test, and takes its tag off again."""
-    limits = resource.getrlimit(resource.RLIMIT_RTTIME)
-    yield
-    resource.setrlimit(resource.RLIMIT_RTTIME, limits)
-
-
-@pytest.fixture
-def start(untagged: None) -> Iterator[Start]:
+def start() -> Iterator[Start]:
     """Start programs below this process, tagged, and wait until they have written their lines."""
     before = family()
     started: list[subprocess.Popen[bytes]] = []
 
     def start(program: Program, *, epoch: int = EPOCH, number: int = NUMBER) -> subprocess.Popen[bytes]:
-        containment.tag_children(epoch, number)
-        process = subprocess.Popen(program.argv, stdout=subprocess.PIPE, start_new_session=True)
+        with containment.tagged(epoch, number):
+            process = subprocess.Popen(program.argv, stdout=subprocess.PIPE, start_new_session=True)
         started.append(process)
         assert process.stdout
         for _ in range(program.lines):
@@ -228,18 +220,30 @@ def test_only_the_soft_limit_carries_the_tag(start):
 def test_a_hard_limit_of_the_administrator_is_respected():
     """Where real-time computing is limited already, nothing is tagged and nothing is raised or lowered."""
     program = (
-        "import resource\n"
+        "import resource, sys\n"
+        f"sys.path.insert(0, {str(Path(containment.__file__).parents[2])!r})\n"
         "from ccexecd.process import containment\n"
         "resource.setrlimit(resource.RLIMIT_RTTIME, (1000, 5000))\n"
-        "containment.tag_children(1, 2)\n"
+        "with containment.tagged(1, 2):\n"
+        "    print(resource.getrlimit(resource.RLIMIT_RTTIME))\n"
         "print(resource.getrlimit(resource.RLIMIT_RTTIME))\n"
     )
-    done = subprocess.run(
-        python(f"import sys; sys.path.insert(0, {str(Path(containment.__file__).parents[2])!r})\n{program}"),
-        capture_output=True,
-        check=True,
-    )
-    assert done.stdout == b"(1000, 5000)\n"
+    done = subprocess.run(python(program), capture_output=True, check=True)
+    assert done.stdout == b"(1000, 5000)\n" * 2
+
+
+def test_whoever_gives_a_tag_keeps_its_own(start):
+    """A keeper may be in an execution of another one, which has to find it."""
+    before = resource.getrlimit(resource.RLIMIT_RTTIME)
+    with containment.tagged(EPOCH, NUMBER):
+        own = resource.getrlimit(resource.RLIMIT_RTTIME)
+        inner = start(SILENT, epoch=EPOCH + 1)
+        assert resource.getrlimit(resource.RLIMIT_RTTIME) == own
+        with pytest.raises(FileNotFoundError), containment.tagged(EPOCH + 1, NUMBER):
+            subprocess.run(["/nowhere"], check=False)
+        assert resource.getrlimit(resource.RLIMIT_RTTIME) == own
+    assert resource.getrlimit(resource.RLIMIT_RTTIME) == before
+    assert resource.prlimit(inner.pid, resource.RLIMIT_RTTIME)[0] not in (own[0], before[0])
 
 
 async def test_the_tags_of_another_keeper_are_not_ours(start):
