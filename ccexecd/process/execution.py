@@ -13,7 +13,7 @@ from typing import Any
 
 import trio
 
-from ccexecd.core.execution import Event, Outcome, Reason, State, step
+from ccexecd.core.execution import Event, IllegalTransitionError, Outcome, Reason, State, step
 from ccexecd.core.output import Framer, OutputLog, Stream
 from ccexecd.core.spec import Spec
 from ccexecd.process.keeper_client import KeeperClient
@@ -218,7 +218,7 @@ class Execution:
         """Stop every process of it; its clock stands still.
 
         Returns:
-            What to await for the stop: the pids that could not be stopped.
+            What to await for the stop: the pids that could not be stopped. Raises, too, where an end has overtaken it.
 
         Raises:
             IllegalTransitionError: at once, if it is not running.
@@ -229,7 +229,7 @@ class Execution:
             self._paused_at = trio.current_time()
             self._time_left = self.scope.deadline - self._paused_at
             self.scope.deadline = float("inf")
-        return self._in_turn(self._stop(), State.PAUSED, "process.paused", "paused")
+        return self._in_turn(Event.PAUSE, self._stop, "process.paused", "paused")
 
     def resume(self) -> Awaitable[list[int]]:
         """Let it go on, and its clock.
@@ -241,22 +241,27 @@ class Execution:
             IllegalTransitionError: at once, if it is not paused.
         """
         self.apply(Event.RESUME)
-        return self._in_turn(self._continue(), State.RUNNING, "process.resumed", "resumed")
+        return self._in_turn(Event.RESUME, self._continue, "process.resumed", "resumed")
 
-    def _in_turn(self, deed: Awaitable[list[int]], state: State, method: str, status: str) -> Awaitable[list[int]]:
+    def _in_turn(
+        self, event: Event, deed: Callable[[], Awaitable[list[int]]], method: str, status: str
+    ) -> Awaitable[list[int]]:
         """Do a deed after those decided before it, and say that it is done.
 
         Once decided it is done, whoever asked for it having gone or not: it is shielded, and bounded by the keeper.
         """
         previous, done = self._control_done, trio.Event()
         self._control_done = done
+        state = self.state
 
         async def act() -> list[int]:
             with trio.CancelScope(shield=True):
                 try:
                     if previous is not None:
                         await previous.wait()
-                    result = await deed
+                    if self.state in (State.TERMINATING, State.FINISHED):  # it must not be stopped in its TERM handler
+                        raise IllegalTransitionError(self.state, event)
+                    result = await deed()
                 finally:
                     done.set()
             if self.state is state:

@@ -175,3 +175,8 @@ HOSTILE = {
     "stopped by itself": SELF_STOPPED,
 }
 """All that must not survive its execution, whatever ends that."""
+
+STAYING = {
+    name: program for name, program in HOSTILE.items() if program not in (LEADER_FIRST, PIPE_HOLDER, HOPPING_LEADER)
+}
+"""Those of them whose leader does not end by itself."""

@@ -11,13 +11,8 @@ from ccexecd.core.execution import IllegalTransitionError, Reason, State
 from ccexecd.core.output import Note
 from ccexecd.process.execution import Execution, StdinClosedError
 
-from .programs import HOSTILE, NEVER, SELF_STOPPED, SLEEPER, TERM_PROOF, Program, python, sh
+from .programs import HOSTILE, NEVER, SELF_STOPPED, SLEEPER, STAYING, TERM_PROOF, Program, python, sh
 from .stage import Stage, end_of, lines_of, living, open_stage, state_of, thread_states, wait_for
-
-STAYING = [name for name, program in HOSTILE.items() if "leader" not in name and "pipe held" not in name] + [
-    "TERM ignored in the leader"
-]
-"""Those whose leader does not end by itself."""
 
 COUNTING = Program(sh("trap '' TERM; while :; do echo x; sleep 0.005; done"))
 
