@@ -388,13 +388,10 @@ ELSEWHERE = {
     "ccexecctl/launch.py": ("tests/ctl/test_start.py", "what start and restart share"),
     "ccexecctl/shutdown.py": ("tests/ctl/test_stop.py", "what stop and restart share"),
     "ccexecctl/versions.py": ("tests/ctl/test_status.py", "one comparison"),
-    "ccexecd/daemon.py": ("tests/e2e/test_ctl.py", "composes all the rest: only a real daemon shows whether it does"),
     "ccexecd/engine.py": ("tests/e2e/test_sessions.py", "sessions and executions of a real daemon"),
     "ccexecd/external/site.py": ("tests/external/test_http.py", "values that http is given"),
     "ccexecd/process/leader.py": ("tests/process/test_keeper.py", "values that the keeper's client gives"),
     "ccexecd/process/measure.py": ("tests/e2e/test_ctl.py", "what status says of processes"),
-    "ccexecd/process/pump.py": ("tests/process/test_execution.py", "the pipes of real programs"),
-    "ccexecd/process/supervisor.py": ("tests/process/test_execution.py", "the life of real programs"),
     "ccexecd/service/methods.py": ("tests/control/test_methods.py", "served alike at both doors, tested at this one"),
     "ccexecd/service/status.py": ("tests/control/test_methods.py", "served alike at both doors, tested at this one"),
 }
