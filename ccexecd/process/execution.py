@@ -5,6 +5,7 @@ What is asked of it (pause, resume, cancel, signal) goes through here, so that t
 every event. Must not start or end anything by itself: its supervisor does.
 """
 
+import functools
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -83,7 +84,8 @@ class Execution:
         self._last_output = 0.0  # on Trio's clock, moved on by pauses
         self._paused_at = 0.0
         self._stdin: trio.lowlevel.FdStream | None = None
-        self._stdin_turn = trio.StrictFIFOLock()
+        self._stdin_in_use = trio.Lock()
+        self._last_input: trio.Event | None = None
         self._control_done: trio.Event | None = None
         self._framers: dict[Stream, Framer] = {
             "stdout": Framer(spec.framing, window),
@@ -293,24 +295,51 @@ class Execution:
         """Its standard input can be written to; the descriptor is this object's from here."""
         self._stdin = trio.lowlevel.FdStream(fd)
 
-    async def write_stdin(self, text: bytes) -> None:
-        """Write, after the writes that came before. Returns when the pipe has taken all of it.
+    def write_stdin(self, text: bytes) -> Awaitable[None]:
+        """Write, once it runs, after the writes that were asked for before.
 
-        Raises:
-            StdinClosedError: it was never open, has been closed, or the program has closed it.
+        Returns:
+            What to await until the pipe has taken all of it. Raises `StdinClosedError` where it was never open, has
+            been closed, or the program has closed it.
         """
-        async with self._stdin_turn:
-            if self._stdin is None:
-                raise StdinClosedError(f"the standard input of execution {self.id} is closed; execute with stdin: open")
-            try:
-                await self._stdin.send_all(text)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                raise StdinClosedError(f"the program of execution {self.id} takes no more input") from None
+        return self._after_earlier_input(functools.partial(self._write, text))
 
-    async def close_stdin(self) -> None:
-        """End its standard input, after the writes that came before."""
-        async with self._stdin_turn:
-            self.drop_stdin()
+    def close_stdin(self) -> Awaitable[None]:
+        """End its standard input, after the writes that were asked for before.
+
+        Returns:
+            What to await for it.
+        """
+        return self._after_earlier_input(self._end_stdin)
+
+    def _after_earlier_input(self, deed: Callable[[], Awaitable[None]]) -> Awaitable[None]:
+        """Queue now for what is awaited later: tasks that wait for the same event wake up in any order."""
+        previous, done = self._last_input, trio.Event()
+        self._last_input = done
+
+        async def act() -> None:
+            try:
+                if previous is not None:
+                    await previous.wait()
+                await self.spawned.wait()
+                async with self._stdin_in_use:  # the one before may have been given up by who asked for it
+                    await deed()
+            finally:
+                done.set()
+
+        return act()
+
+    async def _write(self, text: bytes) -> None:
+        if self._stdin is None:
+            raise StdinClosedError(f"the standard input of execution {self.id} is closed; execute with stdin: open")
+        try:
+            await self._stdin.send_all(text)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise StdinClosedError(f"the program of execution {self.id} takes no more input") from None
+
+    async def _end_stdin(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.drop_stdin()
 
     def drop_stdin(self) -> None:
         """End its standard input now; a write that is under way fails."""

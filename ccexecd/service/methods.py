@@ -5,7 +5,6 @@ plain part and returns a coroutine for what has to be waited for (see `dispatch`
 """
 
 import base64
-import binascii
 import functools
 import hmac
 import shlex
@@ -168,7 +167,7 @@ def _signal_number(name: str) -> int:
     return int(number)
 
 
-async def write_stdin(peer: Peer, wanted: messages.WriteStdin) -> dict[str, Any]:
+def write_stdin(peer: Peer, wanted: messages.WriteStdin) -> Awaitable[dict[str, Any]]:
     """Write to a program's standard input; answered when the pipe has taken it."""
     execution = _target(peer, wanted.execution_id)
     if wanted.data is not None:
@@ -176,19 +175,19 @@ async def write_stdin(peer: Peer, wanted: messages.WriteStdin) -> dict[str, Any]
     else:
         try:
             text = base64.b64decode(wanted.data_base64 or "", validate=True)
-        except binascii.Error:
+        except ValueError:
             raise StructureError([{"path": "$.data_base64", "error": "is not base64"}]) from None
-    await execution.spawned.wait()
-    await execution.write_stdin(text)
-    return {"accepted_bytes": len(text)}
+    return _done(execution.write_stdin(text), {"accepted_bytes": len(text)})
 
 
-async def close_stdin(peer: Peer, wanted: messages.Which) -> dict[str, Any]:
+def close_stdin(peer: Peer, wanted: messages.Which) -> Awaitable[dict[str, Any]]:
     """End a program's standard input, after what is being written to it."""
-    execution = _target(peer, wanted.execution_id)
-    await execution.spawned.wait()
-    await execution.close_stdin()
-    return {}
+    return _done(_target(peer, wanted.execution_id).close_stdin(), {})
+
+
+async def _done(deed: Awaitable[None], result: dict[str, Any]) -> dict[str, Any]:
+    await deed
+    return result
 
 
 def attach(peer: Peer, wanted: messages.Attach) -> Answer:
