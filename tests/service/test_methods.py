@@ -1,0 +1,479 @@
+"""Each method's own promises: what it takes, what it answers, and what it says when it cannot."""
+
+import base64
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+
+from ccexecd.keys import Config
+from ccexecd.protocol import messages
+from ccexecd.service import methods
+from ccexecd.service.methods import EXECUTION_METHODS, default_shell, spec_of
+from tests.e2e.client import PATIENCE, Client, RefusedError, Watched
+from tests.e2e.daemon_process import state_of
+from tests.in_process import Running, running
+
+
+@pytest.fixture
+async def daemon(tmp_path: Path) -> AsyncIterator[Running]:
+    async with running(tmp_path) as one:
+        yield one
+
+
+@pytest.fixture
+async def client(daemon: Running) -> AsyncIterator[Client]:
+    """A client in the manner of `ccexec.v1`."""
+    async with daemon.client() as one:
+        yield one
+
+
+async def refused(one: Client, method: str, **params: object) -> RefusedError:
+    with pytest.raises(RefusedError) as caught:
+        await one.request(method, **params)
+    return caught.value
+
+
+def test_a_method_is_listed_under_its_name():
+    """The table and the contract use the same words; the params of each are a class of `messages`."""
+    assert set(EXECUTION_METHODS) == {
+        *("execute", "control", "write_stdin", "close_stdin"),
+        *("attach", "detach", "read_output", "wait", "list"),
+        *("resume_session", "hook_status", "pong"),
+    }
+    assert all(method.params.__module__ == messages.__name__ for method in EXECUTION_METHODS.values())
+
+
+def spec(wanted: messages.Execute, framing: messages.Framing = "lines", **config: Any) -> Any:
+    return spec_of(SimpleNamespace(config=Config(**config)), wanted, framing)
+
+
+class TestSpec:
+    """What is run, from what was asked for and what is configured."""
+
+    def test_a_command_is_run_by_the_shell(self):
+        """Bash where there is one, or the configured one; what is shown is the command as it came."""
+        made = spec(messages.Execute(command="echo $HOME | wc"))
+        assert made.argv == (default_shell(), "-c", "echo $HOME | wc")
+        assert (made.display, made.shell) == ("echo $HOME | wc", True)
+        assert spec(messages.Execute(command="true"), shell="/bin/dash").argv == ("/bin/dash", "-c", "true")
+
+    def test_without_bash_it_is_sh(self, monkeypatch):
+        """Every machine has /bin/sh."""
+        monkeypatch.setattr(methods.shutil, "which", lambda _: None)
+        assert default_shell.__wrapped__() == "/bin/sh"
+
+    def test_words_are_run_as_they_are(self):
+        """What is shown of them can be pasted into a shell."""
+        made = spec(messages.Execute(argv=("printf", "%s", "a b'c")))
+        assert made.argv == ("printf", "%s", "a b'c")
+        assert (made.display, made.shell) == ("""printf %s 'a b'"'"'c'""", False)
+
+    @pytest.mark.parametrize(
+        ("asked", "configured", "timeout", "source"),
+        [(None, None, None, "none"), (5, None, 5, "request"), (None, 7, 7, "default"), (5, 7, 5, "request")],
+    )
+    def test_the_time_and_who_has_set_it(self, asked, configured, timeout, source):
+        """The request, else the configuration, else none."""
+        made = spec(messages.Execute(command="true", timeout=asked), default_execution_timeout=configured)
+        assert (made.timeout, made.timeout_source) == (timeout, source)
+
+    def test_grace_and_framing_have_defaults(self):
+        """The configuration's grace, the manner's framing; a request's own are stronger, a grace of 0, too."""
+        plain = spec(messages.Execute(command="true"), framing="line", process_cleanup_timeout=3.0)
+        assert (plain.grace, plain.framing) == (3.0, "line")
+        own = spec(messages.Execute(command="true", grace=0, framing="raw"), framing="line")
+        assert (own.grace, own.framing) == (0, "raw")
+
+
+class TestExecute:
+    """A command is started; the answer comes when it runs."""
+
+    async def test_the_answer(self, client):
+        """Every field of the contract; the pid is that of a living process."""
+        execution = await client.execute("sleep", "60", timeout=50)
+        reply = dict(execution.reply)
+        assert state_of(reply.pop("pid")) in {"S", "R", "D"}
+        assert reply.pop("pgid") == execution.pid
+        assert reply.pop("started_at").endswith("+00:00")
+        assert reply == {
+            "status": "started",
+            "execution_id": execution.id,
+            "session_id": client.greeting["session_id"],
+            "timeout": 50.0,
+            "timeout_source": "request",
+        }
+
+    async def test_what_it_finds_around_it(self, client, tmp_path):
+        """Its directory, environment and mask: the daemon's, with what the request adds and removes, and who it is."""
+        execution = await client.run(
+            command="pwd; umask; echo $ADDED; echo ${HOME-none}; echo $CCEXEC_EXECUTION_ID $CCEXEC_SESSION_ID",
+            cwd=str(tmp_path),
+            env={"ADDED": "ä b"},
+            unset=["HOME"],
+        )
+        assert execution.stdout.splitlines() == [
+            str(tmp_path),
+            "0022",
+            "ä b",
+            "none",
+            f"{execution.id} {client.greeting['session_id']}",
+        ]
+
+    @pytest.mark.parametrize(
+        ("param", "value"),
+        [
+            ("pty", {"cols": 80, "rows": 24}),
+            ("limits", {"nice": 5}),
+            ("stdio", "file"),
+            ("agent", "claude"),
+            ("lane", "a"),
+        ],
+    )
+    async def test_what_this_version_does_not_serve_is_refused(self, client, param, value):
+        """Rather than ignored: whoever asks for a limit relies on it."""
+        error = await refused(client, "execute", command="true", **{param: value})
+        assert error.code == -32602
+        assert error.facts == [{"path": f"$.{param}", "error": "this value is not served by this version"}]
+
+    async def test_a_failed_start_leaves_no_watcher(self, client):
+        """Nothing is sent of an execution that never began, and it is remembered with the reason."""
+        asked = len(client.received)
+        error = await refused(client, "execute", argv=["/no/such/program"])
+        assert (error.code, error.facts["errno"]) == (-32006, 2)
+        assert (await client.run("echo", "next")).stdout == "next\n"
+        assert not any(each.get("params", {}).get("reason") == "spawn_failed" for each in client.received[asked:])
+        newest_but_one = (await client.request("list"))["executions"][1]
+        assert (newest_but_one["state"], newest_but_one["reason"]) == ("FINISHED", "spawn_failed")
+        assert "/no/such/program" in newest_but_one["error"]
+
+
+class TestControl:
+    """What is asked of something that runs."""
+
+    @pytest.mark.parametrize("name", ["USR1", "SIGUSR1", "usr1", "sigusr1"])
+    async def test_a_signal_by_any_of_its_names(self, client, name):
+        """With SIG or without, in any case."""
+        execution = await client.execute(
+            command="trap 'echo got it; exit' USR1; echo ready; while :; do sleep 0.02; done"
+        )
+        await execution.printed("ready")
+        assert (await execution.control("SIGNAL", signal=name))["status"] == "signalled"
+        await execution.completed()
+        assert "got it" in execution.stdout
+
+    @pytest.mark.parametrize("name", ["", "SIG", "NOPE", "9", "__class__", "RTMIN+1"])
+    async def test_a_signal_that_does_not_exist(self, client, name):
+        """-32602 names the param; nothing is sent."""
+        execution = await client.execute("sleep", "60")
+        error = await refused(client, "control", type="SIGNAL", signal=name, execution_id=execution.id)
+        assert (error.code, error.facts[0]["path"]) == (-32602, "$.signal")
+        assert (await client.request("status", execution_id=execution.id))["state"] == "RUNNING"
+
+    @pytest.mark.parametrize("params", [{"type": "SIGNAL"}, {"type": "KILL", "signal": "INT"}])
+    async def test_a_signal_belongs_to_signal(self, client, params):
+        """Neither without nor elsewhere."""
+        error = await refused(client, "control", **params)
+        assert (error.code, error.facts[0]["path"]) == (-32602, "$.signal")
+
+    @pytest.mark.parametrize("kind", ["CANCEL", "KILL"])
+    async def test_who_does_not_wait_is_answered_at_once(self, client, kind):
+        """`wait: false`: it has been decided; the end comes as a notification."""
+        execution = await client.execute("sleep", "60")
+        assert await execution.control(kind, wait=False) == {
+            "status": "cancelling",
+            "execution_id": execution.id,
+            "survivors": [],
+        }
+        assert (await execution.completed())["reason"] == "cancelled"
+
+    async def test_who_asks_again_with_less_grace_is_heard(self, client):
+        """A second CANCEL shortens the first one's grace; it never lengthens it."""
+        execution = await client.execute(command="trap '' TERM; echo ready; while :; do sleep 0.02; done")
+        await execution.printed("ready")
+        await execution.control("CANCEL", grace=600, wait=False)
+        await execution.control("CANCEL", grace=900, wait=False)
+        with trio.fail_after(PATIENCE):
+            assert (await execution.control("CANCEL", grace=0.1))["status"] == "cancelled"
+        assert (await execution.completed())["signal"] == signal.SIGKILL
+
+    async def test_what_the_state_does_not_admit(self, client):
+        """-32005 says what cannot be done and why; the state is in the data."""
+        execution = await client.execute("sleep", "60")
+        error = await refused(client, "control", type="RESUME", execution_id=execution.id)
+        assert (error.code, error.facts) == (-32005, {"state": "RUNNING"})
+        await execution.control("PAUSE")
+        error = await refused(client, "control", type="PAUSE", execution_id=execution.id)
+        assert (error.code, error.facts) == (-32005, {"state": "PAUSED"})
+        await execution.control("KILL")
+        for kind in ("PAUSE", "RESUME", "CANCEL", "KILL"):
+            error = await refused(client, "control", type=kind, execution_id=execution.id)
+            assert (error.code, error.facts) == (-32005, {"state": "FINISHED"})
+
+    async def test_another_client_may_too(self, client, daemon):
+        """Whoever may enter may control: a supervisor's tool is not the client that started it."""
+        execution = await client.execute("sleep", "60")
+        async with daemon.client() as other:
+            assert (await other.request("control", type="KILL", execution_id=execution.id))["status"] == "killed"
+
+
+class TestStandardInput:
+    """What is written arrives, whole and in order, or is refused."""
+
+    async def test_writes_that_are_sent_at_once_arrive_in_order(self, client):
+        """Execute, many writes and the end of input, all pipelined: the program reads them as they were sent."""
+        for _ in range(10):
+            number = await client.ask("execute", argv=["cat"], stdin="open")
+            writes = [await client.ask("write_stdin", data=f"{line}\n") for line in range(20)]
+            end = await client.ask("close_stdin")
+            execution = Watched(client, await client.answer(number))
+            for write in writes:
+                assert await client.answer(write)
+            assert await client.answer(end) == {}
+            await execution.completed()
+            assert execution.stdout == "".join(f"{line}\n" for line in range(20))
+
+    async def test_bytes_and_text(self, client):
+        """Text counts in bytes of UTF-8; base64 carries anything."""
+        execution = await client.execute("cat", stdin="open", framing="raw")
+        assert await client.request("write_stdin", execution_id=execution.id, data="ä€") == {"accepted_bytes": 5}
+        some = bytes(range(256))
+        written = await client.request(
+            "write_stdin", execution_id=execution.id, data_base64=base64.b64encode(some).decode()
+        )
+        assert written == {"accepted_bytes": 256}
+        assert await client.request("write_stdin", execution_id=execution.id, data="") == {"accepted_bytes": 0}
+        await client.request("close_stdin", execution_id=execution.id)
+        await execution.completed()
+        assert execution.output() == "ä€".encode() + some
+
+    @pytest.mark.parametrize("text", ["a", "not base64!", "YQ", "YQ==\n", "ä", "\ud7ff"])
+    async def test_what_is_no_base64(self, client, text):
+        """-32602 names the param; nothing of it is written."""
+        execution = await client.execute("cat", stdin="open")
+        error = await refused(client, "write_stdin", execution_id=execution.id, data_base64=text)
+        assert (error.code, error.facts) == (-32602, [{"path": "$.data_base64", "error": "is not base64"}])
+        await client.request("close_stdin", execution_id=execution.id)
+        await execution.completed()
+        assert execution.stdout == ""
+
+    @pytest.mark.parametrize("params", [{}, {"data": "a", "data_base64": "YQ=="}])
+    async def test_one_of_the_two(self, client, params):
+        """Neither both nor none."""
+        assert (await refused(client, "write_stdin", **params)).facts[0]["path"] == "$"
+
+    async def test_who_takes_none(self, client):
+        """-32012 for input that was never open, has been closed, or that the program has closed itself."""
+        closed = await client.execute("sleep", "60")
+        assert (await refused(client, "write_stdin", execution_id=closed.id, data="x")).code == -32012
+        deaf = await client.execute(command="exec <&-; echo ready; exec sleep 60", stdin="open")
+        await deaf.printed("ready")
+        assert (await refused(client, "write_stdin", execution_id=deaf.id, data="x")).code == -32012
+        done = await client.execute("cat", stdin="open")
+        await client.request("close_stdin", execution_id=done.id)
+        await done.completed()
+        assert (await refused(client, "write_stdin", execution_id=done.id, data="x")).code == -32005
+
+    async def test_who_goes_before_all_is_written(self, daemon):
+        """A client that leaves a write half done leaves no execution that nobody can write to any more."""
+        async with daemon.client() as watcher:
+            execution = await watcher.execute(command="echo ready; sleep 0.2; cat >/dev/null", stdin="open")
+            await execution.printed("ready")
+            async with daemon.operator() as writer:
+                await writer.ask("write_stdin", execution_id=execution.id, data="x" * 3_000_000)
+                await writer.request("version")  # so the write has begun
+            with trio.fail_after(PATIENCE):
+                assert await daemon.ask("write_stdin", execution_id=execution.id, data="\n") == {"accepted_bytes": 1}
+                await daemon.ask("close_stdin", execution_id=execution.id)
+            assert (await execution.completed())["exit_code"] == 0
+
+
+class TestWatching:
+    """Any number of places in any execution's log."""
+
+    async def test_a_second_attach_moves_the_place(self, client):
+        """Asked again, the log comes again from the new position, and only once."""
+        execution = await client.run("seq", "1", "3", framing="line")
+        for position in (0, 3):
+            seen = len(client.received)
+            reply = await client.request("attach", execution_id=execution.id, from_seq=position)
+            assert reply == {"next_seq": 6, "oldest_seq": 1, "state": "FINISHED"}
+            await client.until(lambda message, seen=seen: message in client.received[seen:] and ended(message))
+            numbers = [each["params"]["seq"] for each in client.received[seen:] if "method" in each]
+            assert numbers == list(range(max(position, 1), 6))
+
+    async def test_only_what_comes(self, client, daemon):
+        """Without a position, what was before is not told."""
+        execution = await client.execute(command="echo before; read; echo after", stdin="open")
+        await execution.printed("before")
+        async with daemon.client() as other:
+            assert (await other.request("attach", execution_id=execution.id))["next_seq"] == 3
+            await client.request("write_stdin", execution_id=execution.id, data="\n")
+            await other.notification("process.completed", execution.id)
+            outputs = [each["params"]["data"] for each in other.received if each.get("method") == "process.output"]
+            assert outputs == ["after\n"]
+
+    async def test_a_position_that_has_gone(self, tmp_path):
+        """-32007 tells the oldest one that is left; from there it works, and from 0 a gap tells."""
+        async with running(tmp_path, max_buffer_size=20_000) as daemon, daemon.client() as one:
+            execution = await one.execute("seq", "1", "20000", framing="line")
+            await one.request("wait", execution_id=execution.id)
+            error = await refused(one, "attach", execution_id=execution.id, from_seq=2)
+            assert error.code == -32007
+            oldest = error.facts["oldest_seq"]
+            assert oldest > 2
+            assert (await one.request("attach", execution_id=execution.id, from_seq=oldest))["oldest_seq"] == oldest
+
+    async def test_a_position_in_the_future(self, client):
+        """A place behind the end is the end."""
+        execution = await client.execute("cat", stdin="open")
+        assert (await client.request("attach", execution_id=execution.id, from_seq=1_000_000))["next_seq"] == 2
+        await client.request("close_stdin", execution_id=execution.id)
+        await client.notification("process.completed", execution.id)
+
+    @pytest.mark.parametrize("method", ["attach", "read_output", "wait", "status", "detach"])
+    async def test_something_that_does_not_exist(self, client, method):
+        """-32003, and how to learn what there is."""
+        error = await refused(client, method, execution_id="b" * 200)
+        assert error.code == -32003
+        assert "list" in error.message
+        assert "b" * 65 not in error.message
+
+    @pytest.mark.parametrize("name", ["beginning", "prefix"])
+    async def test_a_client_names_executions_in_full(self, client, name):
+        """Short forms are for people, at the other door."""
+        execution = await client.execute("sleep", "60")
+        short = {"beginning": execution.id[:8], "prefix": execution.id[:-1]}[name]
+        assert (await refused(client, "wait", execution_id=short)).code == -32003
+
+
+def ended(message: dict[str, Any]) -> bool:
+    return message.get("method") == "process.completed"
+
+
+class TestReadOutput:
+    """The same output, pulled."""
+
+    async def test_a_piece_at_a_time(self, client):
+        """`max_bytes` bounds each answer; from position to position everything comes once, and the outcome last."""
+        execution = await client.run("seq", "1", "1000", framing="line")
+        whole, position, answers = "", 0, 0
+        while True:
+            answer = await client.request("read_output", execution_id=execution.id, from_seq=position, max_bytes=500)
+            whole += "".join(chunk["data"] for chunk in answer["chunks"])
+            position, answers = answer["next_seq"], answers + 1
+            if "outcome" in answer:
+                break
+        assert whole == execution.stdout
+        assert answers > 1
+        assert answer["outcome"]["exit_code"] == 0
+        assert answer["state"] == "FINISHED"
+
+    async def test_a_stream_at_a_time(self, client):
+        """`streams` chooses; offsets and positions are those of the log."""
+        execution = await client.run(command="echo out; sleep 0.05; echo err >&2")
+        answer = await client.request("read_output", execution_id=execution.id, streams=["stderr"])
+        (chunk,) = answer["chunks"]
+        assert (chunk["type"], chunk["data"], chunk["offset"], chunk["seq"]) == ("stderr", "err\n", 0, 3)
+        assert (await client.request("read_output", execution_id=execution.id, streams=[]))["chunks"] == []
+
+    async def test_bytes_that_are_no_text(self, client):
+        """Pulled output is exact: base64 where it is no UTF-8."""
+        execution = await client.run(command=r"printf 'a\377\n'")
+        answer = await client.request("read_output", execution_id=execution.id)
+        assert base64.b64decode(answer["chunks"][0]["data"]) == b"a\xff\n"
+        assert answer["chunks"][0]["encoding"] == "base64"
+
+    async def test_waiting_for_some(self, client):
+        """`wait_s` waits for output, no longer than until it is there, and answers empty when none comes."""
+        execution = await client.execute("cat", stdin="open")
+        empty = await client.request("read_output", execution_id=execution.id, from_seq=2, wait_s=0.05)
+        assert (empty["chunks"], empty["next_seq"], empty["state"]) == ([], 2, "RUNNING")
+        number = await client.ask("read_output", execution_id=execution.id, from_seq=2, wait_s=600)
+        await client.request("write_stdin", execution_id=execution.id, data="here\n")
+        with trio.fail_after(PATIENCE):
+            assert (await client.answer(number))["chunks"][0]["data"] == "here\n"
+
+    async def test_waiting_ends_with_the_execution(self, client):
+        """The end is news, too: whoever waits hears it at once, and whoever asks later does not wait."""
+        execution = await client.execute("cat", stdin="open")
+        number = await client.ask("read_output", execution_id=execution.id, from_seq=2, wait_s=600)
+        await client.request("close_stdin", execution_id=execution.id)
+        with trio.fail_after(PATIENCE):
+            answer = await client.answer(number)
+            assert answer["outcome"]["reason"] == "exited"
+            again = await client.request("read_output", execution_id=execution.id, from_seq=99, wait_s=600)
+            assert again["outcome"] == answer["outcome"]
+
+    async def test_a_program_does_not_wait_for_who_has_read(self, tmp_path):
+        """Under policy `block`, a pull that is over holds up nothing."""
+        async with running(tmp_path, max_buffer_size=65536) as daemon, daemon.operator() as one:
+            execution = await one.execute(command="read; seq 1 100000", stdin="open", policy="block")
+            await one.request("detach", execution_id=execution.id)
+            number = await one.ask("read_output", execution_id=execution.id, from_seq=2, wait_s=600)
+            await one.request("write_stdin", execution_id=execution.id, data="\n")
+            assert (await one.answer(number))["chunks"]
+            with trio.fail_after(PATIENCE):
+                assert (await one.request("wait", execution_id=execution.id))["stdout_bytes"] == 588895
+
+    @pytest.mark.parametrize(
+        "params", [{"max_bytes": 0}, {"max_bytes": 1 << 40}, {"streams": ["stdin"]}, {"from_seq": -1}]
+    )
+    async def test_wrong_params(self, client, params):
+        """Each is named."""
+        execution = await client.execute("sleep", "60")
+        error = await refused(client, "read_output", execution_id=execution.id, **params)
+        assert error.code == -32602
+        assert next(iter(params)) in error.facts[0]["path"]
+
+
+class TestWait:
+    """Until the end, or until the time is up."""
+
+    async def test_the_outcome_is_that_of_the_notification(self, client):
+        """Pushed or pulled, the same."""
+        execution = await client.run(command="echo x; exit 3")
+        waited = await client.request("wait", execution_id=execution.id)
+        completed = dict(execution.notifications[-1]["params"])
+        assert completed.pop("execution_id") == execution.id
+        assert completed.pop("seq") > 0
+        assert waited == completed
+
+    async def test_the_time_is_up(self, client):
+        """The state instead of the outcome; 0 only looks."""
+        execution = await client.execute("sleep", "60")
+        for seconds in (0, 0.05):
+            assert await client.request("wait", execution_id=execution.id, timeout=seconds) == {"state": "RUNNING"}
+
+    async def test_many_may_wait(self, client, daemon):
+        """All hear it."""
+        execution = await client.execute("sleep", "60")
+        async with daemon.client() as other:
+            numbers = [await other.ask("wait", execution_id=execution.id) for _ in range(20)]
+            await execution.control("KILL")
+            for number in numbers:
+                assert (await other.answer(number))["reason"] == "cancelled"
+
+
+class TestSessions:
+    """`resume_session` gives a claim back to whoever can prove it."""
+
+    async def test_a_wrong_token_and_no_session_are_told_alike(self, client):
+        """Whoever guesses learns nothing from the answer."""
+        wrong_token = await refused(
+            client, "resume_session", session_id=client.greeting["session_id"], resume_token="x" * 43
+        )
+        no_session = await refused(client, "resume_session", session_id="x", resume_token="x")
+        not_ascii = await refused(client, "resume_session", session_id=client.greeting["session_id"], resume_token="ä")
+        assert wrong_token.code == no_session.code == not_ascii.code == -32003
+        assert wrong_token.message == no_session.message == not_ascii.message
+
+
+async def test_what_earlier_clients_ask(client):
+    """Hooks are none in this version, and a pong is taken."""
+    assert await client.request("hook_status") == {"enabled": False, "hooks": []}
+    assert await client.request("pong") == {}
