@@ -188,21 +188,28 @@ class Keeper:
     # What happens by itself
 
     def _reap(self) -> None:
-        """Take every dead child. A leader's pid stays pinned by its zombie until its survivors are known."""
-        while True:
-            try:
-                dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if dead is None:
-                return
-            number = self._forest.leaders.get(dead.si_pid)
+        """Take every dead child, then tell of the leaders among them: whose end has been told has left no zombie."""
+        exits = []
+        while (dead := self._next_dead()) is not None:
+            number = self._forest.leaders.get(dead)
             if number is None:
-                os.waitpid(dead.si_pid, 0)
+                os.waitpid(dead, 0)
             else:
-                self._reap_leader(self._trees[number])
+                exits.append(self._reap_leader(self._trees[number]))
+        for message in exits:
+            self._send(message)
 
-    def _reap_leader(self, tree: Tree) -> None:
+    @staticmethod
+    def _next_dead() -> int | None:
+        """The pid of a dead child, which stays a zombie and so keeps its number; None when there is none."""
+        try:
+            dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return None
+        return dead.si_pid if dead else None
+
+    def _reap_leader(self, tree: Tree) -> Message:
+        """Take a leader, whose zombie pins its pid until its survivors are known; gives what there is to tell."""
         survivors = _pids(self._forest.orphans(tree.number))
         _, status, used = os.wait4(tree.pid, 0)
         del self._forest.leaders[tree.pid]
@@ -211,17 +218,15 @@ class Keeper:
             self._unsettled.add(tree)
         else:
             self._forget(tree)
-        self._send(
-            {
-                "event": "exit",
-                "n": tree.number,
-                "status": os.waitstatus_to_exitcode(status),
-                "user_s": used.ru_utime,
-                "system_s": used.ru_stime,
-                "max_rss_kib": used.ru_maxrss,
-                "survivors": survivors,
-            }
-        )
+        return {
+            "event": "exit",
+            "n": tree.number,
+            "status": os.waitstatus_to_exitcode(status),
+            "user_s": used.ru_utime,
+            "system_s": used.ru_stime,
+            "max_rss_kib": used.ru_maxrss,
+            "survivors": survivors,
+        }
 
     def _look_after_trees(self) -> None:
         now = time.monotonic()
@@ -233,6 +238,7 @@ class Keeper:
             if tree not in self._unsettled:  # the chase has reaped the last of it, and has told so
                 continue
             if tree.leader_reaped and not self._forest.members(tree.number):
+                self._reap()  # what has died since the last time is a zombie, and gone means reaped
                 self._forget(tree)
                 self._send({"event": "gone", "n": tree.number})
 
