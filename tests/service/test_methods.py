@@ -278,6 +278,25 @@ class TestStandardInput:
         await done.completed()
         assert (await refused(client, "write_stdin", execution_id=done.id, data="x")).code == -32005
 
+    async def test_who_gives_up_his_turn_leaves_it_to_nobody_else(self, client, daemon):
+        """While one write waits for the program, another client's is given up: the one behind it still waits."""
+        command = "trap go=1 USR1; echo ready; while [ -z $go ]; do sleep 0.02; done; wc -c"
+        execution = await client.execute(command=command, stdin="open")
+        await execution.printed("ready")
+        first = await client.ask("write_stdin", execution_id=execution.id, data="x" * 3_000_000)
+        await client.request("pong")  # so it has begun
+        async with daemon.client() as other:
+            await other.ask("write_stdin", execution_id=execution.id, data="given up")
+            await other.request("pong")
+        await eventually(lambda: len(daemon.daemon._house.connections) == 1, "it has gone")
+        last = await client.ask("write_stdin", execution_id=execution.id, data="last")
+        await execution.control("SIGNAL", signal="USR1")
+        assert await client.answer(first) == {"accepted_bytes": 3_000_000}
+        assert await client.answer(last) == {"accepted_bytes": 4}
+        await client.request("close_stdin", execution_id=execution.id)
+        await execution.completed()
+        assert execution.stdout.split() == ["ready", "3000004"]
+
     async def test_who_goes_before_all_is_written(self, daemon):
         """A client that leaves a write half done leaves no execution that nobody can write to any more."""
         async with daemon.client() as watcher:
