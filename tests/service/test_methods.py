@@ -15,7 +15,7 @@ from ccexecd.protocol import messages
 from ccexecd.service import methods
 from ccexecd.service.methods import EXECUTION_METHODS, default_shell, spec_of
 from tests.e2e.client import PATIENCE, Client, RefusedError, Watched
-from tests.e2e.daemon_process import state_of
+from tests.e2e.daemon_process import eventually, state_of
 from tests.in_process import Running, running
 
 
