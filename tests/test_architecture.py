@@ -392,8 +392,6 @@ ELSEWHERE = {
     "ccexecd/external/site.py": ("tests/external/test_http.py", "values that http is given"),
     "ccexecd/process/leader.py": ("tests/process/test_keeper.py", "values that the keeper's client gives"),
     "ccexecd/process/measure.py": ("tests/e2e/test_ctl.py", "what status says of processes"),
-    "ccexecd/service/methods.py": ("tests/control/test_methods.py", "served alike at both doors, tested at this one"),
-    "ccexecd/service/status.py": ("tests/control/test_methods.py", "served alike at both doors, tested at this one"),
 }
 """Source without a test file of its own -> the one that tests it, and why there."""
 
