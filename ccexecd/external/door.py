@@ -108,4 +108,9 @@ class Door:
 
 
 def _limits(config: Config) -> Limits:
-    return attrs.evolve(Limits(), connections=config.max_connections, body_bytes=config.ws_max_size)
+    return attrs.evolve(
+        Limits(),
+        connections=config.max_connections,
+        body_bytes=config.ws_max_size,
+        write_timeout=config.stream_timeout or Limits().write_timeout,  # a health check is to be answered with 0, too
+    )
