@@ -330,6 +330,18 @@ class TestClientsThatLeave:
         await nothing_left(daemon)
         assert daemon.daemon._engine.started_total == 1
 
+    async def test_a_reader_that_takes_nothing_has_the_time_of_a_websocket(self, tmp_path):
+        """`stream_timeout` counts here, too: no less, and when it is over the client counts as gone."""
+        async with running(tmp_path, stream_timeout=0.3) as daemon:
+            async with posted(daemon, {"command": "yes"}, SSE) as exchange:
+                await exchange.until(b"process.started")
+                (execution,) = daemon.daemon._engine.live.values()
+                with trio.fail_after(5):
+                    await execution.finished.wait()
+            assert execution.outcome.reason.value == "disconnected"
+            assert execution.duration > 0.3
+            await nothing_left(daemon)
+
     async def test_what_is_detached_goes_on(self, daemon):
         """`on_disconnect: detach` is honoured here, too."""
         async with posted(daemon, {"command": "exec sleep 60", "on_disconnect": "detach"}):
