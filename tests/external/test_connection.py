@@ -188,6 +188,17 @@ class TestSlowness:
                 after += size_of(message)
             assert after > before
 
+    async def test_pongs_overtake_output(self, tmp_path):
+        """A client that pings in the middle of a flood of output is answered before the flood has passed."""
+        async with running(tmp_path) as daemon, opened(daemon, receive_buffer=4096) as one:
+            execution_id = await one.execute(command=f"{MANY_LINES} && {MANY_LINES}; read", stdin="open")
+            await eventually(lambda: bytes_of(daemon, execution_id) == 2 * 200_000 * 26, "all is written")
+            await one.raw.send(frame(b"there?", PING))
+            before = 0
+            while (received := await one.raw.receive()) != (PONG, b"there?"):
+                before += len(received[1])
+            assert before < 4_000_000
+
     async def test_a_client_that_takes_nothing_is_given_up(self, tmp_path):
         """After stream_timeout without a byte taken it is gone; what it ran goes on, and may be resumed."""
         async with running(tmp_path, stream_timeout=0.2) as daemon, opened(daemon, receive_buffer=4096) as one:
