@@ -20,6 +20,9 @@ StreamName = Literal["stdout", "stderr"]
 MAX_LABELS = 64
 """Labels of one execution."""
 
+MAX_LABEL = 1024
+"""Characters of a label's name, and of its value: all of them fit into one frame of `status`."""
+
 MAX_READ = 16 * 1024 * 1024
 """Bytes of output that one `read_output` may ask for."""
 
@@ -62,6 +65,10 @@ class Execute:
             raise StructureError([{"path": "$.env", "error": 'a name must not be empty nor hold "="'}])
         if len(self.labels) > MAX_LABELS:
             raise StructureError([{"path": "$.labels", "error": f"must not be more than {MAX_LABELS}"}])
+        if any(len(name) > MAX_LABEL or len(value) > MAX_LABEL for name, value in self.labels.items()):
+            raise StructureError(
+                [{"path": "$.labels", "error": f"a name or value is longer than {MAX_LABEL} characters"}]
+            )
 
 
 @attrs.frozen

@@ -286,3 +286,11 @@ def test_execute_is_taken_or_refused(given_):
 def test_secrets_are_not_shown(secret):
     """Params that are logged by mistake give away no environment, no input and no token."""
     assert "hunter2" not in repr(secret)
+
+
+def test_labels_fit_into_a_frame():
+    """A label that is too long is refused by its path: status could not tell it in one frame."""
+    with pytest.raises(StructureError) as refused:
+        messages.params({"command": "true", "labels": {"job": "x" * (messages.MAX_LABEL + 1)}}, messages.Execute)
+    assert refused.value.problems[0]["path"] == "$.labels"
+    assert messages.params({"command": "true", "labels": {"job": "x" * messages.MAX_LABEL}}, messages.Execute)
