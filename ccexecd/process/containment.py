@@ -4,7 +4,8 @@ Owns membership without cgroups. The process that calls is a subreaper and the p
 that an execution started is below it: by descent from a living leader, or, once orphaned, as a direct child. An
 orphan is told apart by its tag: its soft RLIMIT_RTTIME, which a leader is started with, which fork, exec, setsid,
 `env -i` and a double fork inherit, which any user may read in /proc/PID/limits, and which does nothing to a process
-that is not scheduled in real time. Identity is a pid together with its start time, checked again after a pidfd has
+that is not scheduled in real time. What has lost it (`su` resets every limit) is still known if it was met below its
+leader before. Identity is a pid together with its start time, checked again after a pidfd has
 pinned the pid.
 
 Standard library only: the keeper imports it without site-packages. Must not decide when anything ends.
@@ -29,7 +30,6 @@ _NUMBER_BITS = 32
 
 STOPPED = frozenset("Tt")
 DEAD = frozenset("ZX")
-
 
 _WALKS = 50
 """Walks after which a tree that changes faster than it can be walked is taken as it was met."""
@@ -136,6 +136,19 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for thread in _threads(pid) for child in _read(f"/proc/{pid}/task/{thread}/children").split()]
 
 
+def let_exec(running: Iterable[Process]) -> set[int]:
+    """See to it that processes which wait in vfork can stop: they cannot before their child has exec'ed.
+
+    Returns:
+        The pids of these children: each is to be stopped when it has.
+    """
+    children = [child for process in running if process.state == "D" for child in borrowers(process.pid)]
+    for child in children:
+        if child.state in STOPPED:
+            send(child, signal.SIGCONT)
+    return {child.pid for child in children}
+
+
 def borrowers(pid: int) -> list[Process]:
     """The children that run in the memory of a process until they exec, while it waits for that (vfork(2))."""
     memory = _memory_of(pid)
@@ -190,10 +203,23 @@ class Forest:
         self._root = os.getpid()
         self._epoch = epoch
         self.leaders: dict[int, int] = {}
+        self._owners: dict[int, int | None] = {}  # of orphans, each until it is reaped
+        self._met: dict[int, dict[int, int]] = {}  # pid and start time of what was found in each execution
+
+    def reaped(self, pid: int) -> None:
+        """A child has been waited for: its number may be given to another process."""
+        self._owners.pop(pid, None)
+
+    def forget(self, number: int) -> None:
+        """An execution is over."""
+        self._met.pop(number, None)
 
     def members(self, number: int) -> list[Process]:
         """The living processes of one execution, found anew."""
-        return self._below(lambda pid: self._owner(pid) == number)
+        found = self._below(lambda pid: self._owner(pid) == number)
+        if found:
+            self._met.setdefault(number, {}).update((process.pid, process.started) for process in found)
+        return found
 
     def orphans(self, number: int) -> list[Process]:
         """The living processes of one execution whose leader is dead, reaped or not.
@@ -211,13 +237,21 @@ class Forest:
         return [int(pid) for pid in _read(f"/proc/{self._root}/task/{self._root}/children").split()]
 
     def _owner(self, child: int) -> int | None:
-        """Whose a direct child is. A leader is known by its pid; an orphan by its tag."""
+        """Whose a direct child is: found out once, for there may be thousands, most of them waiting to be reaped."""
         if child in self.leaders:
             return self.leaders[child]
+        if child not in self._owners:
+            self._owners[child] = self._owner_of_orphan(child)
+        return self._owners[child]
+
+    def _owner_of_orphan(self, child: int) -> int | None:
+        """By its tag or, where that is off (`su`) or another keeper's, by having been met below its leader before."""
         tag = _tag_of(child)
-        if tag is None or tag >> _NUMBER_BITS != (_TAG_BASE >> _NUMBER_BITS | self._epoch):
-            return None
-        return tag & ((1 << _NUMBER_BITS) - 1)
+        if tag is not None and tag >> _NUMBER_BITS == (_TAG_BASE >> _NUMBER_BITS | self._epoch):
+            return tag & ((1 << _NUMBER_BITS) - 1)
+        process = look_up(child)
+        started = process.started if process is not None else None
+        return next((number for number, met in self._met.items() if met.get(child) == started is not None), None)
 
     def _below(self, belongs: Callable[[int], bool]) -> list[Process]:
         """The living processes among those of our children that belong, and below these.

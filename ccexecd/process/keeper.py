@@ -194,6 +194,7 @@ class Keeper:
             number = self._forest.leaders.get(dead)
             if number is None:
                 os.waitpid(dead, 0)
+                self._forest.reaped(dead)
             else:
                 exits.append(self._reap_leader(self._trees[number]))
         for message in exits:
@@ -249,7 +250,7 @@ class Keeper:
         living = self._forest.members(tree.number)
         running = [process for process in living if process.state not in containment.STOPPED]
         out_of_patience = time.monotonic() >= tree.pause[1]
-        spared = set() if out_of_patience else self._let_exec(running)
+        spared = set() if out_of_patience else containment.let_exec(running)
         for process in running:
             if process.pid not in spared:
                 containment.send(process, signal.SIGSTOP)
@@ -262,21 +263,6 @@ class Keeper:
         tree.pause = None
         for request in requests:
             self._send({"re": request, "running": _pids(running)})
-
-    @staticmethod
-    def _let_exec(running: list[containment.Process]) -> set[int]:
-        """See to it that parents which wait for a vforked child can stop: they cannot before it has exec'ed.
-
-        Returns:
-            The pids of these children: each is stopped when it has.
-        """
-        children = [
-            child for process in running if process.state == "D" for child in containment.borrowers(process.pid)
-        ]
-        for child in children:
-            if child.state in containment.STOPPED:
-                containment.send(child, signal.SIGCONT)
-        return {child.pid for child in children}
 
     def _chase(self, tree: Tree) -> None:
         """Kill everything in a tree, and what it forks meanwhile, until nothing new turns up."""
@@ -293,6 +279,7 @@ class Keeper:
 
     def _forget(self, tree: Tree) -> None:
         self._end_pause(tree, [])
+        self._forest.forget(tree.number)
         self._trees.pop(tree.number, None)
         self._unsettled.discard(tree)
 

@@ -348,6 +348,7 @@ class KeeperClient:
         for process in forest.strays():  # nobody but the keeper had children
             containment.send(process, signal.SIGKILL)
         for pid, how in _reap_all():
+            forest.reaped(pid)
             number_of_leader = forest.leaders.pop(pid, None)
             if number_of_leader is not None:
                 leader = self._leaders[number_of_leader]

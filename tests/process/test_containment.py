@@ -349,6 +349,56 @@ def test_what_changes_faster_than_it_can_be_walked_is_not_taken_for_empty(start,
     assert not containment.send(unknown, signal.SIGKILL)
 
 
+async def test_what_lost_its_tag_is_known_again_if_it_was_met_before(start):
+    """`su` takes the tag off; then everything dies by which it descended from its leader. A stranger is not known."""
+    process = start(
+        Program(
+            python(
+                "import os, resource, time\n"
+                "resource.setrlimit(resource.RLIMIT_RTTIME, (-1, -1))\n"
+                "if os.fork() == 0:\n"
+                "    print(os.getpid(), flush=True)\n"
+                "time.sleep(1000)\n"
+            ),
+            lines=0,
+        )
+    )
+    assert process.stdout
+    child = int(process.stdout.readline())
+    forest, other = containment.Forest(EPOCH), containment.Forest(EPOCH)
+    forest.leaders[process.pid] = NUMBER
+    assert pids_of(forest) == {process.pid, child}
+    process.kill()
+    process.wait()
+    del forest.leaders[process.pid]
+    assert pids_of(forest) == {child}
+    assert not pids_of(other)
+    assert child not in {each.pid for each in forest.strays()}
+    forest.reaped(child)
+    forest._met[NUMBER][child] += 1  # that was another process, of an earlier time
+    assert not pids_of(forest)
+    forest.reaped(child)
+    forest._met[NUMBER][child] -= 1
+    assert pids_of(forest) == {child}
+    forest.reaped(child)
+    forest.forget(NUMBER)
+    assert not pids_of(forest)
+
+
+def test_whose_an_orphan_is_is_found_out_once(start, monkeypatch):
+    """There may be thousands, most of them dead: what is asked for all the time must not cost a read for each."""
+    process = start(DOUBLE_FORK)
+    process.kill()
+    process.wait()
+    forest = containment.Forest(EPOCH)
+    [orphan] = pids_of(forest)
+    monkeypatch.setattr(containment, "_tag_of", lambda _: None)
+    assert pids_of(forest) == {orphan}
+    forest.reaped(orphan)
+    forest.forget(NUMBER)
+    assert not pids_of(forest)
+
+
 async def test_strays_are_those_that_carry_no_tag(start):
     """What has taken its tag off and has lost every ancestor belongs to no execution, but is known to be below."""
     process = start(

@@ -1,0 +1,41 @@
+"""A daemon without doors, to be killed: it executes what standard input lists, and tells when all of it is in place.
+
+Run as a program; reads JSON from standard input: ``[[argv, lines], …]``, where `lines` tells when a program is in
+place. Writes one line, ``up KEEPER_PID``, and waits for ever.
+"""
+
+import json
+import os
+import sys
+
+import trio
+
+from ccexecd.config import Config
+from ccexecd.core.spec import Spec
+from ccexecd.engine import Engine
+from ccexecd.process.keeper_client import KeeperClient
+from ccexecd.process.pump import Pump
+
+GRACE = 0.5
+
+
+async def main() -> None:
+    """Run until killed."""
+    keeper, pump = KeeperClient(0o022), Pump()
+    engine = Engine(Config(), keeper, pump, os.environ)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(keeper.run)
+        nursery.start_soon(pump.run)
+        await nursery.start(engine.run)
+        session = await engine.open_session("test")
+        listed = json.load(sys.stdin)
+        executions = [engine.admit(session, Spec(tuple(argv), argv[0], grace=GRACE)) for argv, _ in listed]
+        for execution, (_, lines) in zip(executions, listed, strict=True):
+            while execution.log.text("stdout").count(b"\n") < lines:
+                await trio.sleep(0.005)
+        print(f"up {keeper.pid}", flush=True)
+        await trio.sleep_forever()
+
+
+if __name__ == "__main__":
+    trio.run(main)
