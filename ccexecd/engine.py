@@ -78,6 +78,7 @@ class Session:
         live: those of them that have not finished.
         admitted: it counts against the limit; a session beyond it may look, not execute.
         drop_connection: closes the connection that holds it; None while it has none.
+        is_cut: its connection was cut, and it waits to be resumed.
         ended: how, once it has been decided.
     """
 
@@ -88,6 +89,7 @@ class Session:
     live: dict[str, Execution] = attrs.field(factory=dict)
     admitted: bool = False
     drop_connection: Callable[[Parting], None] | None = None
+    is_cut: bool = False
     ended: Parting | None = None
     nursery: trio.Nursery | None = None
     _ending: trio.Event = attrs.field(factory=trio.Event)
@@ -180,6 +182,7 @@ class Engine:
         """A session's connection has gone: its executions go, or stay for a resume, as the contract says."""
         session.drop_connection = None
         if parting is Parting.CUT and session.executions:
+            session.is_cut = True
             part(list(session.live.values()), parting)
             session.expires_in(self.config.resume_window)
         else:
@@ -189,6 +192,7 @@ class Engine:
         """Another connection holds the session from now on; the one that held it is dropped."""
         previous = session.drop_connection
         session.drop_connection = drop_connection
+        session.is_cut = False
         if previous is not None:
             previous(Parting.CUT)
         self._set_idle_clock(session)
@@ -209,8 +213,8 @@ class Engine:
             del self.sessions[session.id]
 
     def _set_idle_clock(self, session: Session) -> None:
-        """A connected session without live executions ends after `session_timeout`; one that works does not."""
-        if session.drop_connection is not None:
+        """A session without live executions ends after `session_timeout`; a cut one after its own time."""
+        if not session.is_cut:
             session.expires_in(None if session.live else self.config.session_timeout)
 
     # Executions

@@ -1,0 +1,536 @@
+"""Sessions and executions: who may start one, what a parting means, what a program inherits, what is remembered."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+import ccexecd
+from ccexecd import engine as engine_module
+from ccexecd.config import Config
+from ccexecd.core.execution import Reason, State
+from ccexecd.core.sessions import Parting
+from ccexecd.core.spec import Spec
+from ccexecd.engine import AdmissionError, Engine, Refusal, Session
+from ccexecd.process.execution import Execution
+
+from .process.lone_engine import GRACE
+from .process.programs import HOSTILE, SLEEPER, TERM_PROOF, sh
+from .process.stage import PATIENCE, described, end_of, lines_of, living, nothing_left, running_engine, wait_for
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_behind() -> Iterator[None]:
+    """Walk what is below this process once a test is over, and fail on whatever it left."""
+    with nothing_left():
+        yield
+
+
+def begin(engine: Engine, session: Session, argv: tuple[str, ...], **spec: object) -> Execution:
+    """Have something executed."""
+    return engine.admit(session, Spec(argv, argv[0], **{"grace": 5.0, **spec}))  # type: ignore[arg-type]
+
+
+async def run(engine: Engine, session: Session, argv: tuple[str, ...], **spec: object) -> Execution:
+    """Have something executed, and wait for its end."""
+    execution = begin(engine, session, argv, **spec)
+    await end_of(execution)
+    return execution
+
+
+async def connected(engine: Engine) -> tuple[Session, list[Parting]]:
+    """A session that a connection holds, and how that is dropped."""
+    session = await engine.open_session("somebody")
+    dropped: list[Parting] = []
+    engine.take_over(session, dropped.append)
+    return session, dropped
+
+
+def reason_of(execution: Execution) -> Reason | None:
+    """Why it ended; None while it lives."""
+    return execution.outcome.reason if execution.outcome else None
+
+
+# What a program inherits
+
+
+async def environment_of(engine: Engine, **spec: object) -> dict[str, str]:
+    session = await engine.open_session("somebody")
+    execution = await run(engine, session, ("env", "-0"), **spec)
+    text = execution.log.text("stdout").decode()
+    found = dict(entry.split("=", 1) for entry in text.split("\0") if entry)
+    assert found.pop("CCEXEC_SESSION_ID", session.id) == session.id
+    assert found.pop("CCEXEC_EXECUTION_ID", execution.id) == execution.id
+    return found
+
+
+async def test_a_program_knows_its_session_and_itself():
+    """Whatever the client or the daemon's own environment says of them."""
+    async with running_engine() as engine:
+        session = await engine.open_session("somebody")
+        lies = {"CCEXEC_SESSION_ID": "another", "CCEXEC_EXECUTION_ID": "another"}
+        engine._environ |= lies
+        script = 'echo "$CCEXEC_SESSION_ID $CCEXEC_EXECUTION_ID"'
+        execution = await run(engine, session, sh(script), env=lies)
+        assert execution.log.text("stdout").decode() == f"{session.id} {execution.id}\n"
+
+
+async def test_a_program_inherits_the_daemons_environment_with_changes():
+    """Names are added, replaced and removed; Python programs write at once unless somebody says otherwise."""
+    async with running_engine(unset_environment=("SECRET",)) as engine:
+        engine._environ.clear()
+        engine._environ |= {"PATH": os.environ["PATH"], "KEPT": "1", "REPLACED": "1", "REMOVED": "1", "SECRET": "1"}
+        assert await environment_of(
+            engine, env={"REPLACED": "2", "ADDED": "", "ODD": "a=b\nc"}, unset=("REMOVED", "NEVER_THERE")
+        ) == {
+            "PATH": os.environ["PATH"],
+            "KEPT": "1",
+            "REPLACED": "2",
+            "ADDED": "",
+            "ODD": "a=b\nc",
+            "PYTHONUNBUFFERED": "1",
+        }
+        assert (await environment_of(engine, env={"PYTHONUNBUFFERED": ""}))["PYTHONUNBUFFERED"] == ""
+        assert "PYTHONUNBUFFERED" not in await environment_of(engine, unset=("PYTHONUNBUFFERED",))
+
+
+@pytest.mark.parametrize(("value", "arrives"), [("", False), ("sk-1", True)])
+@pytest.mark.parametrize("source", ["daemon", "client"])
+async def test_an_empty_key_is_no_key(value, arrives, source):
+    """Claude Code waits for ever where ANTHROPIC_API_KEY is set and empty."""
+    async with running_engine() as engine:
+        engine._environ.pop("ANTHROPIC_API_KEY", None)
+        if source == "daemon":
+            engine._environ["ANTHROPIC_API_KEY"] = value
+        found = await environment_of(engine, env={"ANTHROPIC_API_KEY": value} if source == "client" else {})
+        assert ("ANTHROPIC_API_KEY" in found) is arrives
+
+
+async def test_an_environment_that_is_no_text_reaches_a_program():
+    """The daemon was started with bytes that are no UTF-8; its programs find them."""
+    async with running_engine() as engine:
+        engine._environ[os.fsdecode(b"ODD_\xff")] = os.fsdecode(b"v\xfe")
+        session = await engine.open_session("somebody")
+        execution = await run(engine, session, ("env", "-0"))
+        assert b"ODD_\xff=v\xfe" in execution.log.text("stdout").split(b"\0")
+
+
+async def test_a_large_environment_reaches_a_program():
+    """Far more than one message to the keeper may hold."""
+    async with running_engine() as engine:
+        added = {f"NAME_{number}": "v" * 10_000 for number in range(60)}
+        found = await environment_of(engine, env=added)
+        assert added.items() <= found.items()
+
+
+# Who may
+
+
+async def test_a_session_beyond_the_limit_may_not_execute():
+    """It is told the limit; when another has ended, it may."""
+    async with running_engine(max_sessions=2) as engine:
+        first, _ = await connected(engine)
+        await connected(engine)
+        third, _ = await connected(engine)
+        with pytest.raises(AdmissionError, match="all 2 sessions are taken") as refused:
+            begin(engine, third, SLEEPER)
+        assert refused.value.refusal is Refusal.SESSION_LIMIT
+        assert refused.value.facts == {"max_sessions": 2}
+        assert engine.started_total == 0
+        assert not engine.executions
+        engine.connection_lost(first, Parting.CLOSED)
+        await wait_for(lambda: first.id not in engine.sessions, "a session has ended")
+        assert reason_of(await run(engine, third, ("true",))) is Reason.EXITED
+
+
+async def test_a_session_that_is_ending_counts_until_it_has_ended():
+    """Its programs have their grace, and their place."""
+    async with running_engine(max_sessions=1) as engine:
+        first, _ = await connected(engine)
+        execution = begin(engine, first, TERM_PROOF.argv, grace=0.3)
+        await lines_of(execution, 1)
+        second, _ = await connected(engine)
+        engine.connection_lost(first, Parting.CLOSED)
+        with pytest.raises(AdmissionError):
+            begin(engine, first, SLEEPER)
+        with pytest.raises(AdmissionError):
+            begin(engine, second, SLEEPER)
+        await end_of(execution)
+        await wait_for(lambda: first.id not in engine.sessions, "the first has ended")
+        assert reason_of(await run(engine, second, ("true",))) is Reason.EXITED
+
+
+async def test_a_daemon_that_drains_takes_nothing_new():
+    """What runs goes on until it is ended; what is asked for is refused."""
+    async with running_engine() as engine:
+        session, _ = await connected(engine)
+        execution = begin(engine, session, SLEEPER)
+        await execution.spawned.wait()
+        engine.draining = True
+        with pytest.raises(AdmissionError) as refused:
+            begin(engine, session, SLEEPER)
+        assert refused.value.refusal is Refusal.DRAINING
+        assert execution.is_live
+        assert await engine.end_all(None) == [execution]
+
+
+async def test_an_allow_list_is_kept():
+    """A listed program runs, and a command string of simple words without its shell; nothing else does."""
+    async with running_engine(allowed_commands=("echo",)) as engine:
+        session, _ = await connected(engine)
+        execution = engine.admit(session, Spec(("bash", "-c", "echo 'a  b'"), "echo 'a  b'", shell=True))
+        await end_of(execution)
+        assert execution.log.text("stdout") == b"a  b\n"
+        assert execution.spec.argv == ("echo", "a  b")
+        for spec in [
+            Spec(("true",), "true"),
+            Spec(("bash", "-c", "echo a; true"), "echo a; true", shell=True),
+            Spec(("echo",), "echo", env={"LD_PRELOAD": "x"}),
+        ]:
+            with pytest.raises(AdmissionError) as refused:
+                engine.admit(session, spec)
+            assert refused.value.refusal is Refusal.NOT_ALLOWED
+        assert engine.started_total == 1
+
+
+async def test_another_configuration_is_for_what_comes():
+    """What runs keeps what it was started with."""
+    async with running_engine(max_buffer_size=4096) as engine:
+        session, _ = await connected(engine)
+        before = begin(engine, session, sh("head -c 100000 /dev/zero; exec sleep 1000"))
+        engine.reconfigure(Config(max_buffer_size=1 << 20))
+        after = await run(engine, session, sh("head -c 100000 /dev/zero"))
+        assert after.log.dropped_bytes == 0
+        await wait_for(lambda: before.log.sizes["stdout"] > 50_000, "it has written")
+        before.cancel(Reason.CANCELLED)
+        await end_of(before)
+        assert before.log.dropped_bytes > 0
+
+
+# Partings
+
+TABLE = {
+    ("auto", "closed"): Reason.DISCONNECTED,
+    ("auto", "cut"): None,
+    ("auto", "expired"): Reason.SESSION_EXPIRED,
+    ("auto", "shutdown"): Reason.SHUTDOWN,
+    ("cancel", "closed"): Reason.DISCONNECTED,
+    ("cancel", "cut"): Reason.DISCONNECTED,
+    ("cancel", "expired"): Reason.DISCONNECTED,  # by the cut before
+    ("cancel", "shutdown"): Reason.SHUTDOWN,
+    ("detach", "closed"): None,
+    ("detach", "cut"): None,
+    ("detach", "expired"): None,
+    ("detach", "shutdown"): Reason.SHUTDOWN,
+}
+"""Why an execution ends by a parting; None where it goes on."""
+
+
+@pytest.mark.parametrize(("on_disconnect", "parting"), TABLE)
+async def test_what_a_parting_ends(on_disconnect, parting):
+    """The contract's table, with real programs; a session that is left in peace leaves its programs in peace."""
+    async with running_engine(resume_window=0.1 if parting == "expired" else 1000.0) as engine:
+        session, _ = await connected(engine)
+        other, _ = await connected(engine)
+        execution = begin(engine, session, SLEEPER, on_disconnect=on_disconnect)
+        untouched = begin(engine, other, SLEEPER)
+        await execution.spawned.wait()
+        await untouched.spawned.wait()
+        match parting:
+            case "closed":
+                engine.connection_lost(session, Parting.CLOSED)
+                await wait_for(lambda: session.id not in engine.sessions, "the session has ended")
+            case "cut":
+                engine.connection_lost(session, Parting.CUT)
+            case "expired":
+                engine.connection_lost(session, Parting.CUT)
+                await wait_for(lambda: session.id not in engine.sessions, "the session has ended")
+            case "shutdown":
+                await engine.end_all(None)
+        expected = TABLE[on_disconnect, parting]
+        if expected is not None:
+            await end_of(execution)
+        assert reason_of(execution) is expected
+        assert reason_of(untouched) is (Reason.SHUTDOWN if parting == "shutdown" else None)
+        if parting == "cut":
+            assert session.id in engine.sessions
+        await engine.end_all(0.0)
+
+
+async def test_a_session_that_was_cut_can_be_taken_over():
+    """In time: its programs never notice, and its clock stops."""
+    async with running_engine(resume_window=0.2) as engine:
+        session, dropped = await connected(engine)
+        execution = begin(engine, session, SLEEPER)
+        await execution.spawned.wait()
+        engine.connection_lost(session, Parting.CUT)
+        engine.take_over(session, dropped.append)
+        await trio.sleep(0.4)
+        assert execution.is_live
+        assert session.id in engine.sessions
+        assert not dropped
+
+
+async def test_a_session_without_executions_ends_with_its_connection():
+    """There is nothing to resume, cut or not."""
+    async with running_engine() as engine:
+        for parting in (Parting.CLOSED, Parting.CUT):
+            session, _ = await connected(engine)
+            engine.connection_lost(session, parting)
+            await wait_for(lambda session=session: session.id not in engine.sessions, "it has ended")
+
+
+async def test_a_cut_session_whose_work_is_done_can_still_be_asked():
+    """The client may come back for the output, until the window has passed."""
+    async with running_engine(resume_window=0.3) as engine:
+        session, _ = await connected(engine)
+        execution = await run(engine, session, sh("echo done"))
+        engine.connection_lost(session, Parting.CUT)
+        await wait_all_tasks_blocked()
+        assert engine.sessions[session.id].executions == {execution.id: execution}
+        await wait_for(lambda: session.id not in engine.sessions, "the window has passed")
+        assert engine.find(execution.id) is execution
+
+
+async def test_whoever_takes_over_takes_it_from_somebody():
+    """The connection that held the session is dropped, and its going changes nothing."""
+    async with running_engine() as engine:
+        session, dropped = await connected(engine)
+        execution = begin(engine, session, SLEEPER)
+        await execution.spawned.wait()
+        engine.take_over(session, lambda _: None)
+        assert dropped == [Parting.CUT]
+        assert execution.is_live
+
+
+# Time
+
+
+async def test_an_idle_session_ends():
+    """After its time-out, counted anew from the end of its last execution; its connection is dropped."""
+    async with running_engine(session_timeout=0.3) as engine:
+        session, dropped = await connected(engine)
+        await run(engine, session, sh("sleep 0.5"))
+        assert session.id in engine.sessions
+        await wait_for(lambda: session.id not in engine.sessions, "it has ended")
+        assert dropped == [Parting.EXPIRED]
+        with pytest.raises(AdmissionError):
+            begin(engine, session, SLEEPER)
+
+
+@pytest.mark.parametrize("holder", ["a connection", "a request of its own"])
+async def test_a_session_that_works_is_not_idle(holder):
+    """However long its program runs, and whoever waits for it: a POST has no connection that could be dropped."""
+    async with running_engine(session_timeout=0.2) as engine:
+        if holder == "a connection":
+            session, _ = await connected(engine)
+        else:
+            session = await engine.open_session("somebody")
+        first = begin(engine, session, sh("sleep 0.5"))
+        second = begin(engine, session, sh("sleep 0.6"))
+        await end_of(first)
+        await end_of(second)
+        assert reason_of(first) is reason_of(second) is Reason.EXITED
+        await wait_for(lambda: session.id not in engine.sessions, "it has become idle, and ended")
+
+
+async def test_a_session_that_is_cut_again_has_its_window_again():
+    """Each time."""
+    async with running_engine(resume_window=0.3) as engine:
+        session, _ = await connected(engine)
+        execution = begin(engine, session, SLEEPER)
+        await execution.spawned.wait()
+        for _ in range(3):
+            engine.connection_lost(session, Parting.CUT)
+            await trio.sleep(0.15)
+            engine.take_over(session, lambda _: None)
+        assert execution.is_live
+        engine.connection_lost(session, Parting.CUT)
+        await end_of(execution)
+        assert reason_of(execution) is Reason.SESSION_EXPIRED
+
+
+# Endings
+
+
+async def test_everything_is_ended_when_told_to():
+    """All sessions at once, hostile programs included, each with the grace that was asked for."""
+    async with running_engine() as engine:
+        sessions = [(await connected(engine))[0] for _ in range(3)]
+        executions = []
+        for number, program in enumerate(HOSTILE.values()):
+            executions.append(begin(engine, sessions[number % 3], program.argv, grace=1000.0))
+        for execution, program in zip(executions, HOSTILE.values(), strict=True):
+            await lines_of(execution, program.lines)
+        with trio.fail_after(PATIENCE):
+            ended = await engine.end_all(0.2)
+        assert all(not each.is_live for each in executions)
+        assert {reason_of(each) for each in ended} <= {Reason.SHUTDOWN}
+        assert not engine.live
+        assert not described(living(engine._keeper.pid))
+
+
+async def test_two_hundred_running_ones_are_ended_in_two_seconds():
+    """In the middle of their work."""
+    async with running_engine() as engine:
+        session, _ = await connected(engine)
+        executions = [begin(engine, session, SLEEPER) for _ in range(200)]
+        for execution in executions:
+            await execution.spawned.wait()
+        with trio.fail_after(2):
+            assert len(await engine.end_all(None)) == 200
+
+
+async def test_a_burst_that_loses_its_client_in_the_middle():
+    """Two hundred asked for, and the connection closes while they start: each has ended, and none is left."""
+    async with running_engine() as engine:
+        session, _ = await connected(engine)
+        executions = [begin(engine, session, SLEEPER) for _ in range(200)]
+        await executions[50].spawned.wait()
+        engine.connection_lost(session, Parting.CLOSED)
+        for execution in executions:
+            await end_of(execution)
+        assert {reason_of(each) for each in executions} == {Reason.DISCONNECTED}
+        assert not living(engine._keeper.pid)
+
+
+async def test_an_engine_that_is_cancelled_ends_what_it_runs():
+    """Every execution gets its end, also one that outlives sessions."""
+    async with running_engine() as engine:
+        session, _ = await connected(engine)
+        executions = [begin(engine, session, TERM_PROOF.argv, grace=0.2) for _ in range(3)]
+        executions.append(begin(engine, session, SLEEPER, on_disconnect="detach"))
+        await executions[-1].spawned.wait()
+        for execution in executions[:3]:
+            await lines_of(execution, 1)
+    assert {reason_of(each) for each in executions} == {Reason.SHUTDOWN}
+    assert not engine.sessions
+    assert not engine.live
+
+
+async def test_a_fault_of_ours_ends_one_execution_only(monkeypatch, caplog):
+    """It is logged, the execution is lost, and the others go on."""
+    supervise = engine_module.supervise
+
+    async def fail_for_some(execution: Execution, *words: object) -> None:
+        if execution.spec.display == "false":
+            raise RuntimeError("a fault of ours")
+        await supervise(execution, *words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine_module, "supervise", fail_for_some)
+    async with running_engine() as engine:
+        session, _ = await connected(engine)
+        good = begin(engine, session, SLEEPER)
+        bad = await run(engine, session, ("false",))
+        assert reason_of(bad) is Reason.LOST
+        assert bad.outcome is not None
+        assert "a fault of ours" not in bad.outcome.error
+        assert bad.spawned.is_set()
+        assert good.is_live
+    [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert record.exc_info is not None
+
+
+# What is remembered
+
+
+async def test_what_has_finished_is_remembered_for_a_while(monkeypatch):
+    """So many, the oldest going first; what lives is never forgotten."""
+    monkeypatch.setattr(engine_module, "REMEMBERED_EXECUTIONS", 5)
+    async with running_engine() as engine:
+        session, _ = await connected(engine)
+        running = begin(engine, session, SLEEPER)
+        finished = [await run(engine, session, ("true",)) for _ in range(12)]
+        expected = {execution.id: execution for execution in [running, *finished[-5:]]}
+        assert engine.executions == session.executions == expected
+        assert engine.live == session.live == {running.id: running}
+        assert engine.started_total == 13
+
+
+async def test_the_memory_of_what_has_finished_is_bounded(monkeypatch):
+    """In bytes: the output of the oldest goes first, and the newest always stays."""
+    monkeypatch.setattr(engine_module, "REMEMBERED_BYTES", 500_000)
+    async with running_engine() as engine:
+        session, _ = await connected(engine)
+        finished = [await run(engine, session, sh("head -c 100000 /dev/zero")) for _ in range(12)]
+        assert sum(each.log.held_bytes for each in engine.executions.values()) <= 500_000
+        assert list(engine.executions.values()) == finished[-4:]
+        huge = await run(engine, session, sh("head -c 2000000 /dev/zero"))
+        assert engine.executions == session.executions == {huge.id: huge}
+        assert huge.log.sizes["stdout"] == 2_000_000
+
+
+async def test_what_outlives_its_session_is_remembered_too():
+    """Its client may ask for it by its id, from another session."""
+    async with running_engine() as engine:
+        session, _ = await connected(engine)
+        execution = begin(engine, session, sh("sleep 0.2; echo late"), on_disconnect="detach")
+        engine.connection_lost(session, Parting.CLOSED)
+        await wait_for(lambda: session.id not in engine.sessions, "the session has ended")
+        await end_of(execution)
+        assert reason_of(execution) is Reason.EXITED
+        assert engine.find(execution.id) is execution
+        assert execution.log.text("stdout") == b"late\n"
+
+
+async def test_an_execution_is_found_by_its_id_or_the_only_one_that_starts_so():
+    """Four characters at least, where a prefix is asked for; never one of several."""
+    async with running_engine() as engine:
+        session, _ = await connected(engine)
+        first, second = [begin(engine, session, ("true",)) for _ in range(2)]
+        for execution, name in ((first, "abcd1111"), (second, "abcd2222")):
+            del engine.executions[execution.id]
+            engine.executions[name] = execution
+        assert engine.find("abcd1111") is first
+        assert engine.find("abcd1") is None
+        assert engine.find("abcd1", prefix=True) is first
+        assert engine.find("abcd", prefix=True) is None
+        assert engine.find("abc", prefix=True) is None
+        assert engine.find("ffff", prefix=True) is None
+        engine.executions = {execution.id: execution for execution in (first, second)}
+        await end_of(first)
+        await end_of(second)
+        assert first.state is second.state is State.FINISHED
+
+
+# The daemon's sudden death
+
+
+@pytest.fixture
+def doomed() -> Iterator[subprocess.Popen[bytes]]:
+    """A daemon in a process of its own that executes fifty hostile programs."""
+    programs = [*HOSTILE.values()] * 3 + [TERM_PROOF] * 5
+    daemon = subprocess.Popen(
+        [sys.executable, "-m", "tests.process.lone_engine"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONPATH": str(Path(ccexecd.__file__).parents[1])},
+    )
+    assert daemon.stdin
+    assert daemon.stdout
+    daemon.stdin.write(json.dumps([[program.argv, program.lines] for program in programs]).encode())
+    daemon.stdin.close()
+    assert daemon.stdout.readline().startswith(b"up ")
+    yield daemon
+    daemon.kill()
+    daemon.wait()
+    daemon.stdout.close()
+
+
+async def test_nothing_outlives_a_daemon_that_is_killed(doomed):
+    """Fifty hostile trees: nothing is left within their grace and two seconds."""
+    assert len(living(doomed.pid)) > 50
+    doomed.kill()
+    doomed.wait()
+    began = time.monotonic()
+    await wait_for(lambda: not living(), "everything is gone")
+    assert time.monotonic() - began < GRACE + 2
