@@ -7,7 +7,6 @@ started.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -124,7 +123,7 @@ class _Exchange:
         self._steps = steps
         self._is_list = is_list
         self._streamed = streamed
-        self._first: Execution | None = None
+        self._place: _Place | None = None
         self._pieces = self._run()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -133,6 +132,8 @@ class _Exchange:
     async def aclose(self) -> None:
         """End: what still runs is cancelled."""
         await self._pieces.aclose()
+        if self._place is not None:
+            self._place.close()
         self._engine.connection_lost(self._session, Parting.CLOSED)
 
     async def start_first(self) -> None:
@@ -142,33 +143,34 @@ class _Exchange:
             RPCError: it is refused, or could not be started.
         """
         try:
-            self._first = await self._start(self._steps[0])
+            await self._start(self._steps[0])
         except BaseException:
             await self.aclose()
             raise
 
-    async def _start(self, step: messages.Execute) -> Execution:
+    async def _start(self, step: messages.Execute) -> "_Place":
         execution = self._engine.admit(self._session, spec_of(self._engine, step, "lines"))
+        self._place = _Place(execution)
         await execution.spawned.wait()
         if execution.spawn_error is not None:
+            self._place.close()
             raise execution.spawn_error
-        return execution
+        return self._place
 
     async def _run(self) -> AsyncGenerator[bytes, None]:
         began, results = datetime.now(UTC), []
         for number, step in enumerate(self._steps, 1):
             try:
-                execution = self._first or await self._start(step)
+                place = self._place if not self._is_list and self._place else await self._start(step)
             except (AdmissionError, SpawnError) as error:
                 results.append(
                     {**_task(number, step), "exit_code": None, "error": as_rpc_error(error, "a task").message}
                 )
                 continue
-            async with aclosing(_events(execution)) as events:
-                async for event in events:
-                    if self._streamed:
-                        yield event
-            results.append({**(_task(number, step) if self._is_list else {}), **_result(execution)})
+            while (events := await place.next_events()) is not None:
+                if self._streamed:
+                    yield events
+            results.append({**(_task(number, step) if self._is_list else {}), **_result(place.execution)})
         self._engine.connection_lost(self._session, Parting.CLOSED)
         report = _report(self._session.id, began, results) if self._is_list else results[0]
         if not self._streamed:
@@ -177,21 +179,35 @@ class _Exchange:
             yield _event("report", report)
 
 
-async def _events(execution: Execution) -> AsyncGenerator[bytes, None]:
-    """An execution's notifications as server-sent events, until the last."""
-    cursor = execution.log.cursor(0)
-    try:
-        while not cursor.finished:
-            entry = cursor.take()
-            if entry is None:
-                await growth(execution)
-                continue
-            for method, params in notifications(entry, exact=False):
-                yield _event(method, {"execution_id": execution.id, **params})
-            execution.was_read()
-    finally:
-        cursor.close()
-        execution.was_read()
+class _Place:
+    """An execution and our place in its log, taken when it was admitted: nothing that it writes is to pass us by.
+
+    Args:
+        execution: what is watched.
+    """
+
+    def __init__(self, execution: Execution) -> None:
+        self.execution = execution
+        self._cursor = execution.log.cursor(0)
+
+    async def next_events(self) -> bytes | None:
+        """Wait for the next entry, as server-sent events; None after the last."""
+        while not self._cursor.finished:
+            entry = self._cursor.take()
+            if entry is not None:
+                self.execution.was_read()
+                return b"".join(
+                    _event(method, {"execution_id": self.execution.id, **params})
+                    for method, params in notifications(entry, exact=False)
+                )
+            await growth(self.execution)
+        self.close()
+        return None
+
+    def close(self) -> None:
+        """Watch no longer."""
+        self._cursor.close()
+        self.execution.was_read()
 
 
 def _event(name: str, params: dict[str, Any]) -> bytes:
