@@ -294,12 +294,22 @@ class TestEvents:
                 assert data == "".join(f"{number}\n" for number in range(1, 200_001))
             await nothing_left(daemon)
 
+    async def test_what_is_written_at_once_is_accounted_for(self, tmp_path):
+        """A program that writes more than is kept before anybody can look: the gap knows how much went."""
+        async with running(tmp_path, max_buffer_size=4096) as daemon:
+            for _ in range(5):
+                events = (await post(daemon, {"argv": ["seq", "1", "20000"]}, SSE)).events
+                gaps = [params["dropped_bytes"] for name, params in events if name == "process.gap"]
+                data = "".join(params["data"] for name, params in events if name == "process.output")
+                assert gaps
+                assert len(data) + sum(gaps) == events[-1][1]["stdout_bytes"]
+
     async def test_a_reader_that_is_slow(self, tmp_path):
         """It hears of the gap, and gets the rest to the end."""
         async with running(tmp_path, max_buffer_size=65536) as daemon:
             body = {"command": "seq -f 'line %020.0f' 1 200000; read", "stdin": "open"}
             async with posted(daemon, body, SSE) as exchange:
-                await exchange.until(b"process.started")
+                await exchange.until(b"event: ")
                 (execution,) = daemon.daemon._engine.live.values()
                 await eventually(lambda: execution.log.sizes["stdout"] == 200_000 * 26, "all is written")
                 await daemon.ask("write_stdin", execution_id=execution.id, data="\n")
@@ -334,7 +344,7 @@ class TestClientsThatLeave:
         """`stream_timeout` counts here, too: no less, and when it is over the client counts as gone."""
         async with running(tmp_path, stream_timeout=0.3) as daemon:
             async with posted(daemon, {"command": "yes"}, SSE) as exchange:
-                await exchange.until(b"process.started")
+                await exchange.until(b"event: ")
                 (execution,) = daemon.daemon._engine.live.values()
                 with trio.fail_after(5):
                     await execution.finished.wait()
