@@ -388,7 +388,6 @@ ELSEWHERE = {
     "ccexecctl/launch.py": ("tests/ctl/test_start.py", "what start and restart share"),
     "ccexecctl/shutdown.py": ("tests/ctl/test_stop.py", "what stop and restart share"),
     "ccexecctl/versions.py": ("tests/ctl/test_status.py", "one comparison"),
-    "ccexecd/engine.py": ("tests/e2e/test_sessions.py", "sessions and executions of a real daemon"),
     "ccexecd/external/site.py": ("tests/external/test_http.py", "values that http is given"),
     "ccexecd/process/leader.py": ("tests/process/test_keeper.py", "values that the keeper's client gives"),
     "ccexecd/process/measure.py": ("tests/e2e/test_ctl.py", "what status says of processes"),
