@@ -17,10 +17,10 @@ import trio
 
 from ccexecd.core.execution import IllegalTransitionError
 from ccexecd.engine import AdmissionError, Refusal
-from ccexecd.process.execution import StdinClosedError
 from ccexecd.process.leader import SpawnError
+from ccexecd.process.standard_input import StdinClosedError
 from ccexecd.protocol import jsonrpc, messages
-from ccexecd.protocol.codec import StructureError
+from ccexecd.protocol.codec import StructureError, dumps
 from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import Call, Fault, RPCError
 from ccexecd.service.peer import Peer
@@ -29,6 +29,12 @@ log = logging.getLogger(__name__)
 
 MAX_CALLS = 128
 """Calls of one connection that may be under way; the next one is read when one of them is done."""
+
+_BATCH_BYTES = 1001 * 1024
+"""Bytes of the answer to a batch, as long as a single reply may be. A result that does not fit in is refused."""
+
+_SMALL = 4096
+"""Bytes of a reply that is never refused for its size: who started something is to learn its id."""
 
 
 @attrs.frozen
@@ -122,16 +128,16 @@ class Dispatcher:
         else:
             reply = None
         if batch is None:
-            self._send(reply, [answer])
-        elif batch.add(reply, answer):
-            self._send(batch.replies or None, batch.answers)
+            self._send(reply, [answer.then])
+        elif batch.add(reply, answer.then):
+            self._send(batch.replies or None, batch.thens)
 
-    def _send(self, reply: object, answers: list[Answer]) -> None:
+    def _send(self, reply: object, thens: list[Callable[[], None] | None]) -> None:
         if reply is not None:
             self._peer.queue(reply)
-        for answer in answers:
-            if answer.then is not None:
-                answer.then()
+        for then in thens:
+            if then is not None:
+                then()
         self._peer.flush()
 
 
@@ -140,17 +146,28 @@ class _Batch:
 
     def __init__(self, expected: int) -> None:
         self._missing = expected
+        self._bytes = 0
         self.replies: list[object] = []
-        self.answers: list[Answer] = []
+        self.thens: list[Callable[[], None] | None] = []
 
-    def add(self, reply: object, answer: Answer) -> bool:
+    def add(self, reply: dict[str, Any] | None, then: Callable[[], None] | None) -> bool:
         """Take one. Returns whether it was the last."""
         self._missing -= 1
         if reply is not None:
+            size = len(dumps(reply))
+            if size > _SMALL and self._bytes + size > _BATCH_BYTES:
+                reply = jsonrpc.error(reply["id"], _DOES_NOT_FIT)
+            else:
+                self._bytes += size
             self.replies.append(reply)
-        self.answers.append(answer)
+        self.thens.append(then)
         return not self._missing
 
+
+_DOES_NOT_FIT = RPCError(
+    ErrorCode.LIMIT_EXCEEDED,
+    f"the results of this batch exceed {_BATCH_BYTES} bytes together; ask for less of them, or one at a time",
+)
 
 _REFUSALS = {
     Refusal.SESSION_LIMIT: ErrorCode.SESSION_LIMIT,

@@ -318,6 +318,26 @@ class TestFlood:
             assert resident() - before < 40 * URGENT_LIMIT
             nursery.cancel_scope.cancel()
 
+    async def test_the_answer_to_a_batch_is_bounded(self, daemon):
+        """Results that do not fit together any more are refused; what is small comes, and so do the refusals."""
+        execution = await daemon.ask("execute", command="seq 1 200000", on_disconnect="detach", framing="lines")
+        await daemon.ask("wait", execution_id=execution["execution_id"])
+        calls = [request("read_output", number, execution_id=execution["execution_id"]) for number in range(200)]
+        calls.append(request("execute", 200, argv=["true"]))
+        before = resident()
+        async with wire(daemon) as one:
+            await one.send(b"[" + b",".join(each.strip() for each in calls) + b"]\n")
+            answers = {each["id"]: each for each in await one.line()}
+        assert resident() - before < 20 * URGENT_LIMIT
+        assert len(answers) == 201
+        assert answers[200]["result"]["status"] == "started"
+        fitting = [each for number, each in answers.items() if "result" in each and number != 200]
+        refused = [each["error"] for each in answers.values() if "error" in each]
+        assert len(fitting) == 1
+        assert {error["code"] for error in refused} == {-32009}
+        assert "batch" in refused[0]["message"]
+        assert len(json.dumps(list(answers.values()))) < 1.1 * URGENT_LIMIT
+
 
 def resident() -> int:
     """Bytes of memory that this process has now."""

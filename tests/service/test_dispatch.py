@@ -12,8 +12,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from ccexecd.core.execution import Event, IllegalTransitionError, State
 from ccexecd.engine import AdmissionError, Refusal
-from ccexecd.process.execution import StdinClosedError
 from ccexecd.process.leader import SpawnError
+from ccexecd.process.standard_input import StdinClosedError
 from ccexecd.protocol.codec import StructureError, dumps
 from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError
