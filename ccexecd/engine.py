@@ -22,15 +22,17 @@ from ccexecd.config import Config
 from ccexecd.core import policy
 from ccexecd.core.execution import Event, Outcome, Reason
 from ccexecd.core.sessions import REASONS, Parting, ends
+from ccexecd.core.shells import is_plain
 from ccexecd.core.spec import Spec
 from ccexecd.process.execution import Execution
 from ccexecd.process.keeper_client import KeeperClient
-from ccexecd.process.leader import SpawnError
+from ccexecd.process.leader import Launch, SpawnError
 from ccexecd.process.pump import Pump
-from ccexecd.process.supervisor import supervise
+from ccexecd.process.shells import argv_of, default_shell
+from ccexecd.process.supervisor import Start, supervise
 
 # What the doors are given, executions and their errors among it: they do not import `process`.
-__all__ = ["AdmissionError", "Engine", "Execution", "Refusal", "Session", "SpawnError", "part"]
+__all__ = ["AdmissionError", "Engine", "Execution", "Refusal", "Session", "SpawnError", "default_shell", "part"]
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +154,9 @@ class Engine:
         self.started_total = 0
         self._keeper = keeper
         self._pump = pump
-        self._environ = dict(environ)
+        self._inherited = {"PYTHONUNBUFFERED": "1", **environ}
+        self._is_plain = is_plain(self._inherited)
+        keeper.inherit(self._inherited)
         self._remembered: deque[Execution] = deque()
         self._remembered_bytes = 0
         self._nursery: trio.Nursery | None = None
@@ -241,7 +245,8 @@ class Engine:
         self.started_total += 1
         self._set_idle_clock(session)
         nursery = self._require_nursery() if spec.on_disconnect == "detach" else session.nursery
-        nursery.start_soon(self._run_execution, execution, session)
+        start = Start(execution, self._keeper, self._launch(execution))
+        nursery.start_soon(self._run_execution, execution, session, start)
         return execution
 
     def find(self, execution_id: str, *, prefix: bool = False) -> Execution | None:
@@ -277,15 +282,16 @@ class Engine:
         return attrs.evolve(spec, argv=argv, shell=False)
 
     def _resolve(self, program: str) -> str | None:
-        found = shutil.which(program, path=self._environ.get("PATH", os.defpath))
+        found = shutil.which(program, path=self._inherited.get("PATH", os.defpath))
         return os.path.realpath(found) if found else None
 
-    async def _run_execution(self, execution: Execution, session: Session) -> None:
+    async def _run_execution(self, execution: Execution, session: Session, start: Start) -> None:
         """The barrier around one execution: whatever goes wrong in here ends that one only."""
         try:
-            await supervise(execution, self._keeper, self._pump, self._environment)
+            await supervise(execution, self._keeper, self._pump, start)
         except Exception:
             log.exception("execution %s failed inside the daemon", execution.id)
+            await start.abandon(self._keeper)
             if execution.is_live:
                 execution.has_ended(Outcome(None, Reason.LOST, error="the daemon failed; its log says how"))
         finally:
@@ -293,16 +299,20 @@ class Engine:
             self._remember(execution)
             self._set_idle_clock(session)
 
-    def _environment(self, execution: Execution) -> dict[str, str]:
-        """What a program inherits: the daemon's environment as configured, the client's changes, and who it is."""
-        removed = {*self.config.unset_environment, *execution.spec.unset}
-        merged = {"PYTHONUNBUFFERED": "1", **self._environ, **execution.spec.env}
-        merged |= {"CCEXEC_SESSION_ID": execution.session_id, "CCEXEC_EXECUTION_ID": execution.id}
-        return {
-            name: value
-            for name, value in merged.items()
-            if name not in removed and (value or name not in REMOVED_WHEN_EMPTY)
-        }
+    def _launch(self, execution: Execution) -> Launch:
+        """What the keeper is asked to start, in the inherited environment with the client's changes and who it is."""
+        spec = execution.spec
+        removed = {*self.config.unset_environment, *spec.unset}
+        where = {"PWD": os.path.join("/", spec.cwd or "")}  # noqa: PTH118  # ours, which it would inherit, is another place
+        added = {**where, **spec.env, "CCEXEC_SESSION_ID": execution.session_id, "CCEXEC_EXECUTION_ID": execution.id}
+        for name in REMOVED_WHEN_EMPTY:
+            if not added.get(name, self._inherited.get(name)):
+                removed.add(name)
+        argv = spec.argv
+        if spec.shell and self.config.shell is None and self._is_plain and is_plain(spec.env):
+            path = None if "PATH" in removed else added.get("PATH", self._inherited.get("PATH"))
+            argv = argv_of(spec.display, path or os.defpath)
+        return Launch(argv, spec.cwd, added, spec.grace, tuple(removed))
 
     def _remember(self, execution: Execution) -> None:
         """Keep a finished execution for a while, and forget those that no longer fit."""

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -74,10 +75,9 @@ async def environment_of(engine: Engine, **spec: object) -> dict[str, str]:
 
 async def test_a_program_knows_its_session_and_itself():
     """Whatever the client or the daemon's own environment says of them."""
-    async with running_engine() as engine:
+    lies = {"CCEXEC_SESSION_ID": "another", "CCEXEC_EXECUTION_ID": "another"}
+    async with running_engine(os.environ | lies) as engine:
         session = await engine.open_session("somebody")
-        lies = {"CCEXEC_SESSION_ID": "another", "CCEXEC_EXECUTION_ID": "another"}
-        engine._environ |= lies
         script = 'echo "$CCEXEC_SESSION_ID $CCEXEC_EXECUTION_ID"'
         execution = await run(engine, session, sh(script), env=lies)
         assert execution.log.text("stdout").decode() == f"{session.id} {execution.id}\n"
@@ -85,9 +85,8 @@ async def test_a_program_knows_its_session_and_itself():
 
 async def test_a_program_inherits_the_daemons_environment_with_changes():
     """Names are added, replaced and removed; Python programs write at once unless somebody says otherwise."""
-    async with running_engine(unset_environment=("SECRET",)) as engine:
-        engine._environ.clear()
-        engine._environ |= {"PATH": os.environ["PATH"], "KEPT": "1", "REPLACED": "1", "REMOVED": "1", "SECRET": "1"}
+    environ = {"PATH": os.environ["PATH"], "KEPT": "1", "REPLACED": "1", "REMOVED": "1", "SECRET": "1"}
+    async with running_engine(environ, unset_environment=("SECRET",)) as engine:
         assert await environment_of(
             engine, env={"REPLACED": "2", "ADDED": "", "ODD": "a=b\nc"}, unset=("REMOVED", "NEVER_THERE")
         ) == {
@@ -97,27 +96,55 @@ async def test_a_program_inherits_the_daemons_environment_with_changes():
             "ADDED": "",
             "ODD": "a=b\nc",
             "PYTHONUNBUFFERED": "1",
+            "PWD": "/",
         }
         assert (await environment_of(engine, env={"PYTHONUNBUFFERED": ""}))["PYTHONUNBUFFERED"] == ""
         assert "PYTHONUNBUFFERED" not in await environment_of(engine, unset=("PYTHONUNBUFFERED",))
+
+
+async def test_a_program_is_told_where_it_is(tmp_path):
+    """Not where the daemon was started; a client that says otherwise is heeded."""
+    async with running_engine({"PATH": os.environ["PATH"], "PWD": "/elsewhere"}) as engine:
+        for wanted, told in (("/", "/"), (str(tmp_path), str(tmp_path)), ("tmp", "/tmp")):
+            assert (await environment_of(engine, cwd=wanted))["PWD"] == told
+        assert (await environment_of(engine, env={"PWD": "/mine"}))["PWD"] == "/mine"
+        assert "PWD" not in await environment_of(engine, unset=("PWD",))
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "by_bash"),
+    [
+        ({}, {}, False),
+        ({}, {"env": {"BASH_ENV": "/dev/null"}}, True),
+        ({}, {"env": {"odd.name": "1"}}, True),
+        ({}, {"env": {"PATH": "bin:/bin"}}, True),
+        ({"shell": shutil.which("bash")}, {}, True),
+    ],
+    ids=["plain", "a setting of Bash", "an odd name", "a relative PATH", "configured"],
+)
+async def test_a_command_string_gets_the_least_shell_that_will_do(config, changes, by_bash):
+    """A program is started itself, unless that could make a difference. Bash counts how deep it is."""
+    async with running_engine({"PATH": os.environ["PATH"]}, **config) as engine:
+        session = await engine.open_session("somebody")
+        shell = shutil.which("bash") or ""
+        execution = engine.admit(session, Spec((shell, "-c", "env"), "env", shell=True, **changes))
+        await end_of(execution)
+        assert ("SHLVL=" in execution.log.text("stdout").decode()) is by_bash
 
 
 @pytest.mark.parametrize(("value", "arrives"), [("", False), ("sk-1", True)])
 @pytest.mark.parametrize("source", ["daemon", "client"])
 async def test_an_empty_key_is_no_key(value, arrives, source):
     """Claude Code waits for ever where ANTHROPIC_API_KEY is set and empty."""
-    async with running_engine() as engine:
-        engine._environ.pop("ANTHROPIC_API_KEY", None)
-        if source == "daemon":
-            engine._environ["ANTHROPIC_API_KEY"] = value
+    environ = {"PATH": os.environ["PATH"]} | ({"ANTHROPIC_API_KEY": value} if source == "daemon" else {})
+    async with running_engine(environ) as engine:
         found = await environment_of(engine, env={"ANTHROPIC_API_KEY": value} if source == "client" else {})
         assert ("ANTHROPIC_API_KEY" in found) is arrives
 
 
 async def test_an_environment_that_is_no_text_reaches_a_program():
     """The daemon was started with bytes that are no UTF-8; its programs find them."""
-    async with running_engine() as engine:
-        engine._environ[os.fsdecode(b"ODD_\xff")] = os.fsdecode(b"v\xfe")
+    async with running_engine(os.environ | {os.fsdecode(b"ODD_\xff"): os.fsdecode(b"v\xfe")}) as engine:
         session = await engine.open_session("somebody")
         execution = await run(engine, session, ("env", "-0"))
         assert b"ODD_\xff=v\xfe" in execution.log.text("stdout").split(b"\0")
@@ -421,7 +448,7 @@ async def test_a_fault_of_ours_ends_one_execution_only(monkeypatch, caplog):
     supervise = engine_module.supervise
 
     async def fail_for_some(execution: Execution, *words: object) -> None:
-        if execution.spec.display == "false":
+        if execution.spec.argv == ("sleep", "1001"):
             raise RuntimeError("a fault of ours")
         await supervise(execution, *words)  # type: ignore[arg-type]
 
@@ -429,12 +456,13 @@ async def test_a_fault_of_ours_ends_one_execution_only(monkeypatch, caplog):
     async with running_engine() as engine:
         session, _ = await connected(engine)
         good = begin(engine, session, SLEEPER)
-        bad = await run(engine, session, ("false",))
+        bad = await run(engine, session, ("sleep", "1001"))
         assert reason_of(bad) is Reason.LOST
         assert bad.outcome is not None
         assert "a fault of ours" not in bad.outcome.error
         assert bad.spawned.is_set()
         assert good.is_live
+        await wait_for(lambda: living(engine._keeper.pid) == {good.pid}, "nothing of it is left")
     [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert record.exc_info is not None
 

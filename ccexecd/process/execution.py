@@ -5,7 +5,6 @@ What is asked of it (pause, resume, cancel, signal) goes through here, so that t
 every event. Must not start or end anything by itself: its supervisor does.
 """
 
-import functools
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -21,13 +20,10 @@ from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.leader import Leader, SpawnError
 from ccexecd.process.pacing import Pacing
 from ccexecd.process.pump import Pump
+from ccexecd.process.standard_input import StandardInput
 
 Watcher = Callable[[], None]
 """Called in the step in which the log has grown. Must neither block nor raise."""
-
-
-class StdinClosedError(Exception):
-    """The standard input of an execution takes nothing; the text says why."""
 
 
 class Execution:
@@ -47,6 +43,7 @@ class Execution:
         watchers: who is told when the log has grown.
         leader: its first process, once there is one.
         spawned: set when it has started, or could not be.
+        stdin: what it reads.
         spawn_error: why it could not.
         outcome: how it ended, once it has.
         pacing: how far it may run ahead of its watchers.
@@ -65,6 +62,7 @@ class Execution:
         self.watchers: set[Watcher] = set()
         self.leader: Leader | None = None
         self.spawned = trio.Event()
+        self.stdin = StandardInput(self.id, self.spawned)
         self.spawn_error: SpawnError | None = None
         self.outcome: Outcome | None = None
         self.finished = trio.Event()
@@ -83,10 +81,8 @@ class Execution:
         self._time_left = float("inf")
         self._last_output = 0.0  # on Trio's clock, moved on by pauses
         self._paused_at = 0.0
-        self._stdin: trio.lowlevel.FdStream | None = None
-        self._stdin_in_use = trio.Lock()
-        self._last_input: trio.Event | None = None
         self._control_done: trio.Event | None = None
+        self._deferred: list[Callable[[], None]] = []
         self._framers: dict[Stream, Framer] = {
             "stdout": Framer(spec.framing, window),
             "stderr": Framer(spec.framing, window),
@@ -104,6 +100,9 @@ class Execution:
             self.scope.relative_deadline = self.spec.timeout
         self.apply(Event.SPAWNED)
         self._note("process.started", {"status": "started", **self._process_ids()})
+        self.spawned.set()
+        for decide in self._deferred:
+            decide()
 
     def has_output(self, stream: Stream, received: bytes) -> None:
         """Bytes were read."""
@@ -223,8 +222,11 @@ class Execution:
             What to await for the stop: the pids that could not be stopped. Raises, too, where an end has overtaken it.
 
         Raises:
-            IllegalTransitionError: at once, if it is not running.
+            IllegalTransitionError: at once, if it is not running. While it is being started, that is decided when it
+                has, in the order in which it was asked for; so it is raised by what is awaited.
         """
+        if self.state is State.STARTING:
+            return self._once_started(self.pause, Event.PAUSE)
         self.apply(Event.PAUSE)
         if self.going.is_set():  # else a resume has been decided and not been done: the clock stands still
             self.going = trio.Event()
@@ -240,10 +242,34 @@ class Execution:
             What to await for it.
 
         Raises:
-            IllegalTransitionError: at once, if it is not paused.
+            IllegalTransitionError: at once, if it is not paused; likewise.
         """
+        if self.state is State.STARTING:
+            return self._once_started(self.resume, Event.RESUME)
         self.apply(Event.RESUME)
         return self._in_turn(Event.RESUME, self._continue, "process.resumed", "resumed")
+
+    def _once_started(self, decide: Callable[[], Awaitable[list[int]]], event: Event) -> Awaitable[list[int]]:
+        """Leave a decision for the moment in which there is a leader."""
+        decided: list[Awaitable[list[int]] | IllegalTransitionError] = []
+
+        def decide_now() -> None:
+            try:
+                decided.append(decide())
+            except IllegalTransitionError as refused:
+                decided.append(refused)
+
+        self._deferred.append(decide_now)
+
+        async def wait() -> list[int]:
+            with trio.CancelScope(shield=True):  # the start is bounded
+                await self.spawned.wait()
+            outcome = decided[0] if decided else IllegalTransitionError(self.state, event)  # there is no leader
+            if isinstance(outcome, IllegalTransitionError):
+                raise outcome
+            return await outcome
+
+        return wait()
 
     def _in_turn(
         self, event: Event, deed: Callable[[], Awaitable[list[int]]], method: str, status: str
@@ -290,62 +316,6 @@ class Execution:
     async def processes(self) -> list[int]:
         """The pids of its living processes; none before it has started and after it has ended."""
         return await self._keeper.members(self.leader) if self.leader is not None else []
-
-    def open_stdin(self, fd: int) -> None:
-        """Its standard input can be written to; the descriptor is this object's from here."""
-        self._stdin = trio.lowlevel.FdStream(fd)
-
-    def write_stdin(self, text: bytes) -> Awaitable[None]:
-        """Write, once it runs, after the writes that were asked for before.
-
-        Returns:
-            What to await until the pipe has taken all of it. Raises `StdinClosedError` where it was never open, has
-            been closed, or the program has closed it.
-        """
-        return self._after_earlier_input(functools.partial(self._write, text))
-
-    def close_stdin(self) -> Awaitable[None]:
-        """End its standard input, after the writes that were asked for before.
-
-        Returns:
-            What to await for it.
-        """
-        return self._after_earlier_input(self._end_stdin)
-
-    def _after_earlier_input(self, deed: Callable[[], Awaitable[None]]) -> Awaitable[None]:
-        """Queue now for what is awaited later: tasks that wait for the same event wake up in any order."""
-        previous, done = self._last_input, trio.Event()
-        self._last_input = done
-
-        async def act() -> None:
-            try:
-                if previous is not None:
-                    await previous.wait()
-                await self.spawned.wait()
-                async with self._stdin_in_use:  # the one before may have been given up by who asked for it
-                    await deed()
-            finally:
-                done.set()
-
-        return act()
-
-    async def _write(self, text: bytes) -> None:
-        if self._stdin is None:
-            raise StdinClosedError(f"the standard input of execution {self.id} is closed; execute with stdin: open")
-        try:
-            await self._stdin.send_all(text)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise StdinClosedError(f"the program of execution {self.id} takes no more input") from None
-
-    async def _end_stdin(self) -> None:
-        await trio.lowlevel.checkpoint()
-        self.drop_stdin()
-
-    def drop_stdin(self) -> None:
-        """End its standard input now; a write that is under way fails."""
-        stdin, self._stdin = self._stdin, None
-        if stdin is not None:
-            stdin.close()
 
     def watch(self, watcher: Watcher) -> None:
         """Tell somebody whenever the log has grown."""

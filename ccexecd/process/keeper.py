@@ -16,13 +16,11 @@ meets an older keeper can tell.
 
 import array
 import contextlib
-import errno
 import json
 import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 import time
 from typing import Any
@@ -30,7 +28,7 @@ from typing import Any
 if __name__ == "__main__":  # started by path with -I -S: the folder that holds the package is not on sys.path yet
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from ccexecd.process import containment
+from ccexecd.process import containment, starting
 
 PROTOCOL = 1
 """Version of the messages; the hello carries it."""
@@ -47,6 +45,8 @@ _KILL_BURST = 0.05  # seconds that one pass may chase a tree which forks faster 
 _MAX_LISTED = 1000  # pids in one message: the list of a fork bomb would not fit into a packet
 
 Message = dict[str, Any]
+
+_encode = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 
 
 class Tree:
@@ -83,6 +83,7 @@ class Keeper:
         self._unsettled: set[Tree] = set()  # those that something is expected of: a stop, an end, the last survivor
         self._leaving = False
         self._term_received = False
+        self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         # Python handlers, not SIG_IGN: an ignored signal would stay ignored in every leader.
@@ -99,7 +100,9 @@ class Keeper:
             "resume": self._resume,
             "kill": self._kill,
             "members": self._members,
+            "environment": self._set_environment,
         }
+        self._environment: dict[str, str] = {}
 
     def run(self) -> None:
         """Serve until the daemon is gone and every tree has ended."""
@@ -124,30 +127,38 @@ class Keeper:
             self._send({"re": message["re"], "errno": 0, "strerror": "is ending; try again", "subject": "keeper"})
             return
         try:
-            stdin = fds.pop(0) if message["stdin"] else subprocess.DEVNULL
             with containment.tagged(self._epoch, message["n"]):
-                process = subprocess.Popen(
+                pid = starting.start(
                     message["argv"],
-                    stdin=stdin,
-                    stdout=fds[0],
-                    stderr=fds[1],
-                    cwd=message["cwd"],
-                    env=message["env"],
-                    umask=message["umask"],
-                    start_new_session=True,  # with no preexec_fn: vfork
+                    self._environment_of(message),
+                    message["cwd"],
+                    fds if message["stdin"] else [self._null, *fds],
                 )
-        except OSError as error:
-            subject = "cwd" if error.filename == message["cwd"] is not None else "program"
-            self._send({"re": message["re"], "errno": error.errno, "strerror": error.strerror, "subject": subject})
+        except starting.StartRefusedError as refused:
+            self._send(
+                {
+                    "re": message["re"],
+                    "errno": refused.errno,
+                    "strerror": refused.strerror,
+                    "subject": refused.subject,
+                }
+            )
             return
-        except (ValueError, IndexError) as error:  # a NUL, a lone surrogate, no word at all: the protocol refuses them
-            self._send({"re": message["re"], "errno": errno.EINVAL, "strerror": str(error), "subject": "program"})
-            return
-        process.returncode = 0  # reaped here, by number; this keeps Popen from trying
-        tree = Tree(message["n"], process.pid, message["grace"])
+        tree = Tree(message["n"], pid, message["grace"])
         self._trees[tree.number] = tree
         self._forest.leaders[tree.pid] = tree.number
-        self._send({"re": message["re"], "n": tree.number, "pid": process.pid})
+        self._send({"re": message["re"], "n": tree.number, "pid": pid})
+
+    def _set_environment(self, message: Message, _: list[int]) -> None:
+        """What every leader inherits from now on, so that it need not come with each."""
+        self._environment = message["env"]
+        self._send({"re": message["re"]})
+
+    def _environment_of(self, message: Message) -> dict[str, str]:
+        env = {**self._environment, **message["env"]}
+        for name in message["unset"]:
+            env.pop(name, None)
+        return env
 
     def _signal(self, message: Message, _: list[int]) -> None:
         """Signal every process of a tree; `then` follows (CONT after TERM, so that a stopped one hears it)."""
@@ -315,8 +326,7 @@ class Keeper:
 
     def _drain_wake_pipe(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            while os.read(self._wake, 4096):
-                pass
+            os.read(self._wake, 65536)  # all that a pipe holds
 
     def _receive(self) -> None:
         if self._channel is None:
@@ -353,7 +363,7 @@ class Keeper:
     def _send(self, message: Message) -> None:
         if self._channel is not None:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # told by the next receive
-                self._channel.sendmsg([json.dumps(message).encode()])
+                self._channel.send(_encode(message).encode())
 
 
 def _pids(processes: list[containment.Process]) -> list[int]:

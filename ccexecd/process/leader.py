@@ -31,9 +31,10 @@ class Launch:
     """What to start.
 
     Attributes:
-        argv: the words; the first is looked up in PATH of `env`.
+        argv: the words; the first is looked up in its PATH.
         cwd: working directory; None is the daemon's.
-        env: the whole environment.
+        env: what is added to the environment that all leaders inherit.
+        unset: names that are then removed from it.
         grace: seconds from TERM to KILL, should the daemon be lost.
     """
 
@@ -41,6 +42,7 @@ class Launch:
     cwd: str | None
     env: Mapping[str, str] = attrs.field(repr=False)
     grace: float
+    unset: Sequence[str] = ()
 
 
 class Leader:
@@ -59,3 +61,16 @@ class Leader:
         self.exit: Exit | None = None
         self.exited = trio.Event()
         self.gone = trio.Event()
+
+    def has_exited(self, how: Exit) -> None:
+        """It has been reaped."""
+        self.exit = how
+        self.exited.set()
+        if not how.survivors:
+            self.gone.set()
+
+    def is_lost(self) -> None:
+        """Nothing more will be heard of it."""
+        self.exit = self.exit or Exit(None, supervision_lost=True)
+        self.exited.set()
+        self.gone.set()

@@ -87,6 +87,11 @@ class Source:
             self._pump.heed(self._fd)
             self._is_waiting = True
 
+    def read_end(self) -> None:
+        """Where every writer is gone, nothing is left but the end as a rule: take it now, not when epoll tells."""
+        if not self.ended.is_set():
+            self.read_once()
+
     def close(self) -> None:
         """Take what is in the pipe and close it, though somebody may still hold its other end."""
         if not self.ended.is_set():

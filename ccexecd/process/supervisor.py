@@ -9,13 +9,13 @@ gets a moment to end by itself, and is ended. Only then is the execution finishe
 
 import logging
 import os
-from collections.abc import Callable
 
 import trio
 
 from ccexecd.core.execution import Exit, Outcome, Reason, judge
 from ccexecd.process.execution import Execution
 from ccexecd.process.keeper_client import KeeperClient
+from ccexecd.process.keeper_link import close_all
 from ccexecd.process.leader import Launch, Leader, SpawnError
 from ccexecd.process.pump import Pump, open_pipe
 
@@ -35,23 +35,81 @@ VERIFY_PATIENCE = 3.0
 """Seconds after KILL until what is still there (uninterruptible sleep, another user's set-uid program) is reported."""
 
 
-async def supervise(
-    execution: Execution, keeper: KeeperClient, pump: Pump, env: Callable[[Execution], dict[str, str]]
-) -> None:
-    """Run one execution to its end. Returns when it is finished; cancelling it ends the execution first.
+class Start:
+    """A leader that has been asked for, in the step in which its execution was admitted.
 
     Args:
         execution: admitted, nothing of it started.
-        keeper: starts and signals it.
+        keeper: starts it.
+        launch: what it starts.
+    """
+
+    def __init__(self, execution: Execution, keeper: KeeperClient, launch: Launch) -> None:
+        self._settled = trio.Event()
+        self._result: Leader | SpawnError | None = None
+        self._pipes: list[int] = []  # our ends: standard output, standard error, and the input if it is open
+        theirs: list[int] = []
+        try:
+            for _ in range(2):
+                read_end, write_end = open_pipe()
+                self._pipes.append(read_end)
+                theirs.append(write_end)
+            if execution.spec.stdin_open:
+                read_end, write_end = os.pipe2(os.O_CLOEXEC)
+                self._pipes.append(write_end)
+                theirs.insert(0, read_end)
+        except OSError as error:  # no descriptors left
+            close_all(theirs)
+            self._settle(SpawnError(error.errno or 0, error.strerror or str(error), "pipe"))
+        else:
+            keeper.spawn(launch, theirs, self._settle)
+
+    async def leader(self) -> tuple[Leader, list[int]]:
+        """Wait for it. It cannot be interrupted: the keeper answers, or is lost and then told so.
+
+        Returns:
+            The leader, and our ends of its pipes: its output, its errors, and its input if that is open.
+
+        Raises:
+            SpawnError: there is none.
+        """
+        with trio.CancelScope(shield=True):
+            await self._settled.wait()
+        if not isinstance(self._result, Leader):
+            raise self._result or AssertionError("settled without a result")
+        return self._result, self._pipes
+
+    async def abandon(self, keeper: KeeperClient) -> None:
+        """End whatever of it there is: something went wrong, and nobody supervises it."""
+        with trio.CancelScope(shield=True):
+            await self._settled.wait()
+            if isinstance(self._result, Leader):
+                await keeper.kill(self._result)
+
+    def _settle(self, result: Leader | SpawnError) -> None:
+        self._result = result
+        if isinstance(result, SpawnError):
+            close_all(self._pipes)
+        self._settled.set()
+
+
+async def supervise(execution: Execution, keeper: KeeperClient, pump: Pump, start: Start) -> None:
+    """Run one execution to its end. Returns when it is finished; cancelling it ends the execution first.
+
+    Args:
+        execution: admitted.
+        keeper: signals it.
         pump: reads its output.
-        env: makes its environment.
+        start: its leader.
     """
     try:
-        leader = await _start(execution, keeper, pump, env(execution))
+        leader, pipes = await start.leader()
     except SpawnError as error:
         execution.spawn_error = error
         execution.has_ended(Outcome(None, Reason.SPAWN_FAILED, error=str(error)))
         return
+    _connect(execution, pump, pipes)
+    execution.has_started(leader)
     try:
         with execution.scope:
             if execution.spec.stall_timeout is None:
@@ -67,6 +125,16 @@ async def supervise(
     finally:
         with trio.CancelScope(shield=True):  # every wait below has its own bound
             await _wind_down(execution, keeper, leader)
+
+
+def _connect(execution: Execution, pump: Pump, pipes: list[int]) -> None:
+    """Begin to read what it writes, and to write what it reads."""
+    if execution.spec.stdin_open:
+        execution.stdin.open(pipes[2])
+    execution.pacing.sources = (
+        pump.add(pipes[0], lambda received: execution.has_output("stdout", received)),
+        pump.add(pipes[1], lambda received: execution.has_output("stderr", received)),
+    )
 
 
 async def _exited_or_stalled(execution: Execution, leader: Leader, limit: float) -> None:
@@ -91,42 +159,6 @@ async def _heed_silence(execution: Execution, limit: float) -> None:
         await trio.sleep((limit if warned else warn_at) - idle)
 
 
-async def _start(execution: Execution, keeper: KeeperClient, pump: Pump, env: dict[str, str]) -> Leader:
-    """Make the pipes, have the leader started, and begin to read."""
-    spec = execution.spec
-    ours: list[int] = []
-    theirs: list[int] = []
-    try:
-        for _ in range(2):
-            read_end, write_end = open_pipe()
-            ours.append(read_end)
-            theirs.append(write_end)
-        if spec.stdin_open:
-            read_end, write_end = os.pipe2(os.O_CLOEXEC)
-            ours.append(write_end)
-            theirs.append(read_end)
-        launch = Launch(spec.argv, spec.cwd, env, spec.grace)
-        leader = await keeper.spawn(launch, theirs[2] if spec.stdin_open else None, theirs[0], theirs[1])
-    except BaseException as error:
-        for fd in ours:
-            os.close(fd)
-        if isinstance(error, OSError):  # no descriptors left
-            raise SpawnError(error.errno or 0, error.strerror or str(error), "pipe") from None
-        raise
-    finally:
-        for fd in theirs:
-            os.close(fd)
-    if spec.stdin_open:
-        execution.open_stdin(ours[2])
-    execution.pacing.sources = (
-        pump.add(ours[0], lambda received: execution.has_output("stdout", received)),
-        pump.add(ours[1], lambda received: execution.has_output("stderr", received)),
-    )
-    execution.has_started(leader)
-    execution.spawned.set()
-    return leader
-
-
 async def _wind_down(execution: Execution, keeper: KeeperClient, leader: Leader) -> None:
     leftovers: list[int] = []
     if execution.intent is not None:
@@ -136,6 +168,8 @@ async def _wind_down(execution: Execution, keeper: KeeperClient, leader: Leader)
             await leader.gone.wait()
         leftovers = await keeper.members(leader)
         await _escalate(keeper, leader, min(execution.grace, STRAGGLER_GRACE), execution.hurry)
+    for source in execution.pacing.sources:
+        source.read_end()
     still_open = [source for source in execution.pacing.sources if not source.ended.is_set()]
     if still_open:
         with trio.move_on_after(LINGER):
@@ -143,7 +177,7 @@ async def _wind_down(execution: Execution, keeper: KeeperClient, leader: Leader)
                 await source.ended.wait()
         for source in still_open:
             source.close()
-    execution.drop_stdin()
+    execution.stdin.drop()
     execution.has_no_more_output()
     unkillable = await keeper.members(leader)
     if unkillable:

@@ -5,20 +5,18 @@ plain part and returns a coroutine for what has to be waited for (see `dispatch`
 """
 
 import base64
-import functools
 import hmac
 import shlex
-import shutil
 import signal
 from collections.abc import Awaitable
 from typing import Any
 
 import trio
 
-from ccexecd.core.execution import Reason, State
+from ccexecd.core.execution import Reason
 from ccexecd.core.output import Chunk, Cursor
 from ccexecd.core.spec import Spec, TimeoutSource
-from ccexecd.engine import Engine
+from ccexecd.engine import Engine, default_shell
 from ccexecd.process.execution import Execution
 from ccexecd.protocol import messages
 from ccexecd.protocol.codec import Seconds, StructureError
@@ -28,12 +26,6 @@ from ccexecd.service.delivery import growth, output_params
 from ccexecd.service.dispatch import Answer, Method
 from ccexecd.service.listing import REPLY_BYTES, list_executions, size_of
 from ccexecd.service.peer import Peer
-
-
-@functools.cache
-def default_shell() -> str:
-    """Bash where there is one, looked for once: existing clients send Bash syntax."""
-    return shutil.which("bash") or "/bin/sh"
 
 
 def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing) -> Spec:
@@ -114,7 +106,7 @@ def control(peer: Peer, wanted: messages.Control) -> Awaitable[dict[str, Any]]:
     execution = _target(peer, wanted.execution_id)
     match wanted.type:
         case "PAUSE":
-            return _paused(execution, None if execution.state is State.STARTING else execution.pause())
+            return _paused(execution, execution.pause())
         case "RESUME":
             return _resumed(execution, execution.resume())
         case "SIGNAL":
@@ -127,10 +119,7 @@ def control(peer: Peer, wanted: messages.Control) -> Awaitable[dict[str, Any]]:
             return _ended(execution, "killed", wait=wanted.wait)
 
 
-async def _paused(execution: Execution, pausing: Awaitable[list[int]] | None) -> dict[str, Any]:
-    if pausing is None:  # asked for while it was being started
-        await execution.spawned.wait()
-        pausing = execution.pause()
+async def _paused(execution: Execution, pausing: Awaitable[list[int]]) -> dict[str, Any]:
     return _controlled("paused", execution, survivors=await pausing)
 
 
@@ -177,12 +166,12 @@ def write_stdin(peer: Peer, wanted: messages.WriteStdin) -> Awaitable[dict[str, 
             text = base64.b64decode(wanted.data_base64 or "", validate=True)
         except ValueError:
             raise StructureError([{"path": "$.data_base64", "error": "is not base64"}]) from None
-    return _done(execution.write_stdin(text), {"accepted_bytes": len(text)})
+    return _done(execution.stdin.write(text), {"accepted_bytes": len(text)})
 
 
 def close_stdin(peer: Peer, wanted: messages.Which) -> Awaitable[dict[str, Any]]:
     """End a program's standard input, after what is being written to it."""
-    return _done(_target(peer, wanted.execution_id).close_stdin(), {})
+    return _done(_target(peer, wanted.execution_id).stdin.close(), {})
 
 
 async def _done(deed: Awaitable[None], result: dict[str, Any]) -> dict[str, Any]:

@@ -99,7 +99,6 @@ class TestPause:
                 assert state_of(answers[0]["pid"]) == "T"
                 await one.request("control", type="CANCEL")
 
-    @pytest.mark.xfail(reason="RESUME is decided at once, a PAUSE of what is being started only when it has started")
     async def test_a_pause_and_a_resume_right_behind_execute_happen_in_order(self, client):
         """EXECUTE, PAUSE and RESUME in one batch: all three are true, in this order."""
         async with client() as one:

@@ -8,7 +8,7 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -21,8 +21,9 @@ from ccexecd.core.spec import Spec
 from ccexecd.engine import Engine
 from ccexecd.process.execution import Execution
 from ccexecd.process.keeper_client import KeeperClient
+from ccexecd.process.leader import Launch, Leader, SpawnError
 from ccexecd.process.pump import Pump
-from ccexecd.process.supervisor import supervise
+from ccexecd.process.supervisor import Start, supervise
 
 T = TypeVar("T")
 
@@ -188,6 +189,29 @@ async def running_keeper(umask: int = 0o022) -> AsyncIterator[KeeperClient]:
             nursery.cancel_scope.cancel()
 
 
+async def spawn(keeper: KeeperClient, launch: Launch, *stdio: int) -> Leader:
+    """Start a leader with copies of these descriptors, and wait until it runs; raises what came of it instead."""
+    settled: list[Leader | SpawnError] = []
+    known = trio.Event()
+
+    def settle(result: Leader | SpawnError) -> None:
+        settled.append(result)
+        known.set()
+
+    keeper.spawn(launch, [os.dup(fd) for fd in stdio], settle)
+    with trio.CancelScope(shield=True):
+        await known.wait()
+    if isinstance(settled[0], SpawnError):
+        raise settled[0]
+    return settled[0]
+
+
+def launch_of(execution: Execution) -> Launch:
+    """What the engine would have started for it."""
+    spec = execution.spec
+    return Launch(spec.argv, spec.cwd, {**os.environ, **spec.env}, spec.grace)
+
+
 class Stage:
     """Keeper and pump, on which executions run that nobody but the test owns."""
 
@@ -200,9 +224,8 @@ class Stage:
         """Have something executed."""
         execution = Execution(Spec(argv, argv[0], **{"grace": 5.0, **spec}), "session", self.keeper, self.pump, window)  # type: ignore[arg-type]
         execution.apply(Event.ADMIT)
-        self.nursery.start_soon(
-            supervise, execution, self.keeper, self.pump, lambda one: {**os.environ, **one.spec.env}
-        )
+        start = Start(execution, self.keeper, launch_of(execution))
+        self.nursery.start_soon(supervise, execution, self.keeper, self.pump, start)
         return execution
 
     async def run(self, argv: tuple[str, ...], **spec: object) -> Execution:
@@ -237,13 +260,13 @@ async def open_stage(umask: int = 0o022) -> AsyncIterator[Stage]:
 
 
 @asynccontextmanager
-async def running_engine(**config: object) -> AsyncIterator[Engine]:
+async def running_engine(environ: Mapping[str, str] = os.environ, **config: object) -> AsyncIterator[Engine]:
     """Everything below the doors."""
     pump = Pump()
     with _plainly():
         async with running_keeper() as keeper, trio.open_nursery() as below:
             below.start_soon(pump.run)
-            engine = Engine(Config(**config), keeper, pump, os.environ)  # type: ignore[arg-type]
+            engine = Engine(Config(**config), keeper, pump, environ)  # type: ignore[arg-type]
             async with trio.open_nursery() as nursery:
                 await nursery.start(engine.run)
                 yield engine

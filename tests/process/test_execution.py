@@ -9,7 +9,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from ccexecd.core.execution import IllegalTransitionError, Reason, State
 from ccexecd.core.output import Note
-from ccexecd.process.execution import Execution, StdinClosedError
+from ccexecd.process.execution import Execution
+from ccexecd.process.standard_input import StdinClosedError
 
 from .programs import HOSTILE, NEVER, SELF_STOPPED, SLEEPER, STAYING, TERM_PROOF, Program, python, sh
 from .stage import Stage, end_of, lines_of, living, open_stage, state_of, thread_states, wait_for
@@ -126,10 +127,7 @@ async def test_what_is_not_to_be_done_raises_and_changes_nothing():
         assert before == (execution.state, execution.log.next_seq, execution.scope.deadline, execution.intent)
 
     async with open_stage() as stage:
-        execution = stage.begin(TERM_PROOF.argv, timeout=100)
-        refused(execution.pause)  # it is being started
-        refused(execution.resume)
-        await lines_of(execution, 1)
+        execution = await begun(stage, TERM_PROOF, timeout=100)
         refused(execution.resume)
         await execution.pause()
         refused(execution.pause)
@@ -164,6 +162,44 @@ async def _wait(awaitable) -> None:
     await awaitable
 
 
+async def test_what_is_asked_while_it_is_being_started_is_decided_when_it_has():
+    """In the order in which it was asked for, whoever waits first."""
+    results = {}
+    async with open_stage() as stage:
+        execution = stage.begin(TERM_PROOF.argv)
+        asked = {"early": execution.resume(), "first": execution.pause(), "again": execution.pause()}
+        asked |= {"then": execution.resume(), "last": execution.pause()}
+        assert execution.state is State.STARTING
+
+        async def wait(name: str) -> None:
+            try:
+                results[name] = await asked[name]
+            except IllegalTransitionError as refused:
+                results[name] = refused.state
+
+        async with trio.open_nursery() as nursery:
+            for name in reversed(asked):
+                nursery.start_soon(wait, name)
+        assert results == {
+            "early": State.RUNNING,
+            "first": [],
+            "again": State.PAUSED,
+            "then": [],
+            "last": [],
+        }
+        assert execution.state is State.PAUSED
+        assert states_below(stage) == {"T"}
+        await ended(execution)
+
+
+async def test_what_cannot_be_started_cannot_be_paused():
+    """Whoever asked in time hears that it has finished."""
+    async with open_stage() as stage:
+        execution = stage.begin(("/nowhere",))
+        with pytest.raises(IllegalTransitionError, match="cannot pause an execution that is FINISHED"):
+            await execution.pause()
+
+
 async def test_a_pause_that_nobody_waits_for_any_more_is_done_all_the_same():
     """The client may be gone: what was decided is not half done, and what is decided after it is done, too."""
     async with open_stage() as stage:
@@ -195,13 +231,13 @@ async def test_a_program_that_stopped_itself_goes_on_after_a_resume():
 async def test_the_clock_of_a_time_out_stands_still_while_paused():
     """What was left of it at the pause is left of it at the resume."""
     async with open_stage() as stage:
-        execution = await begun(stage, TERM_PROOF, timeout=0.8, grace=0.0)
+        execution = await begun(stage, TERM_PROOF, timeout=0.6, grace=0.0)
         await execution.pause()
-        await trio.sleep(0.9)
+        await trio.sleep(0.7)
         assert execution.state is State.PAUSED
         await execution.resume()
         assert execution.state is State.RUNNING
-        assert 0 < execution.scope.deadline - trio.current_time() < 0.8
+        assert 0 < execution.scope.deadline - trio.current_time() < 0.6
         await end_of(execution)
         assert execution.outcome is not None
         assert execution.outcome.reason is Reason.TIMEOUT
@@ -211,17 +247,17 @@ async def test_the_clock_of_a_time_out_stands_still_while_paused():
 async def test_requests_that_overtake_each_other_do_not_lose_a_limit(limit):
     """PAUSE, RESUME, PAUSE, RESUME at once: the limit still acts, neither at once nor never."""
     async with open_stage() as stage:
-        execution = await begun(stage, TERM_PROOF, grace=0.0, **{limit: 0.8})
+        execution = await begun(stage, TERM_PROOF, grace=0.0, **{limit: 0.6})
         async with trio.open_nursery() as nursery:
             for each in [execution.pause(), execution.resume(), execution.pause()]:
                 nursery.start_soon(_wait, each)
-        await trio.sleep(0.9)
+        await trio.sleep(0.7)
         assert execution.state is State.PAUSED
         async with trio.open_nursery() as nursery:
             for each in [execution.resume(), execution.pause(), execution.resume()]:
                 nursery.start_soon(_wait, each)
         assert execution.state is State.RUNNING
-        assert 0 <= execution.idle_seconds < 0.8
+        assert 0 <= execution.idle_seconds < 0.6
         await end_of(execution)
         assert execution.outcome is not None
         assert execution.outcome.reason is {"timeout": Reason.TIMEOUT, "stall_timeout": Reason.STALLED}[limit]
@@ -334,9 +370,9 @@ async def test_what_is_written_is_read_in_order_and_ends_when_closed():
         texts = [bytes([letter]) * 200_000 for letter in b"abcdef"]
         async with trio.open_nursery() as nursery:
             for text in texts:
-                nursery.start_soon(execution.write_stdin, text)
+                nursery.start_soon(execution.stdin.write, text)
                 await wait_all_tasks_blocked()
-            nursery.start_soon(execution.close_stdin)
+            nursery.start_soon(execution.stdin.close)
         await end_of(execution)
         assert execution.log.text("stdout") == b"".join(texts)
         assert execution.outcome is not None
@@ -350,7 +386,7 @@ async def test_a_write_waits_for_a_program_that_does_not_read():
         written = trio.Event()
 
         async def write() -> None:
-            await execution.write_stdin(b"x" * 1_000_000)
+            await execution.stdin.write(b"x" * 1_000_000)
             written.set()
 
         async with trio.open_nursery() as nursery:
@@ -359,7 +395,7 @@ async def test_a_write_waits_for_a_program_that_does_not_read():
             assert not written.is_set()
             await execution.signal(signal.SIGCONT)
             await written.wait()
-        await execution.close_stdin()
+        await execution.stdin.close()
         await end_of(execution)
         assert execution.log.text("stdout").split()[-1] == b"1000000"
 
@@ -370,23 +406,23 @@ async def test_nothing_can_be_written_where_nothing_is_read():
         closed = stage.begin(SLEEPER)
         await closed.spawned.wait()
         with pytest.raises(StdinClosedError, match="stdin: open"):
-            await closed.write_stdin(b"x")
-        await closed.close_stdin()
+            await closed.stdin.write(b"x")
+        await closed.stdin.close()
         await ended(closed)
 
         opened = stage.begin(SLEEPER, stdin_open=True)
         await opened.spawned.wait()
-        await opened.close_stdin()
+        await opened.stdin.close()
         with pytest.raises(StdinClosedError, match="closed"):
-            await opened.write_stdin(b"x")
+            await opened.stdin.write(b"x")
         await ended(opened)
 
         done = await begun(stage, Program(sh("exec <&-; echo ready; sleep 1000")), stdin_open=True)
         with pytest.raises(StdinClosedError, match="no more input"):
-            await done.write_stdin(b"x")
+            await done.stdin.write(b"x")
         await ended(done)
         with pytest.raises(StdinClosedError):
-            await done.write_stdin(b"x")
+            await done.stdin.write(b"x")
 
 
 async def test_a_write_that_waits_fails_when_the_program_ends():
@@ -397,7 +433,7 @@ async def test_a_write_that_waits_fails_when_the_program_ends():
 
         async def write() -> None:
             with pytest.raises(StdinClosedError):
-                await execution.write_stdin(b"x" * 1_000_000)
+                await execution.stdin.write(b"x" * 1_000_000)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write)
@@ -413,7 +449,7 @@ async def test_a_descendant_that_holds_standard_input_does_not_keep_a_write_wait
 
         async def write() -> None:
             with pytest.raises(StdinClosedError):
-                await execution.write_stdin(b"x" * 1_000_000)
+                await execution.stdin.write(b"x" * 1_000_000)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write)
@@ -425,7 +461,7 @@ async def test_an_input_that_is_never_closed_keeps_nobody_alive():
     """It is closed when the program has ended."""
     async with open_stage() as stage:
         execution = await stage.run(("true",), stdin_open=True)
-        assert execution._stdin is None
+        assert execution.stdin._pipe is None
 
 
 # Watchers

@@ -122,7 +122,7 @@ class Channel:
 
 
 def _launch(number: int, argv: tuple[str, ...], /, **message: object) -> Message:
-    wanted = {"cwd": None, "env": ENV, "umask": 0o022, "grace": 5.0, "stdin": False}
+    wanted = {"cwd": None, "env": ENV, "unset": [], "grace": 5.0, "stdin": False}
     return {"n": number, "argv": argv, **wanted, **message}
 
 
@@ -250,7 +250,8 @@ def test_a_leader_has_default_signal_dispositions():
         for name, _, mask in (line.partition(":\t") for line in status.splitlines())
         if name.startswith("Sig") and name != "SigQ"
     }
-    assert masks == {"SigPnd": 0, "SigBlk": 0, "SigIgn": 0, "SigCgt": 0}
+    for_glibc_alone = 1 << (32 - 1) | 1 << (33 - 1)  # its posix_spawn ignores them; nobody else can use them (nptl(7))
+    assert masks == {"SigPnd": 0, "SigBlk": 0, "SigIgn": masks["SigIgn"] & for_glibc_alone, "SigCgt": 0}
 
 
 def test_a_leader_has_three_descriptors(channel):
@@ -262,12 +263,6 @@ def test_a_leader_has_three_descriptors(channel):
     assert "0 -> /dev/null" in listed
     channel.ask("kill", n=1)
     channel.event("exit", 1)
-
-
-@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
-def test_a_leader_has_the_umask_that_was_asked_for(channel, umask):
-    """Not that of the daemon, which is strict."""
-    assert int(channel.output_of(sh("umask"), umask=umask), 8) == umask
 
 
 def test_a_leader_has_a_session_and_a_group_of_its_own(channel):

@@ -4,14 +4,14 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from ccexecd.process import keeper, keeper_client
+from ccexecd.process import keeper, keeper_client, keeper_link
 from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.leader import Launch, Leader, SpawnError
 
@@ -24,6 +24,7 @@ from .stage import (
     living,
     open_descriptors,
     running_keeper,
+    spawn,
     thread_states,
     wait_for,
 )
@@ -36,7 +37,7 @@ async def spawned(keeper: KeeperClient, argv: tuple[str, ...], **launch: object)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         wanted = Launch(**{"argv": argv, "cwd": None, "env": ENV, "grace": 5.0, **launch})  # type: ignore[arg-type]
-        return await keeper.spawn(wanted, None, nowhere, nowhere)
+        return await spawn(keeper, wanted, nowhere, nowhere)
     finally:
         os.close(nowhere)
 
@@ -45,7 +46,7 @@ async def ready(keeper: KeeperClient, program: Program, **launch: object) -> Lea
     """Start a leader, and wait for its lines."""
     ours, theirs = os.pipe()
     wanted = Launch(**{"argv": program.argv, "cwd": None, "env": ENV, "grace": 5.0, **launch})  # type: ignore[arg-type]
-    leader = await keeper.spawn(wanted, None, theirs, theirs)
+    leader = await spawn(keeper, wanted, theirs, theirs)
     os.close(theirs)
     async with trio.lowlevel.FdStream(ours) as output:
         text = b""
@@ -59,7 +60,7 @@ async def output_of(keeper: KeeperClient, argv: tuple[str, ...], **launch: objec
     """Start a leader, and read all that it writes."""
     ours, theirs = os.pipe()
     wanted = Launch(**{"argv": argv, "cwd": None, "env": ENV, "grace": 5.0, **launch})  # type: ignore[arg-type]
-    await keeper.spawn(wanted, None, theirs, theirs)
+    await spawn(keeper, wanted, theirs, theirs)
     os.close(theirs)
     text = bytearray()
     async with trio.lowlevel.FdStream(ours) as output:
@@ -79,7 +80,7 @@ async def ended(keeper: KeeperClient, leader: Leader) -> None:
 @pytest.fixture
 def slow_keepers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A keeper that does not answer is not waited for as long as a real one."""
-    monkeypatch.setattr(keeper_client, "_ANSWER_PATIENCE", 0.3)
+    monkeypatch.setattr(keeper_link, "ANSWER_PATIENCE", 0.3)
 
 
 # Asking
@@ -258,7 +259,7 @@ async def test_a_lost_keeper_is_replaced_and_nothing_of_it_is_left():
             leader.exit and (leader.exit.code is None or leader.exit.supervision_lost or leader.exit.survivors)
             for leader in leaders
         )
-        await wait_for(lambda: keeper.pid != first, "there is another")
+        await wait_for(lambda: keeper.pid not in (first, None), "there is another")
         assert family() == {keeper.pid}
         assert (await output_of(keeper, sh("echo fine"))) == b"fine\n"
         assert open_descriptors() == descriptors
@@ -284,7 +285,8 @@ async def test_what_had_no_tag_is_ended_with_its_keeper():
         assert living(first)
         os.kill(first, signal.SIGKILL)
         await wait_for(
-            lambda: keeper.pid != first and not living() - {keeper.pid}, "nothing but another keeper is left"
+            lambda: keeper.pid not in (first, None) and not living() - {keeper.pid},
+            "nothing but another keeper is left",
         )
 
 
@@ -310,7 +312,7 @@ async def test_a_keeper_that_is_told_to_end_gives_its_trees_their_grace():
         assert leader.exit is not None
         assert proof.exit is not None
         assert (leader.exit.code, proof.exit.code) == (7, -signal.SIGKILL)
-        await wait_for(lambda: keeper.pid != first, "there is another")
+        await wait_for(lambda: keeper.pid not in (first, None), "there is another")
         assert (await output_of(keeper, sh("echo fine"))) == b"fine\n"
 
 
@@ -359,7 +361,7 @@ async def test_a_leader_that_the_keeper_reaped_as_its_last_act_is_not_waited_for
         with trio.fail_after(3):
             await leader.gone.wait()
             await forgotten.gone.wait()
-            await wait_for(lambda: keeper.pid != first, "there is another")
+            await wait_for(lambda: keeper.pid not in (first, None), "there is another")
         assert forgotten.exit is not None
         assert (forgotten.exit.code, forgotten.exit.supervision_lost) == (None, True)
 
@@ -446,28 +448,62 @@ async def test_whoever_waits_for_room_to_ask_is_told():
     assert answers == [[]] * 1000
 
 
-async def test_a_keeper_that_cannot_be_started_again_leaves_nobody_waiting(monkeypatch):
-    """The daemon ends by it; a spawn that waited for the next keeper is refused."""
-    refusals = []
-
-    async def start(client: KeeperClient) -> None:
-        with pytest.raises(SpawnError) as refused:
-            await spawned(client, SLEEPER)
-        refusals.append(refused.value.subject)
-
-    async def run() -> None:
-        async with trio.open_nursery() as nursery:
-            client = KeeperClient(0o022)
-            await nursery.start(client.run)
-            monkeypatch.setattr(keeper, "__file__", "/nowhere/keeper.py")
+async def test_a_keeper_that_cannot_be_started_again_is_tried_again(monkeypatch):
+    """The daemon goes on without one: a spawn that waited for it is refused, and once there is one again, all works."""
+    monkeypatch.setattr(keeper_client, "_RETRY_AFTER", 0.05)
+    async with running_keeper() as client:
+        with monkeypatch.context() as broken:
+            broken.setattr(keeper, "__file__", "/nowhere/keeper.py")
             assert client.pid
             os.kill(client.pid, signal.SIGKILL)
-            await wait_for(lambda: not client._ready.is_set(), "it is noticed")
-            nursery.start_soon(start, client)
+            await wait_for(lambda: client.pid is None, "it is noticed")
+            for _ in range(3):
+                with (
+                    trio.fail_after(PATIENCE),
+                    pytest.raises(SpawnError, match="the keeper ended at once") as no,
+                ):
+                    await spawned(client, SLEEPER)
+                assert no.value.subject == "keeper"
+        with trio.fail_after(PATIENCE):
+            while True:
+                with suppress(SpawnError):
+                    assert await output_of(client, sh("echo fine")) == b"fine\n"
+                    break
 
-    with trio.fail_after(PATIENCE), pytest.RaisesGroup(pytest.RaisesExc(OSError, match="the keeper ended at once")):
-        await run()
-    assert refusals == ["keeper"]
+
+async def test_what_is_asked_of_a_lost_keeper_is_never_asked_of_the_next():
+    """The socket is full of questions when the keeper is lost: all are told so, and the next one hears none of them."""
+    answers = []
+    async with running_keeper() as keeper:
+        leader = await ready(keeper, TERM_PROOF)
+        first = keeper.pid
+        assert first is not None
+        os.kill(first, signal.SIGSTOP)
+
+        async def ask() -> None:
+            answers.append(await keeper.members(leader))
+
+        async def start() -> None:
+            try:
+                await ended(keeper, await spawned(keeper, SLEEPER))
+                answers.append("started")
+            except SpawnError as refused:
+                answers.append(str(refused))
+
+        with trio.fail_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                for _ in range(1000):
+                    nursery.start_soon(ask)
+                for _ in range(100):
+                    nursery.start_soon(start)
+                await wait_all_tasks_blocked()
+                os.kill(first, signal.SIGKILL)
+            assert await output_of(keeper, sh("echo fine")) == b"fine\n"
+        assert answers.count([]) == 1000
+        lost = "keeper: was lost while starting it; try again"
+        assert answers.count(lost) == 16  # as many as are asked for at a time
+        assert answers.count("started") == 84
+        await wait_for(lambda: not keeper._leaders, "nobody waits for anything")
 
 
 # Starting it
@@ -505,6 +541,4 @@ async def test_a_keeper_that_is_none_is_told_to_whoever_starts_the_daemon(stand_
     client = KeeperClient(0o022)
     with trio.fail_after(PATIENCE), pytest.raises(OSError, match=complaint):
         await client.run()
-    assert client._process is not None
-    client._process.kill()
-    client._process.wait()
+    assert not described(living())

@@ -1,7 +1,6 @@
 """What a slow watcher means for a program, and what its silence means, with real programs."""
 
 import hashlib
-import os
 import sys
 from pathlib import Path
 
@@ -14,7 +13,9 @@ from ccexecd.core.spec import Spec
 from ccexecd.process.execution import Execution
 from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.pump import Pump
-from ccexecd.process.supervisor import supervise
+from ccexecd.process.supervisor import Start, supervise
+
+from .stage import launch_of
 
 WINDOW = 1024 * 1024
 SIZE = 20_000_000
@@ -34,7 +35,8 @@ async def start():
             execution = Execution(Spec(argv, " ".join(argv), **spec), "session", keeper, pump, WINDOW)
             execution.apply(Event.ADMIT)
             started.append(execution)
-            nursery.start_soon(supervise, execution, keeper, pump, lambda _: dict(os.environ))
+            start = Start(execution, keeper, launch_of(execution))
+            nursery.start_soon(supervise, execution, keeper, pump, start)
             return execution
 
         yield begin

@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -222,6 +222,9 @@ async def test_a_lack_of_descriptors_is_told_and_passes():
 
 SIGNAL_SETS = ("SigB", "SigI", "SigC")  # blocked, ignored, caught
 
+OF_GLIBC = 1 << 31 | 1 << 32
+"""Signals 32 and 33, which its posix_spawn ignores; nobody else can use them (nptl(7))."""
+
 
 async def test_a_program_finds_a_clean_place():
     """Three descriptors, nothing to read, default signals, a session of its own, the umask of whoever started us."""
@@ -239,11 +242,11 @@ async def test_a_program_finds_a_clean_place():
         status = await stage.run(("cat", "/proc/self/status"))
         assert execution.log.text("stdout").decode().splitlines() == [
             "['0', '1', '2'] /dev/null b''",
-            f"0 {1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1}",  # Python's own two
+            f"0 {1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1 | OF_GLIBC}",  # the first two are Python's own
             f"True {0o027}",
         ]
         masks = [line.split()[1] for line in status.log.text("stdout").decode().splitlines() if line[:4] in SIGNAL_SETS]
-        assert [int(mask, 16) for mask in masks] == [0, 0, 0]
+        assert [int(mask, 16) & ~OF_GLIBC for mask in masks] == [0, 0, 0]
 
 
 async def test_the_pipes_of_a_program_hold_a_mebibyte():
@@ -256,29 +259,45 @@ async def test_the_pipes_of_a_program_hold_a_mebibyte():
 # Ended by us
 
 
-@pytest.mark.parametrize("how", ["cancel", "kill"])
 @pytest.mark.parametrize("name", HOSTILE)
-async def test_nothing_of_it_is_left(name, how):
+async def test_nothing_of_it_is_left(name):
     """Whatever it did to escape, and whatever it does at TERM."""
     async with open_stage() as stage:
         execution = await begun(stage, HOSTILE[name], grace=0.2)
         if execution.is_live:
-            execution.cancel(Reason.CANCELLED, 0.0 if how == "kill" else None)
+            execution.cancel(Reason.CANCELLED)
         await end_of(execution)
         await nothing_is_left(stage)
         assert outcome_of(execution).survivors == ()
         assert execution.state is State.FINISHED
 
 
-@pytest.mark.parametrize("name", STAYING)
-async def test_a_time_out_ends_it_and_keeps_what_it_wrote(name):
-    """The output is there, the reason says why, and nothing is left."""
+async def test_nothing_is_left_of_all_of_them_killed_at_once():
+    """Their trees grow and shrink and change their parents beside each other."""
     async with open_stage() as stage:
-        execution = await begun(stage, HOSTILE[name], grace=0.1, timeout=0.5)
-        await end_of(execution)
-        assert outcome_of(execution).reason is Reason.TIMEOUT
-        assert b"ready\n" in execution.log.text("stdout")
+        executions = {name: await begun(stage, program) for name, program in HOSTILE.items()}
+        for execution in executions.values():
+            if execution.is_live:
+                execution.cancel(Reason.CANCELLED, 0.0)
+        for execution in executions.values():
+            await end_of(execution)
         await nothing_is_left(stage)
+        assert {name: outcome_of(execution).survivors for name, execution in executions.items()} == dict.fromkeys(
+            HOSTILE, ()
+        )
+
+
+async def test_a_time_out_ends_it_and_keeps_what_it_wrote():
+    """The output is there, the reason says why, and nothing is left, whatever the program."""
+    async with open_stage() as stage:
+        executions = {name: stage.begin(program.argv, grace=0.1, timeout=1.0) for name, program in STAYING.items()}
+        for execution in executions.values():
+            await end_of(execution)
+        await nothing_is_left(stage)
+        assert {name: outcome_of(each).reason for name, each in executions.items()} == dict.fromkeys(
+            STAYING, Reason.TIMEOUT
+        )
+        assert [name for name, each in executions.items() if b"ready\n" not in each.log.text("stdout")] == []
 
 
 async def test_a_stall_is_warned_of_and_then_ends_it():
@@ -351,47 +370,47 @@ async def test_a_paused_program_hears_that_it_is_to_end():
         assert facts(execution) == (7, Reason.CANCELLED, "failed")
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2, 3])
-async def test_a_cancel_overtakes_a_pause_that_has_just_been_decided(steps):
+async def test_a_cancel_overtakes_a_pause_that_has_just_been_decided():
     """The program ends in its own way, whichever of both the keeper hears first: it is not stopped in its handler."""
     async with open_stage() as stage:
-        execution = await begun(stage, LAST_WORDS, grace=PATIENCE * 2)
-        pausing = execution.pause()
+        for steps in range(4):
+            execution = await begun(stage, LAST_WORDS, grace=PATIENCE * 2)
+            pausing = execution.pause()
 
-        async def wait() -> None:
-            with suppress(IllegalTransitionError):
-                await pausing
+            async def wait(pausing: Awaitable[object] = pausing) -> None:
+                with suppress(IllegalTransitionError):
+                    await pausing
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(wait)
-            for _ in range(steps):
-                await trio.lowlevel.checkpoint()
-            execution.cancel(Reason.CANCELLED)
-        await end_of(execution)
-        assert facts(execution) == (7, Reason.CANCELLED, "failed")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+                execution.cancel(Reason.CANCELLED)
+            await end_of(execution)
+            assert facts(execution) == (7, Reason.CANCELLED, "failed")
 
 
 # At the wrong moment
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2, 3, 5, 8])
 @pytest.mark.parametrize("how", ["cancel", "kill", "the nursery"])
-async def test_a_cancel_is_not_lost_in_the_start(how, steps):
+async def test_a_cancel_is_not_lost_in_the_start(how):
     """Before it is asked for, while it is under way, and just after: it is ended, and nothing is left."""
     async with open_stage() as stage:
-        with trio.CancelScope() as scope:
-            async with trio.open_nursery() as stage.nursery:
-                execution = stage.begin(SLEEPER)
-                for _ in range(steps):
-                    await trio.lowlevel.checkpoint()
-                if how == "the nursery":
-                    scope.cancel()
-                else:
-                    execution.cancel(Reason.CANCELLED, 0.0 if how == "kill" else None)
-        await end_of(execution)
-        assert outcome_of(execution).reason is (Reason.SHUTDOWN if how == "the nursery" else Reason.CANCELLED)
-        assert outcome_of(execution).exit_code == (-signal.SIGKILL if how == "kill" else -signal.SIGTERM)
-        await nothing_is_left(stage)
+        for steps in (0, 1, 2, 3, 4, 5, 8):
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as stage.nursery:
+                    execution = stage.begin(SLEEPER)
+                    for _ in range(steps):
+                        await trio.lowlevel.checkpoint()
+                    if how == "the nursery":
+                        scope.cancel()
+                    else:
+                        execution.cancel(Reason.CANCELLED, 0.0 if how == "kill" else None)
+            await end_of(execution)
+            assert outcome_of(execution).reason is (Reason.SHUTDOWN if how == "the nursery" else Reason.CANCELLED)
+            assert outcome_of(execution).exit_code == (-signal.SIGKILL if how == "kill" else -signal.SIGTERM)
+            await nothing_is_left(stage)
 
 
 async def test_a_cancel_of_what_cannot_be_started_ends_it():
@@ -459,7 +478,6 @@ async def test_nothing_adds_up():
         assert (open_descriptors(), trio.lowlevel.current_statistics().tasks_living) == before
         assert open_descriptors(stage.keeper.pid) == of_keeper
         assert not stage.keeper._leaders
-        assert not stage.keeper._replies
         assert not stage.pump._sources
 
 
@@ -753,7 +771,9 @@ async def main():
         await nursery.start(keeper.run)
         deaf = "trap '' TERM; echo ready; exec sleep 1000"
         argv = ("sh", "-c", 'setsid sh -c "$1" & setsid sh -c "$1" & read go', "sh", deaf)
-        leader = await keeper.spawn(Launch(argv, None, dict(os.environ), 0.6), 0, 1, 2)
+        send, receive = trio.open_memory_channel(1)
+        keeper.spawn(Launch(argv, None, dict(os.environ), 0.6), [os.dup(n) for n in range(3)], send.send_nowait)
+        leader = await receive.receive()
         await leader.exited.wait()
         print("survivors", len(leader.exit.survivors), flush=True)
         if sys.argv[1] == "ends":
@@ -780,7 +800,7 @@ async def test_a_keeper_inside_an_execution_ends_only_its_own():
         script = 'setsid sleep 1000 & "$@"; echo "left $?"; exec sleep 1000'
         outer = stage.begin(sh(script, *nested("ends")), grace=0.2, stdin_open=True)
         await lines_of(outer, 2)
-        await outer.write_stdin(b"go\n")
+        await outer.stdin.write(b"go\n")
         await lines_of(outer, 5)
         assert outer.log.text("stdout") == b"ready\nready\nsurvivors 2\ngone\nleft 0\n"
         assert len(living(stage.keeper.pid)) == 2
@@ -795,7 +815,7 @@ async def test_a_keeper_inside_an_execution_ends_with_it(how):
     async with open_stage() as stage:
         outer = stage.begin(nested("stays"), grace=5.0, stdin_open=True)
         await lines_of(outer, 2)
-        await outer.write_stdin(b"go\n")
+        await outer.stdin.write(b"go\n")
         await lines_of(outer, 3)
         assert len(living(stage.keeper.pid)) == 4  # daemon, keeper, and what it keeps
         if how == "its daemon is killed":

@@ -12,7 +12,6 @@ import trio
 
 from ccexecd.keys import Config
 from ccexecd.protocol import messages
-from ccexecd.service import methods
 from ccexecd.service.methods import EXECUTION_METHODS, default_shell, spec_of
 from tests.e2e.client import PATIENCE, Client, RefusedError, Watched
 from tests.e2e.daemon_process import eventually, state_of
@@ -61,11 +60,6 @@ class TestSpec:
         assert made.argv == (default_shell(), "-c", "echo $HOME | wc")
         assert (made.display, made.shell) == ("echo $HOME | wc", True)
         assert spec(messages.Execute(command="true"), shell="/bin/dash").argv == ("/bin/dash", "-c", "true")
-
-    def test_without_bash_it_is_sh(self, monkeypatch):
-        """Every machine has /bin/sh."""
-        monkeypatch.setattr(methods.shutil, "which", lambda _: None)
-        assert default_shell.__wrapped__() == "/bin/sh"
 
     def test_words_are_run_as_they_are(self):
         """What is shown of them can be pasted into a shell."""

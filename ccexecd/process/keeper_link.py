@@ -1,0 +1,219 @@
+"""The line to one keeper, from its hello to its end: what is asked, what is answered, what it tells unasked.
+
+Owns the daemon's end of the socket pair and every request that is under way on it. A link is never mended: when its
+keeper is lost, all of its requests are told so, and whoever wants to ask again asks the next one. Asking is a plain
+function: the request leaves in the step in which it is made, or queues behind those that the socket did not take.
+"""
+
+import array
+import contextlib
+import errno
+import json
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import orjson
+import trio
+
+from ccexecd.process import keeper
+
+ANSWER_PATIENCE = 15.0
+"""Seconds until a keeper that does not answer is given up, and with it everything that it kept. It answers within
+milliseconds, but for the start of a program: a file system that hangs can hold it up there."""
+
+Message = dict[str, Any]
+
+Heard = Callable[[Message | None], None]
+"""Takes the answer to a request in the step in which it is read; None when there will be none. Must not raise."""
+
+
+class KeeperLostError(Exception):
+    """The keeper ended before it answered."""
+
+
+@attrs.frozen
+class _Request:
+    message: Message
+    fds: Sequence[int]
+    heard: Heard
+
+
+class KeeperLink:
+    """One socket to one keeper.
+
+    Args:
+        connected: our end, non-blocking; the link's from here.
+        told: takes what the keeper says unasked.
+        patience: seconds until its first word.
+    """
+
+    def __init__(self, connected: socket.socket, told: Callable[[Message], None], patience: float) -> None:
+        self._socket = connected
+        self._told = told
+        self._last_id = 0
+        self._unsent: deque[tuple[int, _Request]] = deque()
+        self._under_way: dict[int, tuple[_Request, float]] = {}  # by id, with the moment it was sent
+        self._full = trio.Event()
+        self._patience = trio.CancelScope(deadline=trio.current_time() + patience)
+        self._is_open = True
+
+    def post(self, message: Message, fds: Sequence[int], heard: Heard) -> None:
+        """Ask, without waiting.
+
+        Args:
+            message: what to ask; an id is added.
+            fds: descriptors that go along. They are the link's from here, which closes them.
+            heard: called once.
+        """
+        if not self._is_open:
+            close_all(fds)
+            heard(None)
+            return
+        self._last_id += 1
+        self._unsent.append((self._last_id, _Request(message, fds, heard)))
+        if len(self._unsent) == 1 and not self._flush():
+            self._full.set()
+
+    async def ask(self, message: Message) -> Message:
+        """Ask, and wait for the answer.
+
+        Raises:
+            KeeperLostError: there will be none.
+        """
+        arrived = trio.Event()
+        answer: list[Message | None] = []
+
+        def heard(message: Message | None) -> None:
+            answer.append(message)
+            arrived.set()
+
+        self.post(message, (), heard)
+        await arrived.wait()
+        if answer[0] is None:
+            raise KeeperLostError
+        return answer[0]
+
+    async def run(self) -> bool:
+        """Send and receive until the keeper is gone.
+
+        Returns:
+            Whether it has hung up; False when it has not answered for too long.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send_rest)
+            with self._patience:
+                await self._receive()
+            nursery.cancel_scope.cancel(reason="the keeper is gone")
+        return not self._patience.cancelled_caught
+
+    def close(self) -> None:
+        """Hang up: the keeper, if it still lives, ends everything and itself. Every request is told."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        trio.lowlevel.notify_closing(self._socket)
+        self._socket.close()
+        unsent = [request for _, request in self._unsent]
+        unanswered = [request for request, _ in self._under_way.values()]
+        self._unsent.clear()
+        self._under_way.clear()
+        for request in unsent:
+            close_all(request.fds)
+        for request in [*unanswered, *unsent]:
+            request.heard(None)
+
+    # Sending
+
+    def _flush(self) -> bool:
+        """Send what waits, as far as the socket takes it. Returns whether it took all."""
+        while self._unsent:
+            number, request = self._unsent[0]
+            try:
+                self._send(_encode({"re": number, **request.message}), request.fds)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                self._unsent.popleft()
+                close_all(request.fds)
+                request.heard(_refusal(error))
+                continue
+            self._unsent.popleft()
+            close_all(request.fds)
+            if not self._under_way:
+                self._patience.deadline = trio.current_time() + ANSWER_PATIENCE
+            self._under_way[number] = request, trio.current_time()
+        return True
+
+    def _send(self, packet: bytes, fds: Sequence[int]) -> None:
+        """Send one packet; one that is too large travels in a memfd."""
+        if len(packet) <= keeper.MAX_PACKET:
+            self._socket.sendmsg([packet], _rights(fds))
+            return
+        memfd = os.memfd_create("ccexecd-launch", os.MFD_CLOEXEC)
+        try:
+            os.write(memfd, packet)
+            self._socket.sendmsg([_encode({"memfd": len(packet)})], _rights([*fds, memfd]))
+        finally:
+            os.close(memfd)
+
+    async def _send_rest(self) -> None:
+        """Go on where the socket was full."""
+        while True:
+            await self._full.wait()
+            self._full = trio.Event()
+            while not self._flush():
+                await trio.lowlevel.wait_writable(self._socket)
+
+    # Receiving
+
+    async def _receive(self) -> None:
+        while self._is_open:
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                packet = self._socket.recv(keeper.MAX_PACKET)
+            except BlockingIOError:
+                continue
+            except ConnectionResetError:
+                return
+            if not packet:
+                return
+            message = orjson.loads(packet)
+            if "re" in message:
+                self._answered(message)
+            else:
+                self._told(message)
+            oldest = next(iter(self._under_way.values()), None)
+            self._patience.deadline = oldest[1] + ANSWER_PATIENCE if oldest is not None else float("inf")
+
+    def _answered(self, message: Message) -> None:
+        request, _ = self._under_way.pop(message["re"])
+        request.heard(message)
+
+
+def _refusal(error: OSError) -> Message | None:
+    """What a request hears that could not be sent: nothing if the keeper is gone, else what was lacking on our side."""
+    if error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
+        return None
+    return {"errno": error.errno, "strerror": error.strerror, "subject": "pipe"}
+
+
+def _rights(fds: Sequence[int]) -> "list[tuple[int, int, array.array[int]]]":
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+
+
+def close_all(fds: Sequence[int]) -> None:
+    """Close descriptors."""
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def _encode(message: Message) -> bytes:
+    try:
+        return orjson.dumps(message)
+    except (TypeError, orjson.JSONEncodeError):  # an inherited environment that is not UTF-8 (PEP 383)
+        return json.dumps(message).encode()
