@@ -153,7 +153,7 @@ class Daemon:
                 "finished": len(self._engine.executions) - live,
                 "total_started": self._engine.started_total,
             },
-            "keeper": {"pid": self._keeper.pid},
+            "keeper": {"pid": self._keeper.pid, "control_group": self._keeper.control_group},
             "memory_bytes": memory["memory_bytes"],
         }
 

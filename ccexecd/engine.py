@@ -312,7 +312,7 @@ class Engine:
         if spec.shell and self.config.shell is None and self._is_plain and is_plain(spec.env):
             path = None if "PATH" in removed else added.get("PATH", self._inherited.get("PATH"))
             argv = argv_of(spec.display, path or os.defpath)
-        return Launch(argv, spec.cwd, added, spec.grace, tuple(removed))
+        return Launch(argv, spec.cwd, added, spec.grace, tuple(removed), spec.limits.as_set())
 
     def _remember(self, execution: Execution) -> None:
         """Keep a finished execution for a while, and forget those that no longer fit."""

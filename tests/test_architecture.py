@@ -391,6 +391,8 @@ ELSEWHERE = {
     "ccexecd/external/site.py": ("tests/external/test_http.py", "values that http is given"),
     "ccexecd/process/inheritance.py": ("tests/process/test_keeper_client.py", "what a lost keeper leaves"),
     "ccexecd/process/keeper_link.py": ("tests/process/test_keeper_client.py", "every question goes through it"),
+    "ccexecd/process/packets.py": ("tests/process/test_keeper.py", "how the keeper hears and speaks"),
+    "ccexecd/process/tree.py": ("tests/process/test_keeper.py", "what the keeper remembers of an execution"),
     "ccexecd/process/standard_input.py": ("tests/process/test_execution.py", "an execution's input"),
     "ccexecd/process/leader.py": ("tests/process/test_keeper.py", "values that the keeper's client gives"),
     "ccexecd/process/measure.py": ("tests/e2e/test_ctl.py", "what status says of processes"),

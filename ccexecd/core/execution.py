@@ -128,12 +128,14 @@ class Exit:
         use: the resources that it used.
         survivors: pids of the tree that were alive when the leader was reaped.
         supervision_lost: the keeper ended before the leader did.
+        limit: which of its limits ended it, as far as the kernel says so.
     """
 
     code: int | None
     use: ResourceUse = ResourceUse()
     survivors: tuple[int, ...] = ()
     supervision_lost: bool = False
+    limit: str | None = None
 
 
 @attrs.frozen
@@ -147,6 +149,7 @@ class Outcome:
         leftovers: pids of its tree that outlived the leader and were ended after it.
         survivors: pids of its tree that could not be ended.
         error: what went wrong in starting it; empty otherwise.
+        limit: which of its limits it was beyond, where that is the reason.
     """
 
     exit_code: int | None
@@ -155,6 +158,7 @@ class Outcome:
     leftovers: tuple[int, ...] = ()
     survivors: tuple[int, ...] = ()
     error: str = ""
+    limit: str | None = None
 
     @property
     def signal(self) -> int | None:
@@ -177,4 +181,6 @@ def judge(exited: Exit, intent: Reason | None) -> Reason:
         return Reason.LOST
     if intent is not None:
         return intent
+    if exited.limit is not None:
+        return Reason.LIMIT
     return Reason.SIGNALED if exited.code < 0 else Reason.EXITED

@@ -11,6 +11,32 @@ TimeoutSource = Literal["request", "default", "none"]
 
 
 @attrs.frozen
+class Limits:
+    """What the tree of one execution may use; None is without limit.
+
+    Attributes:
+        memory_bytes: memory; of all processes together where there are control groups, else of each (address space)
+            and, looked at in intervals, of all together.
+        cpu_seconds: processor time of all processes together.
+        processes: how many there may be at a time, threads counted where there are control groups.
+        open_files: descriptors of each process.
+        file_bytes: size of a file that is written.
+        nice: how far each process stands back for others, 0 to 19.
+    """
+
+    memory_bytes: int | None = None
+    cpu_seconds: float | None = None
+    processes: int | None = None
+    open_files: int | None = None
+    file_bytes: int | None = None
+    nice: int | None = None
+
+    def as_set(self) -> dict[str, float]:
+        """Those that there are, by name."""
+        return attrs.asdict(self, filter=lambda _, value: value is not None)
+
+
+@attrs.frozen
 class Spec:
     """One command, ready to start.
 
@@ -29,6 +55,7 @@ class Spec:
         policy: what happens when its slowest watcher falls behind: it misses output, or the program waits for it.
         stdin_open: whether the client writes to its standard input; else it is /dev/null.
         on_disconnect: what the loss of the client means for it.
+        limits: what it may use.
         labels: the client's own marks.
     """
 
@@ -46,4 +73,5 @@ class Spec:
     policy: Literal["drop_oldest", "block"] = "drop_oldest"
     stdin_open: bool = False
     on_disconnect: Literal["auto", "cancel", "detach"] = "auto"
+    limits: Limits = Limits()
     labels: Mapping[str, str] = attrs.field(factory=dict)

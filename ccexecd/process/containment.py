@@ -195,12 +195,17 @@ def send(process: Process, signum: int) -> bool:
 class Forest:
     """Every process below this one, told apart by execution.
 
+    Args:
+        epoch: of the tags that are ours.
+        number_of: the execution in whose control group a process is; None where that says nothing.
+
     Attributes:
         leaders: pid of each leader that has not been reaped yet, and the number of its execution.
     """
 
-    def __init__(self, epoch: int) -> None:
+    def __init__(self, epoch: int, number_of: Callable[[int], int | None] = lambda _: None) -> None:
         self._root = os.getpid()
+        self._number_of = number_of
         self._epoch = epoch
         self.leaders: dict[int, int] = {}
         self._owners: dict[int, int | None] = {}  # of orphans, each until it is reaped
@@ -216,7 +221,7 @@ class Forest:
 
     def members(self, number: int) -> list[Process]:
         """The living processes of one execution, found anew."""
-        found = self._below(lambda pid: self._owner(pid) == number)
+        found = self._below(lambda pid: self.owner(pid) == number)
         if found:
             self._met.setdefault(number, {}).update((process.pid, process.started) for process in found)
         return found
@@ -226,17 +231,17 @@ class Forest:
 
         The kernel made the leader's children ours before it let anybody see that the leader is dead.
         """
-        return self._below(lambda pid: pid not in self.leaders and self._owner(pid) == number)
+        return self._below(lambda pid: pid not in self.leaders and self.owner(pid) == number)
 
     def strays(self) -> list[Process]:
         """The living processes below this one that belong to no execution that can be told."""
-        return self._below(lambda pid: self._owner(pid) is None)
+        return self._below(lambda pid: self.owner(pid) is None)
 
     def _children(self) -> list[int]:
         """Our children. Only the main thread has any: it forks the leaders, and the kernel gives orphans to it."""
         return [int(pid) for pid in _read(f"/proc/{self._root}/task/{self._root}/children").split()]
 
-    def _owner(self, child: int) -> int | None:
+    def owner(self, child: int) -> int | None:
         """Whose a direct child is: found out once, for there may be thousands, most of them waiting to be reaped."""
         if child in self.leaders:
             return self.leaders[child]
@@ -245,10 +250,16 @@ class Forest:
         return self._owners[child]
 
     def _owner_of_orphan(self, child: int) -> int | None:
-        """By its tag or, where that is off (`su`) or another keeper's, by having been met below its leader before."""
+        """By its tag or, where that is off (`su`) or another keeper's, by its control group.
+
+        Where there are none, it may have been met below its leader before.
+        """
         tag = _tag_of(child)
         if tag is not None and tag >> _NUMBER_BITS == (_TAG_BASE >> _NUMBER_BITS | self._epoch):
             return tag & ((1 << _NUMBER_BITS) - 1)
+        number = self._number_of(child)
+        if number is not None:
+            return number
         process = look_up(child)
         started = process.started if process is not None else None
         return next((number for number, met in self._met.items() if met.get(child) == started is not None), None)

@@ -123,6 +123,11 @@ class Execution:
         since = datetime.now(UTC) - timedelta(seconds=idle)
         self._note("process.stalled", {"idle_s": round(idle, 3), "last_output_at": since.isoformat()})
 
+    def is_beyond(self, limit: str) -> None:
+        """Its tree uses more than it may. What takes memory or forks is not asked to leave off: it is ended now."""
+        if self.intent is None and self.is_live:
+            self.cancel(Reason.LIMIT, None if limit == "cpu_seconds" else 0.0)
+
     def has_no_more_output(self) -> None:
         """Both pipes are at their end: what the framers held goes out now."""
         for stream, framer in self._framers.items():
@@ -150,6 +155,7 @@ class Execution:
             "exit_code": outcome.exit_code,
             "signal": outcome.signal,
             "reason": outcome.reason.value,
+            **({"limit": outcome.limit} if outcome.limit is not None else {}),
             "duration": self.duration,
             "rusage": {
                 "user_s": outcome.use.user_s,

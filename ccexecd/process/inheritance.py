@@ -12,6 +12,7 @@ import trio
 
 from ccexecd.core.execution import Exit, ResourceUse
 from ccexecd.process import containment
+from ccexecd.process.control_groups import Base
 from ccexecd.process.leader import Leader
 
 log = logging.getLogger(__name__)
@@ -23,17 +24,20 @@ _TICK = 0.005
 """Seconds between looks: a killed process needs a moment to die."""
 
 
-async def end_inherited(epoch: int, leaders: dict[int, Leader]) -> None:
+async def end_inherited(epoch: int, leaders: dict[int, Leader], groups: Base | None) -> None:
     """End every tree of a keeper that has been reaped, and whatever else it had below it.
 
     Args:
         epoch: the lost keeper's.
         leaders: its leaders by number. Each is taken out when nothing of it is left, and told so.
+        groups: below which its leaders had control groups.
     """
     forest = containment.Forest(epoch)
     forest.leaders.update({leader.pid: number for number, leader in leaders.items() if leader.pid})
     with trio.move_on_after(_PATIENCE):
         while leaders or forest.strays():
+            if groups is not None:
+                groups.kill_leaves()
             _end(forest, leaders)
             await trio.sleep(_TICK)
     for leader in leaders.values():

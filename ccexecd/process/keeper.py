@@ -14,71 +14,39 @@ that tree has been reaped. The first message is ``{"event": "hello", "protocol":
 meets an older keeper can tell.
 """
 
-import array
 import contextlib
-import json
 import os
 import select
 import signal
 import socket
 import sys
 import time
-from typing import Any
 
 if __name__ == "__main__":  # started by path with -I -S: the folder that holds the package is not on sys.path yet
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from ccexecd.process import containment, starting
+from ccexecd.process import containment, limits, starting
+from ccexecd.process.control_groups import Leaves
+from ccexecd.process.packets import Message, Packets
+from ccexecd.process.tree import Pause, Tree
 
 PROTOCOL = 1
 """Version of the messages; the hello carries it."""
 
-MAX_PACKET = 128 * 1024
-"""Bytes of a message in a packet: well under the kernel's default send buffer (212,992). Larger ones use a memfd."""
-
-_MAX_FDS = 8
-_TICK = 0.02  # seconds between looks at a kill that is under way
-_PAUSE_TICK = 0.001  # seconds between looks at a pause: a signalled process stops when it is next scheduled
-_PAUSE_PATIENCE = 2.0  # seconds until a process that does not stop (uninterruptible sleep) is reported
 _KILL_BURST = 0.05  # seconds that one pass may chase a tree which forks faster than it is killed
 
 _MAX_LISTED = 1000  # pids in one message: the list of a fork bomb would not fit into a packet
-
-Message = dict[str, Any]
-
-_encode = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
-
-
-class Tree:
-    """One execution as the keeper sees it.
-
-    Attributes:
-        number: the daemon's number for it.
-        pid: its leader.
-        grace: seconds from TERM to KILL if the daemon is lost.
-        leader_reaped: the exit has been reported.
-        kill_at: moment (monotonic) from which everything in it is killed on sight.
-        pause: the requests that wait for all of it to be stopped, and until when.
-    """
-
-    __slots__ = ("grace", "kill_at", "leader_reaped", "number", "pause", "pid")
-
-    def __init__(self, number: int, pid: int, grace: float) -> None:
-        self.number = number
-        self.pid = pid
-        self.grace = grace
-        self.leader_reaped = False
-        self.kill_at: float | None = None
-        self.pause: tuple[list[int], float] | None = None
 
 
 class Keeper:
     """The loop: one socket to the daemon, one wake-up pipe for SIGCHLD."""
 
-    def __init__(self, channel: socket.socket) -> None:
-        self._channel: socket.socket | None = channel
+    def __init__(self, channel: Packets, leaves: Leaves) -> None:
+        self._channel = channel
         self._epoch = containment.new_epoch()
-        self._forest = containment.Forest(self._epoch)
+        self._leaves = leaves
+        self._forest = containment.Forest(self._epoch, leaves.number_of)
+        self._oom_score = limits.OomScore()
         self._trees: dict[int, Tree] = {}
         self._unsettled: set[Tree] = set()  # those that something is expected of: a stop, an end, the last survivor
         self._leaving = False
@@ -106,7 +74,7 @@ class Keeper:
 
     def run(self) -> None:
         """Serve until the daemon is gone and every tree has ended."""
-        self._send({"event": "hello", "protocol": PROTOCOL, "pid": os.getpid(), "epoch": self._epoch})
+        self._channel.send({"event": "hello", "protocol": PROTOCOL, "pid": os.getpid(), "epoch": self._epoch})
         while not (self._leaving and not self._trees):
             for fd, _ in self._epoll.poll(self._time_to_next_look()):
                 if fd == self._wake:
@@ -119,40 +87,50 @@ class Keeper:
             self._look_after_trees()
         for stray in self._forest.strays():
             containment.send(stray, signal.SIGKILL)
+        self._leaves.dissolve()
 
     # What the daemon asks for
 
     def _spawn(self, message: Message, fds: list[int]) -> None:
         if self._leaving:  # it would have to wait for what it starts
-            self._send({"re": message["re"], "errno": 0, "strerror": "is ending; try again", "subject": "keeper"})
+            self._refuse(message, 0, "is ending; try again", "keeper")
             return
+        number, wanted = message["n"], message["limits"]
+        leaf = self._leaves.take(number)
         try:
-            with containment.tagged(self._epoch, message["n"]):
+            with containment.tagged(self._epoch, number), self._oom_score.raised():
                 pid = starting.start(
                     message["argv"],
                     self._environment_of(message),
                     message["cwd"],
                     fds if message["stdin"] else [self._null, *fds],
+                    limits.on_processes(wanted, leaf) if wanted else None,
                 )
         except starting.StartRefusedError as refused:
-            self._send(
-                {
-                    "re": message["re"],
-                    "errno": refused.errno,
-                    "strerror": refused.strerror,
-                    "subject": refused.subject,
-                }
-            )
+            self._leaves.give_back(leaf)
+            self._refuse(message, refused.errno, refused.strerror, refused.subject)
             return
-        tree = Tree(message["n"], pid, message["grace"])
-        self._trees[tree.number] = tree
-        self._forest.leaders[tree.pid] = tree.number
-        self._send({"re": message["re"], "n": tree.number, "pid": pid})
+        while fds:  # now: as long as we hold them, a pipe whose only user has gone seems to have another one
+            os.close(fds.pop())
+        tree = self._trees[number] = Tree(number, pid, message["grace"], leaf, wanted)
+        self._forest.leaders[pid] = number
+        self._channel.send({"re": message["re"], "n": number, "pid": pid})
+        self._leave_leaf(tree)
+        if wanted and tree.watch(limits.on_tree(wanted, tree.leaf)):
+            self._unsettled.add(tree)
+
+    def _leave_leaf(self, tree: Tree) -> None:
+        if not self._leaves.settle() and tree.leaf is not None:  # we are in it still, and would be killed with it
+            self._leaves.forget(tree.leaf)
+            tree.leaf = None
+
+    def _refuse(self, message: Message, errno: int, strerror: str, subject: str) -> None:
+        self._channel.send({"re": message["re"], "errno": errno, "strerror": strerror, "subject": subject})
 
     def _set_environment(self, message: Message, _: list[int]) -> None:
         """What every leader inherits from now on, so that it need not come with each."""
         self._environment = message["env"]
-        self._send({"re": message["re"]})
+        self._channel.send({"re": message["re"]})
 
     def _environment_of(self, message: Message) -> dict[str, str]:
         env = {**self._environment, **message["env"]}
@@ -170,15 +148,15 @@ class Keeper:
         for signum in signals:
             for process in found:
                 containment.send(process, signum)
-        self._send({"re": message["re"], "signalled": len(found)})
+        self._channel.send({"re": message["re"], "signalled": len(found)})
 
     def _pause(self, message: Message, _: list[int]) -> None:
         tree = self._trees.get(message["n"])
         if tree is None:
-            self._send({"re": message["re"], "running": []})
+            self._channel.send({"re": message["re"], "running": []})
             return
-        waiting = tree.pause[0] if tree.pause is not None else []
-        tree.pause = ([*waiting, message["re"]], time.monotonic() + _PAUSE_PATIENCE)
+        tree.pause = tree.pause or Pause(tree.leaf)
+        tree.pause.wait_for(message["re"])
         self._unsettled.add(tree)
         self._look_after_pause(tree)
 
@@ -191,10 +169,10 @@ class Keeper:
             tree.kill_at = time.monotonic()
             self._unsettled.add(tree)
             self._chase(tree)
-        self._send({"re": message["re"]})
+        self._channel.send({"re": message["re"]})
 
     def _members(self, message: Message, _: list[int]) -> None:
-        self._send({"re": message["re"], "pids": _pids(self._forest.members(message["n"]))})
+        self._channel.send({"re": message["re"], "pids": _pids(self._forest.members(message["n"]))})
 
     # What happens by itself
 
@@ -204,12 +182,18 @@ class Keeper:
         while (dead := self._next_dead()) is not None:
             number = self._forest.leaders.get(dead)
             if number is None:
-                os.waitpid(dead, 0)
-                self._forest.reaped(dead)
+                self._reap_orphan(dead)
             else:
                 exits.append(self._reap_leader(self._trees[number]))
         for message in exits:
-            self._send(message)
+            self._channel.send(message)
+
+    def _reap_orphan(self, pid: int) -> None:
+        number = self._forest.owner(pid) if any(tree.counts_reaped for tree in self._unsettled) else None
+        _, _, used = os.wait4(pid, 0)
+        self._forest.reaped(pid)
+        if number is not None and number in self._trees:
+            self._trees[number].count(used.ru_utime + used.ru_stime)
 
     @staticmethod
     def _next_dead() -> int | None:
@@ -223,7 +207,9 @@ class Keeper:
     def _reap_leader(self, tree: Tree) -> Message:
         """Take a leader, whose zombie pins its pid until its survivors are known; gives what there is to tell."""
         survivors = _pids(self._forest.orphans(tree.number))
-        _, status, used = os.wait4(tree.pid, 0)
+        _, waited, used = os.wait4(tree.pid, 0)
+        status = os.waitstatus_to_exitcode(waited)
+        limit = limits.told_by(status, tree.limits, tree.leaf)
         del self._forest.leaders[tree.pid]
         tree.leader_reaped = True
         if survivors:
@@ -233,7 +219,8 @@ class Keeper:
         return {
             "event": "exit",
             "n": tree.number,
-            "status": os.waitstatus_to_exitcode(status),
+            "status": status,
+            "limit": limit,
             "user_s": used.ru_utime,
             "system_s": used.ru_stime,
             "max_rss_kib": used.ru_maxrss,
@@ -247,38 +234,49 @@ class Keeper:
                 self._chase(tree)
             if tree.pause is not None:
                 self._look_after_pause(tree)
+            if tree.is_to_be_watched:
+                self._look_after_limits(tree)
             if tree not in self._unsettled:  # the chase has reaped the last of it, and has told so
                 continue
             if tree.leader_reaped and not self._forest.members(tree.number):
                 self._reap()  # what has died since the last time is a zombie, and gone means reaped
                 self._forget(tree)
-                self._send({"event": "gone", "n": tree.number})
+                self._channel.send({"event": "gone", "n": tree.number})
 
     def _look_after_pause(self, tree: Tree) -> None:
         """Stop whatever of a tree still runs, and answer when nothing does: a stopped process cannot fork."""
-        if tree.pause is None:
+        if tree.pause is None or tree.pause.is_freezing:
             return
         living = self._forest.members(tree.number)
         running = [process for process in living if process.state not in containment.STOPPED]
-        out_of_patience = time.monotonic() >= tree.pause[1]
+        out_of_patience = tree.pause.is_out_of_patience
         spared = set() if out_of_patience else containment.let_exec(running)
         for process in running:
             if process.pid not in spared:
                 containment.send(process, signal.SIGSTOP)
+        tree.pause.thaw()
         if not running or out_of_patience:
             self._end_pause(tree, running)
 
     def _end_pause(self, tree: Tree, running: list[containment.Process]) -> None:
         """Answer whoever waits for a stop: these have not."""
-        requests, _ = tree.pause or ([], 0)
-        tree.pause = None
-        for request in requests:
-            self._send({"re": request, "running": _pids(running)})
+        pause, tree.pause = tree.pause, None
+        if pause is not None:
+            pause.thaw()
+            for request in pause.requests:
+                self._channel.send({"re": request, "running": _pids(running)})
+
+    def _look_after_limits(self, tree: Tree) -> None:
+        limit = tree.exceeded(self._forest.members(tree.number))
+        if limit is not None:
+            self._channel.send({"event": "limit", "n": tree.number, "limit": limit})
 
     def _chase(self, tree: Tree) -> None:
         """Kill everything in a tree, and what it forks meanwhile, until nothing new turns up."""
         burst_ends = time.monotonic() + _KILL_BURST
         killed: set[tuple[int, int]] = set()  # pid, start time
+        if tree.leaf is not None:
+            tree.leaf.kill()
         while time.monotonic() < burst_ends:
             fresh = [p for p in self._forest.members(tree.number) if (p.pid, p.started) not in killed]
             if not fresh:
@@ -291,6 +289,7 @@ class Keeper:
     def _forget(self, tree: Tree) -> None:
         self._end_pause(tree, [])
         self._forest.forget(tree.number)
+        self._leaves.forget(tree.leaf)
         self._trees.pop(tree.number, None)
         self._unsettled.discard(tree)
 
@@ -315,55 +314,21 @@ class Keeper:
 
     def _time_to_next_look(self) -> float | None:
         """Seconds that may be slept; None for as long as nothing happens."""
-        now = time.monotonic()
-        soonest: float | None = None
-        for tree in self._unsettled:
-            if tree.pause is None and tree.kill_at is None:
-                continue  # only a survivor's end is awaited: SIGCHLD tells
-            at = _PAUSE_TICK if tree.pause is not None else max((tree.kill_at or now) - now, _TICK)
-            soonest = at if soonest is None else min(soonest, at)
-        return soonest
+        looks = [look for tree in self._unsettled if (look := tree.next_look) is not None]
+        return max(min(looks) - time.monotonic(), 0.0) if looks else None
 
     def _drain_wake_pipe(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake, 65536)  # all that a pipe holds
 
     def _receive(self) -> None:
-        if self._channel is None:
-            return
-        try:
-            packet, ancillary, _, _ = self._channel.recvmsg(
-                MAX_PACKET + 4096, socket.CMSG_SPACE(_MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
-            )
-        except ConnectionResetError:
-            packet, ancillary = b"", []
-        fds = array.array("i")
-        for level, kind, payload in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
-        if not packet:
-            self._epoll.unregister(self._channel)
-            self._channel.close()
-            self._channel = None
-            self._leave()
-            return
-        try:
-            message = json.loads(packet)
-            if "memfd" in message:
-                large = fds.pop()
-                try:
-                    message = json.loads(os.pread(large, message["memfd"], 0))
-                finally:
-                    os.close(large)
-            self._operations[message["op"]](message, list(fds))
-        finally:
-            for fd in fds:
-                os.close(fd)
-
-    def _send(self, message: Message) -> None:
-        if self._channel is not None:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # told by the next receive
-                self._channel.send(_encode(message).encode())
+        with self._channel.received() as (message, fds):
+            if message is not None:
+                self._operations[message["op"]](message, fds)
+                return
+        self._epoll.unregister(self._channel)
+        self._channel.close()
+        self._leave()
 
 
 def _pids(processes: list[containment.Process]) -> list[int]:
@@ -373,7 +338,7 @@ def _pids(processes: list[containment.Process]) -> list[int]:
 def _reset_signals() -> None:
     """Undo what whoever started the daemon ignores or blocks (nohup, a shell's `&`): every leader would inherit it.
 
-    Python itself ignores PIPE and XFSZ; `Popen` sees to these two.
+    Python itself ignores PIPE and XFSZ; `starting` sees to these two.
     """
     for signum in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
         if signal.getsignal(signum) == signal.SIG_IGN:
@@ -382,13 +347,18 @@ def _reset_signals() -> None:
 
 
 def main() -> None:
-    """Run as the keeper on the socket whose descriptor is the first argument."""
+    """Run as the keeper.
+
+    Arguments: the descriptor of the socket; where the daemon has control groups, also its own, and the descriptor that
+    locks it, which we hold as long as we live.
+    """
     _reset_signals()
-    channel = socket.socket(fileno=int(sys.argv[1]))
-    os.set_inheritable(channel.fileno(), False)
+    channel, *lock = (int(fd) for fd in sys.argv[1:2] + sys.argv[3:])
+    for fd in (channel, *lock):
+        os.set_inheritable(fd, False)
     os.setsid()  # a signal to the daemon's group, as a terminal sends it, is not for us
     containment.become_subreaper()
-    Keeper(channel).run()
+    Keeper(Packets(socket.socket(fileno=channel)), Leaves("".join(sys.argv[2:3]))).run()
 
 
 if __name__ == "__main__":

@@ -19,10 +19,12 @@ import attrs
 import trio
 
 from ccexecd.core.execution import Exit, ResourceUse
-from ccexecd.process import containment, keeper
+from ccexecd.process import containment, control_groups, keeper
+from ccexecd.process.control_groups import Base
 from ccexecd.process.inheritance import end_inherited
-from ccexecd.process.keeper_link import KeeperLink, KeeperLostError, Message, close_all
+from ccexecd.process.keeper_link import KeeperLink, KeeperLostError, close_all
 from ccexecd.process.leader import Launch, Leader, SpawnError
+from ccexecd.process.packets import Message
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +54,13 @@ class KeeperClient:
 
     Args:
         umask: what leaders get as their file creation mask.
+        with_groups: executions get control groups, where we may make some.
     """
 
-    def __init__(self, umask: int) -> None:
+    def __init__(self, umask: int, *, with_groups: bool = True) -> None:
         self._umask = umask
+        self._with_groups = with_groups
+        self._groups: Base | None = None
         self._environment: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._link: KeeperLink | None = None  # from its hello to its end
@@ -71,6 +76,11 @@ class KeeperClient:
         """The keeper's pid; None while there is none."""
         return self._process.pid if self._process else None
 
+    @property
+    def control_group(self) -> str | None:
+        """Where the control groups of executions are; None where they have none."""
+        return self._groups.path if self._groups is not None else None
+
     # Its life
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -80,6 +90,7 @@ class KeeperClient:
             OSError: the first one could not be started. Of a later one that is logged, and it is tried again.
         """
         containment.become_subreaper()
+        self._groups = control_groups.claim() if self._with_groups else None
         try:
             await self._live(task_status.started)
             while True:
@@ -132,11 +143,13 @@ class KeeperClient:
 
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        lock = [self._groups.lock] if self._groups is not None else []
+        groups = [self._groups.path, str(self._groups.lock)] if self._groups is not None else []
         try:
             ours.setblocking(False)
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-X", "utf8", keeper.__file__, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-I", "-S", "-X", "utf8", keeper.__file__, str(theirs.fileno()), *groups],
+                pass_fds=[theirs.fileno(), *lock],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 cwd="/",
@@ -157,7 +170,7 @@ class KeeperClient:
         if by_force:
             process.kill()
         await trio.to_thread.run_sync(process.wait)
-        await end_inherited(self._epoch, self._leaders)
+        await end_inherited(self._epoch, self._leaders, self._groups)
 
     def _close(self) -> None:
         """Let go of the keeper: it ends whatever is left, and then itself. Nobody waits for what it would have told."""
@@ -169,6 +182,8 @@ class KeeperClient:
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=1.0)
+        if self._groups is not None:
+            self._groups.dissolve()
 
     # Asking
 
@@ -225,6 +240,7 @@ class KeeperClient:
             "env": dict(launch.env),
             "unset": list(launch.unset),
             "grace": launch.grace,
+            "limits": dict(launch.limits),
             "stdin": len(wanted.stdio) == len(("stdin", "stdout", "stderr")),
         }
         link.post(message, wanted.stdio, heard)
@@ -276,14 +292,21 @@ class KeeperClient:
     # Hearing
 
     def _told(self, message: Message) -> None:
+        leader = self._leaders[message["n"]]
         match message["event"]:
             case "exit":
-                use = ResourceUse(message["user_s"], message["system_s"], message["max_rss_kib"] * 1024)
-                self._leaders[message["n"]].has_exited(Exit(message["status"], use, tuple(message["survivors"])))
+                leader.has_exited(_exit_of(message))
+            case "limit":
+                leader.is_beyond(message["limit"])
             case "gone":
-                self._leaders[message["n"]].gone.set()
-        if self._leaders[message["n"]].gone.is_set():
-            del self._leaders[message["n"]]
+                leader.gone.set()
+        if leader.gone.is_set():
+            del self._leaders[leader.number]
+
+
+def _exit_of(message: Message) -> Exit:
+    use = ResourceUse(message["user_s"], message["system_s"], message["max_rss_kib"] * 1024)
+    return Exit(message["status"], use, tuple(message["survivors"]), limit=message["limit"])
 
 
 def _heed_nothing(_: Message | None) -> None:

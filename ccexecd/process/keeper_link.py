@@ -7,25 +7,21 @@ function: the request leaves in the step in which it is made, or queues behind t
 
 import array
 import contextlib
-import errno
 import json
 import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import attrs
 import orjson
 import trio
 
-from ccexecd.process import keeper
+from ccexecd.process.packets import MAX_PACKET, Message
 
 ANSWER_PATIENCE = 15.0
 """Seconds until a keeper that does not answer is given up, and with it everything that it kept. It answers within
 milliseconds, but for the start of a program: a file system that hangs can hold it up there."""
-
-Message = dict[str, Any]
 
 Heard = Callable[[Message | None], None]
 """Takes the answer to a request in the step in which it is read; None when there will be none. Must not raise."""
@@ -129,17 +125,19 @@ class KeeperLink:
     # Sending
 
     def _flush(self) -> bool:
-        """Send what waits, as far as the socket takes it. Returns whether it took all."""
+        """Send what waits, as far as the socket takes it. Returns False when there is room to be waited for."""
         while self._unsent:
             number, request = self._unsent[0]
             try:
                 self._send(_encode({"re": number, **request.message}), request.fds)
             except BlockingIOError:
                 return False
+            except (BrokenPipeError, ConnectionResetError):  # `run` finds out next, and whatever waits is told so
+                return True
             except OSError as error:
                 self._unsent.popleft()
                 close_all(request.fds)
-                request.heard(_refusal(error))
+                request.heard({"errno": error.errno, "strerror": error.strerror, "subject": "pipe"})
                 continue
             self._unsent.popleft()
             close_all(request.fds)
@@ -150,7 +148,7 @@ class KeeperLink:
 
     def _send(self, packet: bytes, fds: Sequence[int]) -> None:
         """Send one packet; one that is too large travels in a memfd."""
-        if len(packet) <= keeper.MAX_PACKET:
+        if len(packet) <= MAX_PACKET:
             self._socket.sendmsg([packet], _rights(fds))
             return
         memfd = os.memfd_create("ccexecd-launch", os.MFD_CLOEXEC)
@@ -174,7 +172,7 @@ class KeeperLink:
         while self._is_open:
             await trio.lowlevel.wait_readable(self._socket)
             try:
-                packet = self._socket.recv(keeper.MAX_PACKET)
+                packet = self._socket.recv(MAX_PACKET)
             except BlockingIOError:
                 continue
             except ConnectionResetError:
@@ -192,13 +190,6 @@ class KeeperLink:
     def _answered(self, message: Message) -> None:
         request, _ = self._under_way.pop(message["re"])
         request.heard(message)
-
-
-def _refusal(error: OSError) -> Message | None:
-    """What a request hears that could not be sent: nothing if the keeper is gone, else what was lacking on our side."""
-    if error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
-        return None
-    return {"errno": error.errno, "strerror": error.strerror, "subject": "pipe"}
 
 
 def _rights(fds: Sequence[int]) -> "list[tuple[int, int, array.array[int]]]":

@@ -1,6 +1,6 @@
 """What is asked of the keeper, and what comes of it: a launch, a leader, or the reason why there is none."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 import trio
@@ -34,8 +34,9 @@ class Launch:
         argv: the words; the first is looked up in its PATH.
         cwd: working directory; None is the daemon's.
         env: what is added to the environment that all leaders inherit.
-        unset: names that are then removed from it.
         grace: seconds from TERM to KILL, should the daemon be lost.
+        unset: names that are then removed from it.
+        limits: what it may use, by the names of `core.spec.Limits`; what is not named is without limit.
     """
 
     argv: Sequence[str]
@@ -43,6 +44,7 @@ class Launch:
     env: Mapping[str, str] = attrs.field(repr=False)
     grace: float
     unset: Sequence[str] = ()
+    limits: Mapping[str, float] = {}
 
 
 class Leader:
@@ -53,6 +55,7 @@ class Leader:
         pid: its pid, which is its process group and session too.
         exited: set when it has been reaped; `exit` is there then.
         gone: set when the last process of its tree has been reaped.
+        limit: the limit that its tree has been found beyond.
     """
 
     def __init__(self, number: int) -> None:
@@ -61,6 +64,20 @@ class Leader:
         self.exit: Exit | None = None
         self.exited = trio.Event()
         self.gone = trio.Event()
+        self.limit: str | None = None
+        self._heed_limit: Callable[[str], None] | None = None
+
+    def when_beyond(self, heed: Callable[[str], None]) -> None:
+        """Have something done when its tree is beyond a limit: now, if it is already."""
+        self._heed_limit = heed
+        if self.limit is not None:
+            heed(self.limit)
+
+    def is_beyond(self, limit: str) -> None:
+        """Its tree has been found beyond a limit."""
+        self.limit = limit
+        if self._heed_limit is not None:
+            self._heed_limit(limit)
 
     def has_exited(self, how: Exit) -> None:
         """It has been reaped."""

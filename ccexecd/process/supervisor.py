@@ -110,6 +110,7 @@ async def supervise(execution: Execution, keeper: KeeperClient, pump: Pump, star
         return
     _connect(execution, pump, pipes)
     execution.has_started(leader)
+    leader.when_beyond(execution.is_beyond)
     try:
         with execution.scope:
             if execution.spec.stall_timeout is None:
@@ -184,7 +185,8 @@ async def _wind_down(execution: Execution, keeper: KeeperClient, leader: Leader)
         log.error("execution %s: processes %s could not be ended", execution.id, unkillable)
     exited = leader.exit or Exit(None)
     reason = judge(exited, execution.intent)
-    execution.has_ended(Outcome(exited.code, reason, exited.use, tuple(leftovers), tuple(unkillable)))
+    limit = (leader.limit or exited.limit) if reason is Reason.LIMIT else None
+    execution.has_ended(Outcome(exited.code, reason, exited.use, tuple(leftovers), tuple(unkillable), limit=limit))
 
 
 async def _escalate(keeper: KeeperClient, leader: Leader, grace: float, hurry: trio.CancelScope) -> None:

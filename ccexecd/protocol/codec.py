@@ -16,7 +16,7 @@ import attrs
 import cattrs
 import orjson
 from cattrs.cols import is_mapping, is_sequence
-from cattrs.errors import IterableValidationNote
+from cattrs.errors import AttributeValidationNote, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn
 
 from ccexecd.protocol.diagnosis import Problem, mask
@@ -269,7 +269,7 @@ def _problems(error: BaseException) -> list[Problem]:
     found: list[Problem] = []
     if isinstance(error, BaseExceptionGroup):  # cattrs raises groups; a class's own check raises StructureError in one
         own, rest = error.split(StructureError)
-        found.extend(problem for fault in _leaves(own) for problem in fault.problems)
+        found.extend(_of_own_checks(own, "$"))
         if rest is None:
             return found
         error = rest
@@ -284,12 +284,15 @@ def _problems(error: BaseException) -> list[Problem]:
     return found
 
 
-def _leaves(error: BaseException | None) -> Iterator[StructureError]:
+def _of_own_checks(error: BaseException | None, path: str) -> Iterator[Problem]:
+    """What the checks of classes complain of: their paths begin at their own object, which is at `path`."""
     if isinstance(error, StructureError):
-        yield error
+        for problem in error.problems:
+            yield {**problem, "path": path + problem["path"].removeprefix("$")}
     elif isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
-            yield from _leaves(inner)
+            names = (note.name for note in getattr(inner, "__notes__", ()) if isinstance(note, AttributeValidationNote))
+            yield from _of_own_checks(inner, ".".join([path, *names]))
 
 
 def _describe(error: BaseException) -> str:

@@ -27,6 +27,35 @@ MAX_READ = 16 * 1024 * 1024
 """Bytes of output that one `read_output` may ask for."""
 
 
+LIMITS = {
+    "memory_bytes": (1 << 20, 1 << 60),
+    "cpu_seconds": (0.01, 1e9),
+    "processes": (1, 1 << 22),
+    "open_files": (3, 1 << 30),
+    "file_bytes": (0, 1 << 60),
+    "nice": (0, 19),
+}
+"""The least and the most of each limit: at least what any program needs to start, at most what the kernel can count."""
+
+
+@attrs.frozen
+class Limits:
+    """What an execution may use: its whole tree, or each of its processes, as docs/protocol.md says."""
+
+    memory_bytes: Count | None = None
+    cpu_seconds: Seconds | None = None
+    processes: Count | None = None
+    open_files: Count | None = None
+    file_bytes: Count | None = None
+    nice: Count | None = None
+
+    def __attrs_post_init__(self) -> None:
+        for name, (least, most) in LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise StructureError([{"path": f"$.{name}", "error": f"must be from {least} to {most}"}])
+
+
 @attrs.frozen
 class Execute:
     """`execute`: exactly one of `command` (run by the shell) and `argv` (run as it is)."""
@@ -44,9 +73,9 @@ class Execute:
     policy: Literal["drop_oldest", "block"] = "drop_oldest"
     framing: Framing | None = None
     labels: dict[str, str] = attrs.field(factory=dict)
+    limits: Limits | None = None
     # Of the contract, served by later versions: only the value that changes nothing is taken.
     pty: None = None
-    limits: None = None
     stdio: Literal["pipe"] = "pipe"
     max_line_bytes: None = None
     agent: Literal["none", "auto"] = "auto"
@@ -177,7 +206,6 @@ class Nothing:
 
 UNSERVED = {
     "pty",
-    "limits",
     "stdio",
     "max_line_bytes",
     "agent",

@@ -11,11 +11,12 @@ import signal
 from collections.abc import Awaitable
 from typing import Any
 
+import attrs
 import trio
 
 from ccexecd.core.execution import Reason
 from ccexecd.core.output import Chunk, Cursor
-from ccexecd.core.spec import Spec, TimeoutSource
+from ccexecd.core.spec import Limits, Spec, TimeoutSource
 from ccexecd.engine import Engine, default_shell
 from ccexecd.process.execution import Execution
 from ccexecd.protocol import messages
@@ -59,6 +60,7 @@ def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing)
         policy=wanted.policy,
         stdin_open=wanted.stdin == "open",
         on_disconnect=wanted.on_disconnect,
+        limits=Limits(**attrs.asdict(wanted.limits)) if wanted.limits is not None else Limits(),
         labels=wanted.labels,
     )
 

@@ -165,6 +165,17 @@ def _be_subreaper(wanted: bool) -> None:
 
 # Real parts
 
+_with_groups = False
+
+
+@contextmanager
+def groups_in_use() -> Iterator[None]:
+    """Keepers that are started inside give each execution a control group, where this user may make some."""
+    global _with_groups  # noqa: PLW0603  # whoever opens a stage need not know how it is contained
+    _with_groups = True
+    yield
+    _with_groups = False
+
 
 @contextmanager
 def _plainly() -> Iterator[None]:
@@ -181,7 +192,7 @@ def _plainly() -> Iterator[None]:
 @asynccontextmanager
 async def running_keeper(umask: int = 0o022) -> AsyncIterator[KeeperClient]:
     """A client with its keeper."""
-    keeper = KeeperClient(umask)
+    keeper = KeeperClient(umask, with_groups=_with_groups)
     with _plainly():
         async with trio.open_nursery() as nursery:
             await nursery.start(keeper.run)
@@ -209,7 +220,7 @@ async def spawn(keeper: KeeperClient, launch: Launch, *stdio: int) -> Leader:
 def launch_of(execution: Execution) -> Launch:
     """What the engine would have started for it."""
     spec = execution.spec
-    return Launch(spec.argv, spec.cwd, {**os.environ, **spec.env}, spec.grace)
+    return Launch(spec.argv, spec.cwd, {**os.environ, **spec.env}, spec.grace, limits=spec.limits.as_set())
 
 
 class Stage:

@@ -47,6 +47,7 @@ from .stage import (
     wait_for,
 )
 
+both_ways = pytest.mark.usefixtures("containment")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
 
 
@@ -259,6 +260,7 @@ async def test_the_pipes_of_a_program_hold_a_mebibyte():
 # Ended by us
 
 
+@both_ways
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_nothing_of_it_is_left(name):
     """Whatever it did to escape, and whatever it does at TERM."""
@@ -272,6 +274,7 @@ async def test_nothing_of_it_is_left(name):
         assert execution.state is State.FINISHED
 
 
+@both_ways
 async def test_nothing_is_left_of_all_of_them_killed_at_once():
     """Their trees grow and shrink and change their parents beside each other."""
     async with open_stage() as stage:
@@ -437,6 +440,7 @@ async def test_a_burst_of_spawns_with_cancels_in_the_middle():
         await nothing_is_left(stage)
 
 
+@both_ways
 async def test_two_hundred_are_stopped_in_two_seconds():
     """All at once, each with its own verified end."""
     async with open_stage() as stage:
@@ -565,6 +569,7 @@ async def test_a_stop_asked_for_while_stragglers_end_is_heard():
         await nothing_is_left(stage)
 
 
+@both_ways
 async def test_a_zombie_is_not_waited_for():
     """A process that has ended and that its parent never reaps is no straggler, and does not run."""
     zombie = Program(
@@ -594,6 +599,7 @@ async def test_a_zombie_is_not_waited_for():
 
 
 @as_root
+@both_ways
 @pytest.mark.parametrize("how", ["cancel", "kill"])
 @pytest.mark.parametrize("program", ["su", "runuser", "setpriv"])
 async def test_what_runs_as_another_user_is_ended(program, how):
@@ -614,15 +620,21 @@ async def test_what_runs_as_another_user_is_ended(program, how):
         assert outcome_of(execution).survivors == ()
 
 
-UNTELLABLE = "no tag, and no ancestor left when it is looked for: without a cgroup, nobody can tell whose it is"
+@as_root
+@both_ways
+async def test_a_daemon_of_another_user_is_ended_when_it_was_met():
+    """`su` resets every limit (pam_limits), the tag among them; but its leader lives when it is looked for."""
+    await _leave_a_daemon_of_another_user("sleep 1000")
 
 
 @as_root
-@pytest.mark.parametrize(
-    "then", ["sleep 1000", pytest.param("exit 0", marks=pytest.mark.xfail(strict=True, reason=UNTELLABLE))]
-)
-async def test_a_daemon_that_another_user_leaves_behind_is_ended(then):
-    """`su` resets every limit (pam_limits), the tag among them; then everything between it and the keeper ends."""
+@pytest.mark.usefixtures("groups")
+async def test_a_daemon_that_another_user_leaves_behind_is_ended():
+    """With everything gone between it and the keeper, only its control group tells whose it is."""
+    await _leave_a_daemon_of_another_user("exit 0")
+
+
+async def _leave_a_daemon_of_another_user(then: str) -> None:
     if not shutil.which("su"):
         pytest.skip("no su here")
     inside = f"setsid sh -c \"trap '' TERM; echo ready; {NEVER}\" & {then}"
@@ -682,6 +694,7 @@ async def test_a_leader_that_may_not_be_signalled_is_lost(powerless_keeper):
 # Without a keeper
 
 
+@both_ways
 async def test_a_keeper_that_is_killed_loses_nothing():
     """Twenty hostile programs in the middle of their work: each ends as lost, with its output, and all is reaped."""
     programs = [*HOSTILE.values(), TERM_PROOF, *[Program(sh("while :; do echo x; sleep 0.01; done"))] * 6][:20]
@@ -689,6 +702,8 @@ async def test_a_keeper_that_is_killed_loses_nothing():
         executions = [stage.begin(program.argv) for program in programs]
         for execution, program in zip(executions, programs, strict=True):
             await lines_of(execution, program.lines)
+            if program in HOSTILE.values() and program not in STAYING.values():
+                await wait_for(lambda e=execution: e.leader.exited.is_set(), "the leader has ended by itself")
         paused = executions[0]
         await paused.pause()
         running = [each for each in executions if each.leader and not each.leader.exited.is_set()]

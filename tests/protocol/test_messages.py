@@ -57,6 +57,7 @@ def test_defaults_are_those_of_the_contract():
             "lane": None,
             "priority": None,
         },
+        "Limits": dict.fromkeys(["memory_bytes", "cpu_seconds", "processes", "open_files", "file_bytes", "nice"]),
         "Control": {"type": "PAUSE", "execution_id": None, "signal": None, "grace": None, "wait": True},
         "WriteStdin": {"execution_id": None, "data": "", "data_base64": None},
         "Which": {"execution_id": None},

@@ -122,17 +122,49 @@ class TestExecute:
         ("param", "value"),
         [
             ("pty", {"cols": 80, "rows": 24}),
-            ("limits", {"nice": 5}),
             ("stdio", "file"),
             ("agent", "claude"),
             ("lane", "a"),
         ],
     )
     async def test_what_this_version_does_not_serve_is_refused(self, client, param, value):
-        """Rather than ignored: whoever asks for a limit relies on it."""
+        """Rather than ignored: whoever asks for something relies on it."""
         error = await refused(client, "execute", command="true", **{param: value})
         assert error.code == -32602
         assert error.facts == [{"path": f"$.{param}", "error": "this value is not served by this version"}]
+
+    async def test_limits_reach_the_program(self, client):
+        """What was asked for is told, and what went beyond is told of by name."""
+        ran = await client.run(
+            "sh", "-c", "ulimit -n; exec head -c 9999 /dev/zero >/dev/full", limits={"open_files": 33}
+        )
+        assert ran.stdout == "33\n"
+        assert "limit" not in await ran.completed()
+        described = (await client.request("list"))["executions"][0]
+        assert (described["limits"], described["limit"]) == ({"open_files": 33}, None)
+        ran = await client.run("sh", "-c", "while :; do :; done", limits={"cpu_seconds": 0.3}, grace=0.2)
+        outcome = await ran.completed()
+        assert (outcome["reason"], outcome["limit"]) == ("limit", "cpu_seconds")
+
+    @pytest.mark.parametrize(
+        ("limits", "path"),
+        [
+            ({"memory_bytes": 1}, "$.limits.memory_bytes"),
+            ({"cpu_seconds": 0}, "$.limits.cpu_seconds"),
+            ({"processes": 0}, "$.limits.processes"),
+            ({"open_files": 2}, "$.limits.open_files"),
+            ({"file_bytes": 1 << 62}, "$.limits.file_bytes"),
+            ({"nice": 20}, "$.limits.nice"),
+            ({"nice": -1}, "$.limits.nice"),
+            ({"memory": 1 << 30}, "$.limits"),
+            ({"open_files": "many"}, "$.limits.open_files"),
+        ],
+    )
+    async def test_a_limit_that_makes_no_sense_is_refused(self, client, limits, path):
+        """With its path."""
+        error = await refused(client, "execute", command="true", limits=limits)
+        assert error.code == -32602
+        assert [problem["path"] for problem in error.facts] == [path]
 
     async def test_a_failed_start_leaves_no_watcher(self, client):
         """Nothing is sent of an execution that never began, and it is remembered with the reason."""

@@ -1,0 +1,204 @@
+"""What one execution may use, and that it is the first to go when the machine runs out of memory.
+
+Owns the limits of a tree, inside the keeper. Those that a control group can bear are put on its leaf, where the kernel
+keeps them for all of its processes together. The rest is the leader's from its first instruction, and its descendants
+inherit it; what counts for each process alone there (processor time, memory) is added up for the tree, at intervals, by
+a `Watch`.
+Standard library only. Must not end anything: it says what has been exceeded.
+"""
+
+import contextlib
+import math
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from ccexecd.process.containment import Process
+from ccexecd.process.control_groups import Leaf
+
+Limits = Mapping[str, float]
+"""By the names of the contract: `memory_bytes`, `cpu_seconds`, `processes`, `open_files`, `file_bytes`, `nice`."""
+
+OOM_SCORE = 200
+"""What is added to the keeper's own `oom_score_adj` (proc(5)) for what it starts: as if it used a fifth of the memory
+of the machine more than it does, so that the daemon, which uses little, is never the one to go."""
+
+_LAST_WARNING = 5  # seconds of processor time from SIGXCPU to SIGKILL
+_INTERVAL = 0.25  # seconds between looks at memory and processes that no control group counts
+_SHORTEST_INTERVAL, _LONGEST_INTERVAL = 0.05, 5.0  # seconds between looks at processor time
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGESIZE")
+
+_SIGNS = {signal.SIGXCPU: "cpu_seconds", signal.SIGXFSZ: "file_bytes"}
+"""Signals that the kernel sends for no other reason than a limit (setrlimit(2))."""
+
+
+class OomScore:
+    """Our own `oom_score_adj`, which what we start inherits."""
+
+    def __init__(self) -> None:
+        self._fd: int | None = None
+        with contextlib.suppress(OSError):  # a sandbox without a writable /proc
+            self._fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        self._own = os.pread(self._fd, 16, 0) if self._fd is not None else b"0"
+
+    @contextlib.contextmanager
+    def raised(self) -> Iterator[None]:
+        """Have what is started inside ended before us when memory runs out."""
+        self._set(str(min(int(self._own) + OOM_SCORE, 1000)).encode())
+        try:
+            yield
+        finally:
+            self._set(self._own)
+
+    def _set(self, score: bytes) -> None:
+        if self._fd is not None:
+            with contextlib.suppress(OSError):
+                os.pwrite(self._fd, score, 0)
+
+
+def on_processes(limits: Limits, leaf: Leaf | None) -> Callable[[], None] | None:
+    """What each process bears by itself.
+
+    Args:
+        limits: those that were asked for.
+        leaf: the control group that it will be in.
+
+    Returns:
+        To be called in the leader's place, before it becomes the program: what that starts inherits it. None where
+        there is nothing to do. Raises OSError.
+    """
+    wanted = {}
+    if "cpu_seconds" in limits:
+        seconds = math.ceil(limits["cpu_seconds"])
+        wanted[resource.RLIMIT_CPU] = (seconds, seconds + _LAST_WARNING)
+    if "memory_bytes" in limits and not (leaf is not None and leaf.can_limit_memory):
+        wanted[resource.RLIMIT_AS] = (int(limits["memory_bytes"]),) * 2
+    for name, kind in (("open_files", resource.RLIMIT_NOFILE), ("file_bytes", resource.RLIMIT_FSIZE)):
+        if name in limits:
+            wanted[kind] = (int(limits[name]),) * 2
+
+    def take_on() -> None:
+        for kind, both in wanted.items():
+            _, most = resource.getrlimit(kind)  # the administrator's: only root may go beyond it
+            soft, hard = both if most == resource.RLIM_INFINITY else (min(each, most) for each in both)
+            resource.setrlimit(kind, (soft, hard))
+        if "nice" in limits:
+            os.setpriority(os.PRIO_PROCESS, 0, max(int(limits["nice"]), os.getpriority(os.PRIO_PROCESS, 0)))
+
+    return take_on if wanted or "nice" in limits else None
+
+
+def on_tree(limits: Limits, leaf: Leaf | None) -> "Watch | None":
+    """What all processes bear together.
+
+    Args:
+        limits: those that were asked for.
+        leaf: the control group that they are in, and we are not.
+
+    Returns:
+        What has to be looked at from now on; None where the kernel sees to all of it.
+    """
+    watched = {name: limits[name] for name in ("cpu_seconds", "memory_bytes", "processes") if name in limits}
+    if "memory_bytes" in limits and leaf is not None and leaf.limit_memory(int(limits["memory_bytes"])):
+        del watched["memory_bytes"]
+    if "processes" in limits and leaf is not None and leaf.limit_processes(int(limits["processes"])):
+        del watched["processes"]
+    return Watch(watched, leaf) if watched else None
+
+
+def told_by(status: int, limits: Limits, leaf: Leaf | None) -> str | None:
+    """Which limit ended a leader, as far as the kernel says so.
+
+    Args:
+        status: its exit code, or -N after signal N.
+        limits: what it was given.
+        leaf: its control group.
+    """
+    if status >= 0:
+        return None
+    if leaf is not None and status == -signal.SIGKILL and leaf.has_run_out_of_memory:
+        return "memory_bytes"
+    name = _SIGNS.get(signal.Signals(-status)) if -status in _SIGNS else None
+    return name if name in limits else None
+
+
+class Watch:
+    """What is looked at, at intervals, of one tree.
+
+    Args:
+        limits: those that the kernel does not keep for the whole tree.
+        leaf: its control group.
+
+    Attributes:
+        reaped_seconds: processor time of its orphans that have been waited for.
+    """
+
+    def __init__(self, limits: Limits, leaf: Leaf | None) -> None:
+        self._limits = limits
+        self._leaf = leaf
+        self._cores = os.cpu_count() or 1
+        self.reaped_seconds = 0.0
+
+    def exceeded(self, processes: Iterable[Process]) -> str | None:
+        """The name of a limit that the tree is beyond.
+
+        Args:
+            processes: all that is alive of it.
+        """
+        pids = [process.pid for process in processes]
+        if len(pids) > self._limits.get("processes", math.inf):
+            return "processes"
+        if "memory_bytes" in self._limits and self._memory_of(pids) > self._limits["memory_bytes"]:
+            return "memory_bytes"
+        if self._seconds_left(pids) <= 0:
+            return "cpu_seconds"
+        return None
+
+    def interval(self, processes: Iterable[Process]) -> float:
+        """Seconds until it has to be looked at again: no tree can use up its processor time before."""
+        left = self._seconds_left(process.pid for process in processes)
+        longest = _INTERVAL if self._limits.keys() - {"cpu_seconds"} else _LONGEST_INTERVAL
+        return min(max(left / self._cores, _SHORTEST_INTERVAL), longest)
+
+    def _seconds_left(self, pids: Iterable[int]) -> float:
+        most = self._limits.get("cpu_seconds")
+        if most is None:
+            return math.inf
+        return most - (self._leaf.cpu_seconds if self._leaf else self.reaped_seconds + sum(map(_cpu_seconds, pids)))
+
+    def _memory_of(self, pids: list[int]) -> int:
+        """Bytes in memory. What processes share is counted exactly only where it decides: that takes longer."""
+        resident = sum(map(_resident, pids))
+        if resident <= self._limits["memory_bytes"]:
+            return resident
+        return sum(map(_proportional, pids))
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on; empty when it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().decode(errors="replace").rpartition(") ")[2].split()
+    except OSError:
+        return []
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Processor time of a process and of its children that it waited for."""
+    return sum(map(int, _stat(pid)[11:15])) / _TICKS
+
+
+def _resident(pid: int) -> int:
+    return sum(map(int, _stat(pid)[21:22])) * _PAGE
+
+
+def _proportional(pid: int) -> int:
+    """Bytes in memory, those that it shares with others divided by their number; all of them where we may not look."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            return next((int(line.split()[1]) * 1024 for line in file if line.startswith(b"Pss:")), 0)
+    except OSError:
+        return _resident(pid)

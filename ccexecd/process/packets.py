@@ -1,0 +1,87 @@
+"""The keeper's end of its socket: one message a packet, with descriptors.
+
+Owns receiving and sending; the daemon's end is `keeper_link`'s. Standard library only. Must not know any message.
+"""
+
+import array
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+MAX_PACKET = 128 * 1024
+"""Bytes of a message in a packet: well under the kernel's default send buffer (212,992). Larger ones use a memfd."""
+
+_MAX_FDS = 8
+
+Message = dict[str, Any]
+
+_encode = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
+
+
+class Packets:
+    """One connected socket.
+
+    Args:
+        connected: ours from here.
+    """
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket: socket.socket | None = connected
+
+    def fileno(self) -> int:
+        """For epoll, until the other side has gone."""
+        return self._socket.fileno() if self._socket is not None else -1
+
+    @contextlib.contextmanager
+    def received(self) -> Iterator[tuple[Message | None, list[int]]]:
+        """The next message and the descriptors that came with it; None at the end.
+
+        Those that whoever takes them leaves in the list are closed afterwards.
+        """
+        packet, fds = self._receive()
+        try:
+            yield (self._read(packet, fds) if packet else None), fds
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def send(self, message: Message) -> None:
+        """Send, if there is anybody: that there is not is told by the next `received`."""
+        if self._socket is not None:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                self._socket.send(_encode(message).encode())
+
+    def close(self) -> None:
+        """The other side has gone."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _receive(self) -> tuple[bytes, list[int]]:
+        fds = array.array("i")
+        if self._socket is None:
+            return b"", []
+        try:
+            packet, ancillary, _, _ = self._socket.recvmsg(
+                MAX_PACKET + 4096, socket.CMSG_SPACE(_MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionResetError:
+            return b"", []
+        for level, kind, payload in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+        return packet, list(fds)
+
+    @staticmethod
+    def _read(packet: bytes, fds: list[int]) -> Message:
+        message: Message = json.loads(packet)
+        if "memfd" in message:
+            large = fds.pop()
+            try:
+                message = json.loads(os.pread(large, message["memfd"], 0))
+            finally:
+                os.close(large)
+        return message
