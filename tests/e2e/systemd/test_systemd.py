@@ -290,6 +290,43 @@ def test_a_crash_leaves_no_command_and_is_repaired(service):
     assert "status=9/KILL" in service.journal()
 
 
+def test_daemon_and_keeper_killed_at_once_leave_no_command(service):
+    """Nobody of ours is left to see to it: systemd is."""
+    service.machine.systemctl("start", "ccexecd")
+    main = service.main
+    start_escaping(service)
+    keeper = service.ask("status")["keeper"]["pid"]
+
+    service.machine.sh(f"kill -KILL {main} {keeper}")
+
+    service.machine.eventually(lambda: service.main not in {0, main} and service.is_up(), "it runs again", within=20)
+    assert sleepers(service) == set()
+    assert service.ask("ps") == []
+
+
+def test_a_command_has_a_control_group_of_its_own(service):
+    """systemd has delegated its group to the daemon, which divides it; all of a command is in one part of it."""
+    service.machine.systemctl("start", "ccexecd")
+    start_escaping(service)
+    base = service.ask("status")["keeper"]["control_group"]
+
+    assert base.startswith("/sys/fs/cgroup/system.slice/ccexecd.service/ccexecd-")
+    groups = service.machine.sh("pgrep -f '^sleep 100' | sed 's:.*:/proc/&/cgroup:' | xargs grep -h ^0::").split()
+    assert len(groups) == 3
+    assert len(set(groups)) == 1
+    own = service.machine.sh(f"grep ^0:: /proc/{service.main}/cgroup").strip()
+    assert own == f"0::{base.removeprefix('/sys/fs/cgroup')}/daemon"
+    assert groups[0].startswith(own.removesuffix("daemon"))
+    assert groups[0] != own
+
+    service.machine.systemctl("restart", "ccexecd")
+
+    assert sleepers(service) == set()
+    assert service.machine.sh("ls -d /sys/fs/cgroup/system.slice/ccexecd.service/ccexecd-*").split() == [
+        service.ask("status")["keeper"]["control_group"]
+    ]
+
+
 def test_a_daemon_that_hangs_is_ended_and_started_again(service):
     """A daemon that does not feed the watchdog is killed with all of its commands, and replaced."""
     service.drop_in("[Service]\nWatchdogSec=2\n")
