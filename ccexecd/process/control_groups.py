@@ -6,16 +6,12 @@ is born into and nothing can leave that may not write to a group outside: not by
 faster than anybody looks. A leaf is killed at once, stands still at once, counts processor time and bounds memory and
 processes.
 
-A process is born where its parent is. So the keeper always sits in the leaf that the next execution gets (`Leaves`):
-moving there costs a tenth of a millisecond, and that is spent when nobody waits for it.
-
 Standard library only: the keeper imports it without site-packages. Must not decide when anything ends.
 """
 
 import contextlib
 import errno
 import fcntl
-import itertools
 import os
 import secrets
 
@@ -48,8 +44,8 @@ class Base:
 
     def dissolve(self) -> None:
         """Go back to where we came from; what is not empty yet is left to the keeper, which lives on in it."""
-        _move_to(os.path.dirname(self.path))
-        _remove(self.path)
+        move_to(os.path.dirname(self.path))
+        remove(self.path)
         os.close(self.lock)
 
 
@@ -80,7 +76,7 @@ def _make_base(home: str) -> Base | None:
         os.mkdir(os.path.join(path, _OWN))
     except OSError:
         return None
-    if _move_to(os.path.join(path, _OWN)):
+    if move_to(os.path.join(path, _OWN)):
         _share_resources(home)
         _share_resources(path)
     return Base(path, lock)
@@ -98,7 +94,7 @@ def _sweep(home: str) -> None:
         path = os.path.join(home, name)
         if name.startswith(_PREFIX) and (lock := _locked(path)) is not None:
             _write(os.path.join(path, "cgroup.kill"), "1")
-            _remove(path)
+            remove(path)
             os.close(lock)
 
 
@@ -118,7 +114,7 @@ def _locked(path: str) -> int | None:
 
 def _home() -> str | None:
     """The group that we are in; None without version 2 of control groups."""
-    own = _group_of("self")
+    own = group_of("self")
     for line in _read("/proc/self/mountinfo").splitlines():
         fields = line.split()
         if own is not None and fields[fields.index("-") + 1] == "cgroup2":
@@ -147,12 +143,30 @@ class Leaf:
     """The group of one execution.
 
     Whatever cannot be done there (any more) is not complained of: the walk over processes does it, too.
+
+    Attributes:
+        path: where it is.
+        numbers: the executions that were born in it and are not over.
+        is_shared: these were more than one.
+        is_reserved: nobody else is to be born in it.
+        is_reached: the keeper could move there.
+        is_vacated: the keeper has left it.
     """
 
-    __slots__ = ("path",)
+    __slots__ = ("is_reached", "is_reserved", "is_shared", "is_vacated", "numbers", "path")
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.numbers: set[int] = set()
+        self.is_shared = False
+        self.is_reserved = False
+        self.is_reached = False
+        self.is_vacated = False
+
+    @property
+    def is_its_own(self) -> bool:
+        """Whether all that is in it belongs to one execution: it can be used as a group."""
+        return self.is_vacated and not self.is_shared
 
     def kill(self) -> None:
         """KILL everything in it, in one step that no fork outruns."""
@@ -202,86 +216,17 @@ class Leaf:
 
     def remove(self) -> None:
         """Take it away, and what was made below it. Dead processes do not keep it, living ones do."""
-        _remove(self.path)
+        remove(self.path)
 
     def _file(self, name: str) -> str:
         return os.path.join(self.path, name)
 
 
-class Leaves:
-    """The leaves of one keeper, which calls this from the process that starts leaders.
-
-    Args:
-        base: the daemon's group; empty where there are none.
-    """
-
-    def __init__(self, base: str) -> None:
-        self._base = base
-        self._names = map(str, itertools.count(1))
-        self._run = secrets.token_hex(4)  # the leaves of a lost keeper may still be there
-        self._next: Leaf | None = None
-        self._numbers: dict[str, int] = {}
-        self.settle()
-
-    def settle(self) -> bool:
-        """Sit in a leaf that is nobody's yet, for the next leader to be born there.
-
-        Returns:
-            Whether we have left the one where we were.
-        """
-        if not self._base:
-            return True
-        self._next = Leaf(os.path.join(self._base, f"{self._run}-{next(self._names)}"))
-        try:
-            os.mkdir(self._next.path)
-        except OSError:  # no more groups are to be had
-            self._next = None
-        else:
-            if _move_to(self._next.path):
-                return True
-            self._next.remove()
-            self._next = None
-        return _move_to(os.path.join(self._base, _OWN))
-
-    def take(self, number: int) -> Leaf | None:
-        """The leaf where we are becomes that of an execution; `settle` is to follow as soon as its leader runs."""
-        leaf, self._next = self._next, None
-        if leaf is not None:
-            self._numbers[os.path.basename(leaf.path)] = number
-        return leaf
-
-    def give_back(self, leaf: Leaf | None) -> None:
-        """Nothing was started: the next execution gets it."""
-        self._next = leaf
-        if leaf is not None:
-            del self._numbers[os.path.basename(leaf.path)]
-
-    def forget(self, leaf: Leaf | None) -> None:
-        """Its execution is over."""
-        if leaf is not None:
-            del self._numbers[os.path.basename(leaf.path)]
-            leaf.remove()
-
-    def number_of(self, pid: int) -> int | None:
-        """The execution in whose leaf a process is; None where it is in none."""
-        if not self._numbers:
-            return None
-        names = iter((_group_of(str(pid)) or "").split("/"))
-        base = os.path.basename(self._base)
-        return self._numbers.get(next(names, "")) if any(name == base for name in names) else None
-
-    def dissolve(self) -> None:
-        """The daemon is lost, and nothing is left of what we started: leave nothing of the groups either."""
-        if self._base:
-            _move_to(os.path.dirname(self._base))
-            _remove(self._base)
-
-
 # Files of the kernel
 
 
-def _group_of(pid: str) -> str | None:
-    """The path of a process's group within the hierarchy of version 2."""
+def group_of(pid: str) -> str | None:
+    """The path of a process's group within the hierarchy of version 2; None where there is neither."""
     groups = (line for line in _read(f"/proc/{pid}/cgroup").splitlines() if line.startswith("0::"))
     return next((line[3:] for line in groups), None)
 
@@ -294,11 +239,12 @@ def _groups_in(path: str) -> list[str]:
         return []
 
 
-def _move_to(group: str) -> bool:
+def move_to(group: str) -> bool:
+    """Move into a group; returns whether that was possible."""
     return _write(os.path.join(group, "cgroup.procs"), "0")
 
 
-def _remove(path: str) -> None:
+def remove(path: str) -> None:
     """Remove a group and those below it, as far as they are empty."""
     try:
         os.rmdir(path)
@@ -306,7 +252,7 @@ def _remove(path: str) -> None:
         if error.errno in (errno.EBUSY, errno.ENOTEMPTY):
             below = _groups_in(path)
             for name in below:
-                _remove(os.path.join(path, name))
+                remove(os.path.join(path, name))
             if below:
                 with contextlib.suppress(OSError):
                     os.rmdir(path)

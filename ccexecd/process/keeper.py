@@ -26,7 +26,7 @@ if __name__ == "__main__":  # started by path with -I -S: the folder that holds 
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from ccexecd.process import containment, limits, starting
-from ccexecd.process.control_groups import Leaves
+from ccexecd.process.leaves import Leaves
 from ccexecd.process.packets import Message, Packets
 from ccexecd.process.tree import Pause, Tree
 
@@ -41,19 +41,20 @@ _MAX_LISTED = 1000  # pids in one message: the list of a fork bomb would not fit
 class Keeper:
     """The loop: one socket to the daemon, one wake-up pipe for SIGCHLD."""
 
-    def __init__(self, channel: Packets, leaves: Leaves) -> None:
+    def __init__(self, channel: Packets, groups: str) -> None:
         self._channel = channel
         self._epoch = containment.new_epoch()
-        self._leaves = leaves
-        self._forest = containment.Forest(self._epoch, leaves.number_of)
         self._oom_score = limits.OomScore()
         self._trees: dict[int, Tree] = {}
         self._unsettled: set[Tree] = set()  # those that something is expected of: a stop, an end, the last survivor
+        self._unlimited: set[Tree] = set()  # those whose limits are not yet in force
         self._leaving = False
         self._term_received = False
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._wake, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        self._leaves = Leaves(groups, lambda: os.write(wake_write, b"\0"))
+        self._forest = containment.Forest(self._epoch, self._leaves.number_of)
         # Python handlers, not SIG_IGN: an ignored signal would stay ignored in every leader.
         for signum in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
             signal.signal(signum, lambda *_: None)
@@ -75,6 +76,7 @@ class Keeper:
     def run(self) -> None:
         """Serve until the daemon is gone and every tree has ended."""
         self._channel.send({"event": "hello", "protocol": PROTOCOL, "pid": os.getpid(), "epoch": self._epoch})
+        self._leaves.wait()  # so that the very first execution has a leaf
         while not (self._leaving and not self._trees):
             for fd, _ in self._epoll.poll(self._time_to_next_look()):
                 if fd == self._wake:
@@ -83,6 +85,7 @@ class Keeper:
                     self._receive()
             if self._term_received:
                 self._leave()
+            self._look_after_leaves()
             self._reap()
             self._look_after_trees()
         for stray in self._forest.strays():
@@ -96,7 +99,7 @@ class Keeper:
             self._refuse(message, 0, "is ending; try again", "keeper")
             return
         number, wanted = message["n"], message["limits"]
-        leaf = self._leaves.take(number)
+        self._leaves.prepare(alone=bool(wanted))
         try:
             with containment.tagged(self._epoch, number), self._oom_score.raised():
                 pid = starting.start(
@@ -104,25 +107,25 @@ class Keeper:
                     self._environment_of(message),
                     message["cwd"],
                     fds if message["stdin"] else [self._null, *fds],
-                    limits.on_processes(wanted, leaf) if wanted else None,
+                    limits.on_processes(wanted, memory=not self._leaves.bear_memory) if wanted else None,
                 )
         except starting.StartRefusedError as refused:
-            self._leaves.give_back(leaf)
             self._refuse(message, refused.errno, refused.strerror, refused.subject)
             return
         while fds:  # now: as long as we hold them, a pipe whose only user has gone seems to have another one
             os.close(fds.pop())
+        leaf = self._leaves.born(number, pid)
         tree = self._trees[number] = Tree(number, pid, message["grace"], leaf, wanted)
         self._forest.leaders[pid] = number
         self._channel.send({"re": message["re"], "n": number, "pid": pid})
-        self._leave_leaf(tree)
-        if wanted and tree.watch(limits.on_tree(wanted, tree.leaf)):
-            self._unsettled.add(tree)
+        if wanted:
+            self._unlimited.add(tree)
 
-    def _leave_leaf(self, tree: Tree) -> None:
-        if not self._leaves.settle() and tree.leaf is not None:  # we are in it still, and would be killed with it
-            self._leaves.forget(tree.leaf)
-            tree.leaf = None
+    def _limit(self, tree: Tree) -> None:
+        """Put its limits on a tree, now that its control group has nothing else in it."""
+        self._unlimited.discard(tree)
+        if tree.limit():
+            self._unsettled.add(tree)
 
     def _refuse(self, message: Message, errno: int, strerror: str, subject: str) -> None:
         self._channel.send({"re": message["re"], "errno": errno, "strerror": strerror, "subject": subject})
@@ -155,7 +158,7 @@ class Keeper:
         if tree is None:
             self._channel.send({"re": message["re"], "running": []})
             return
-        tree.pause = tree.pause or Pause(tree.leaf)
+        tree.pause = tree.pause or Pause(tree.group)
         tree.pause.wait_for(message["re"])
         self._unsettled.add(tree)
         self._look_after_pause(tree)
@@ -175,6 +178,15 @@ class Keeper:
         self._channel.send({"re": message["re"], "pids": _pids(self._forest.members(message["n"]))})
 
     # What happens by itself
+
+    def _look_after_leaves(self) -> None:
+        self._leaves.arrive()
+        for tree in list(self._unlimited):
+            if tree.leaf is None or tree.leaf.is_vacated:
+                self._limit(tree)
+        move_at = self._leaves.move_at
+        if move_at is not None and time.monotonic() >= move_at:
+            self._leaves.move()
 
     def _reap(self) -> None:
         """Take every dead child, then tell of the leaders among them: whose end has been told has left no zombie."""
@@ -209,7 +221,7 @@ class Keeper:
         survivors = _pids(self._forest.orphans(tree.number))
         _, waited, used = os.wait4(tree.pid, 0)
         status = os.waitstatus_to_exitcode(waited)
-        limit = limits.told_by(status, tree.limits, tree.leaf)
+        limit = limits.told_by(status, tree.limits, tree.group)
         del self._forest.leaders[tree.pid]
         tree.leader_reaped = True
         if survivors:
@@ -275,8 +287,8 @@ class Keeper:
         """Kill everything in a tree, and what it forks meanwhile, until nothing new turns up."""
         burst_ends = time.monotonic() + _KILL_BURST
         killed: set[tuple[int, int]] = set()  # pid, start time
-        if tree.leaf is not None:
-            tree.leaf.kill()
+        if tree.group is not None:
+            tree.group.kill()
         while time.monotonic() < burst_ends:
             fresh = [p for p in self._forest.members(tree.number) if (p.pid, p.started) not in killed]
             if not fresh:
@@ -289,9 +301,10 @@ class Keeper:
     def _forget(self, tree: Tree) -> None:
         self._end_pause(tree, [])
         self._forest.forget(tree.number)
-        self._leaves.forget(tree.leaf)
+        self._leaves.forget(tree.leaf, tree.number)
         self._trees.pop(tree.number, None)
         self._unsettled.discard(tree)
+        self._unlimited.discard(tree)
 
     def _leave(self) -> None:
         """The daemon is lost, or we are told to end: end every tree with its grace, then go."""
@@ -315,6 +328,8 @@ class Keeper:
     def _time_to_next_look(self) -> float | None:
         """Seconds that may be slept; None for as long as nothing happens."""
         looks = [look for tree in self._unsettled if (look := tree.next_look) is not None]
+        if self._leaves.move_at is not None:
+            looks.append(self._leaves.move_at)
         return max(min(looks) - time.monotonic(), 0.0) if looks else None
 
     def _drain_wake_pipe(self) -> None:
@@ -358,7 +373,7 @@ def main() -> None:
         os.set_inheritable(fd, False)
     os.setsid()  # a signal to the daemon's group, as a terminal sends it, is not for us
     containment.become_subreaper()
-    Keeper(Packets(socket.socket(fileno=channel)), Leaves("".join(sys.argv[2:3]))).run()
+    Keeper(Packets(socket.socket(fileno=channel)), "".join(sys.argv[2:3])).run()
 
 
 if __name__ == "__main__":

@@ -59,12 +59,12 @@ class OomScore:
                 os.pwrite(self._fd, score, 0)
 
 
-def on_processes(limits: Limits, leaf: Leaf | None) -> Callable[[], None] | None:
+def on_processes(limits: Limits, *, memory: bool) -> Callable[[], None] | None:
     """What each process bears by itself.
 
     Args:
         limits: those that were asked for.
-        leaf: the control group that it will be in.
+        memory: it is not a control group that bears it.
 
     Returns:
         To be called in the leader's place, before it becomes the program: what that starts inherits it. None where
@@ -74,7 +74,7 @@ def on_processes(limits: Limits, leaf: Leaf | None) -> Callable[[], None] | None
     if "cpu_seconds" in limits:
         seconds = math.ceil(limits["cpu_seconds"])
         wanted[resource.RLIMIT_CPU] = (seconds, seconds + _LAST_WARNING)
-    if "memory_bytes" in limits and not (leaf is not None and leaf.can_limit_memory):
+    if "memory_bytes" in limits and memory:
         wanted[resource.RLIMIT_AS] = (int(limits["memory_bytes"]),) * 2
     for name, kind in (("open_files", resource.RLIMIT_NOFILE), ("file_bytes", resource.RLIMIT_FSIZE)):
         if name in limits:
@@ -141,6 +141,11 @@ class Watch:
         self._leaf = leaf
         self._cores = os.cpu_count() or 1
         self.reaped_seconds = 0.0
+
+    @property
+    def knows_reaped(self) -> bool:
+        """Whether the time of what has been reaped is counted in a control group."""
+        return self._leaf is not None
 
     def exceeded(self, processes: Iterable[Process]) -> str | None:
         """The name of a limit that the tree is beyond.

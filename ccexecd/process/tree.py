@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from ccexecd.process.containment import Process
 from ccexecd.process.control_groups import Leaf
-from ccexecd.process.limits import Limits, Watch
+from ccexecd.process.limits import Limits, Watch, on_tree
 
 _TICK = 0.02  # seconds between looks at a kill that is under way
 _PAUSE_TICK = 0.001  # seconds between looks at a pause: a signalled process stops when it is next scheduled
@@ -67,7 +67,7 @@ class Tree:
         number: the daemon's number for it.
         pid: its leader.
         grace: seconds from TERM to KILL if the daemon is lost.
-        leaf: its control group; None where there are none.
+        leaf: the control group that it was born in; None where there are none.
         limits: what it may use.
 
     Attributes:
@@ -76,7 +76,10 @@ class Tree:
         pause: the stop that is under way.
     """
 
-    __slots__ = ("_look_at", "_watch", "grace", "kill_at", "leader_reaped", "leaf", "limits", "number", "pause", "pid")
+    __slots__ = (
+        "_look_at", "_watch", "grace", "kill_at", "leader_reaped", "leaf", "limits", "number", "pause",
+        "pid",
+    )  # fmt: skip
 
     def __init__(self, number: int, pid: int, grace: float, leaf: Leaf | None, limits: Limits) -> None:
         self.number = number
@@ -90,10 +93,15 @@ class Tree:
         self._watch: Watch | None = None
         self._look_at = 0.0
 
-    def watch(self, watch: Watch | None) -> bool:
-        """Look at its limits from now on, if there is anything to look at; returns whether there is."""
-        self._watch = watch
-        return watch is not None
+    @property
+    def group(self) -> Leaf | None:
+        """The control group in which there is nothing but it; None where it has none, or not yet."""
+        return self.leaf if self.leaf is not None and self.leaf.is_its_own else None
+
+    def limit(self) -> bool:
+        """Put on all of it together what was asked for; returns whether there is something to look at from now on."""
+        self._watch = on_tree(self.limits, self.group)
+        return self._watch is not None
 
     @property
     def is_to_be_watched(self) -> bool:
@@ -114,7 +122,7 @@ class Tree:
     @property
     def counts_reaped(self) -> bool:
         """Whether it matters what its dead have used: a control group knows by itself."""
-        return self._watch is not None and self.leaf is None
+        return self._watch is not None and not self._watch.knows_reaped
 
     def count(self, seconds: float) -> None:
         """Processor time of something of it that has been reaped and was nobody's child any more."""

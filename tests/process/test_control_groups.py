@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ccexecd.process import control_groups
-from ccexecd.process.control_groups import Base, Leaf, Leaves
+from ccexecd.process.control_groups import Base, Leaf
 
 from .programs import python
 from .stage import PATIENCE, is_alive
@@ -35,25 +35,17 @@ def processes_in(group: str | Path) -> set[int]:
     return set(map(int, (Path(group) / "cgroup.procs").read_text().split()))
 
 
-@pytest.fixture
-def leaves(base: Base) -> Iterator[Leaves]:
-    """As a keeper has them; afterwards this process is where it was."""
-    leaves = Leaves(base.path)
-    yield leaves
-    control_groups._move_to(str(Path(base.path) / "daemon"))
-
-
 @contextmanager
-def in_leaf(leaves: Leaves, *argv: str, number: int = 7) -> Iterator[tuple["subprocess.Popen[bytes]", Leaf]]:
-    """A process that was started in a leaf; its first line has been read."""
-    leaf = leaves.take(number)
-    assert leaf is not None
+def in_leaf(base: Base, *argv: str) -> Iterator[tuple["subprocess.Popen[bytes]", Leaf]]:
+    """A process in a leaf of its own, which is killed in the end."""
+    leaf = Leaf(str(Path(base.path) / "leaf"))
+    Path(leaf.path).mkdir()
     with subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True) as process:
-        assert leaves.settle()
-        assert process.stdout
-        process.stdout.readline()
+        (Path(leaf.path) / "cgroup.procs").write_text(str(process.pid))
         yield process, leaf
         leaf.kill()
+    leaf.remove()
+    assert not Path(leaf.path).exists()
 
 
 def test_a_base_is_made_where_we_are_and_taken_away_again():
@@ -70,61 +62,22 @@ def test_a_base_is_made_where_we_are_and_taken_away_again():
     assert not Path(base.path).exists()
 
 
-def test_what_is_born_in_a_leaf_is_known_whatever_it_does(leaves: Leaves):
-    """A daemon without session, group, parent or environment is still the execution's."""
-    escape = (
-        "import os\n"
-        "for _ in range(2):\n"
-        "    if os.fork(): os._exit(0)\n"
-        "    os.setsid()\n"
-        "os.execve('/bin/sh', ['sh', '-c', 'echo $$; exec sleep 1000'], {})"
-    )
-    leaf = leaves.take(3)
-    with subprocess.Popen(python(escape), stdout=subprocess.PIPE) as process:
-        assert leaves.settle()
-        assert process.stdout
-        pid = int(process.stdout.readline())
-        assert leaves.number_of(pid) == 3
-        assert leaves.number_of(os.getpid()) is None
-        assert leaf is not None
-        leaf.kill()
-    wait_until(lambda: not is_alive(pid), "it is dead")
-
-
-def test_a_leaf_that_was_not_used_is_the_next_ones(leaves: Leaves):
-    """A program that cannot be started costs no group."""
-    leaf = leaves.take(1)
-    leaves.give_back(leaf)
-    assert leaves.take(2) is leaf
-
-
-def test_a_leaf_is_taken_away_with_its_execution(leaves: Leaves):
-    """A hundred executions leave no group behind, and nothing in memory."""
-    for number in range(100):
-        leaf = leaves.take(number)
-        assert leaves.settle()
-        leaves.forget(leaf)
-    assert len(list(Path(leaves._base).glob("*-*"))) == 1  # the next one's
-    assert not leaves._numbers
-
-
-def test_groups_that_were_made_in_a_leaf_go_with_it(leaves: Leaves):
+def test_groups_that_were_made_in_a_leaf_go_with_it(base: Base):
     """A command may divide its own group, as a daemon inside of it does."""
-    with in_leaf(leaves, *python("print(flush=True); import time; time.sleep(1000)")) as (process, leaf):
+    with in_leaf(base, "sleep", "1000") as (process, leaf):
         inner = Path(leaf.path) / "a" / "b"
         inner.mkdir(parents=True)
         (inner / "cgroup.procs").write_text(str(process.pid))
-        assert leaves.number_of(process.pid) == 7
         leaf.kill()
-        process.wait(PATIENCE)
-    leaves.forget(leaf)
-    assert not Path(leaf.path).exists()
+        assert process.wait(PATIENCE) == -signal.SIGKILL
 
 
-def test_a_leaf_stands_still_and_goes_on(leaves: Leaves):
+def test_a_leaf_stands_still_and_goes_on(base: Base):
     """Frozen, it does nothing at all; killed, it need not be thawed."""
     counting = "import itertools\nfor n in itertools.count(): print(n, flush=True)"
-    with in_leaf(leaves, *python(counting)) as (process, leaf):
+    with in_leaf(base, *python(counting)) as (process, leaf):
+        assert process.stdout
+        process.stdout.readline()
         assert leaf.freeze()
         wait_until(lambda: leaf.is_frozen, "it is frozen")
         used = leaf.cpu_seconds
@@ -166,23 +119,12 @@ def test_what_the_kernel_writes_is_understood(tmp_path: Path):
     assert written == {"memory.max": "1073741824", "memory.swap.max": "0", "memory.oom.group": "1", "pids.max": "10"}
 
 
-def test_without_groups_everything_goes_on(tmp_path: Path):
-    """No base, or one that takes no more groups: executions are contained without."""
-    for leaves in (Leaves(""), Leaves(str(tmp_path / "full"))):
-        leaf = leaves.take(1)
-        assert leaf is None
-        leaves.settle()
-        leaves.forget(leaf)
-        assert leaves.number_of(os.getpid()) is None
-        leaves.dissolve()
-
-
 DEAD_DAEMON = """
 import os, subprocess, sys
-from ccexecd.process.control_groups import Leaves, claim
+from ccexecd.process.control_groups import claim
 base = claim()
-leaves = Leaves(base.path)
-leaves.take(1)
+os.mkdir(base.path + "/leaf")
+open(base.path + "/leaf/cgroup.procs", "w").write("0")
 child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
 print(base.path, child.pid, flush=True)
 sys.stdin.read()
