@@ -27,6 +27,7 @@ from ccexecd.core.spec import Spec
 from ccexecd.process.execution import Execution
 from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.leader import Launch, SpawnError
+from ccexecd.process.leftovers import Leftovers
 from ccexecd.process.pump import Pump
 from ccexecd.process.shells import argv_of, default_shell
 from ccexecd.process.supervisor import Start, supervise
@@ -143,6 +144,7 @@ class Engine:
         sessions: every one that has not ended.
         draining: no new execution is admitted.
         started_total: how many have been admitted since the start.
+        leftovers: what finished ones have left running.
     """
 
     def __init__(self, config: Config, keeper: KeeperClient, pump: Pump, environ: Mapping[str, str]) -> None:
@@ -152,6 +154,7 @@ class Engine:
         self.sessions: dict[str, Session] = {}
         self.draining = False
         self.started_total = 0
+        self.leftovers = Leftovers(keeper)
         self._keeper = keeper
         self._pump = pump
         self._inherited = {"PYTHONUNBUFFERED": "1", **environ}
@@ -258,7 +261,9 @@ class Engine:
         return found
 
     async def end_all(self, grace: float | None) -> list[Execution]:
-        """End every session and execution, and wait until they have ended (bounded by each one's own escalation).
+        """End every session and execution and what they left running, and wait until that is done.
+
+        It is bounded by each one's own escalation.
 
         Returns:
             The executions that were live.
@@ -267,6 +272,7 @@ class Engine:
         ended = part(list(self.live.values()), Parting.SHUTDOWN, grace)
         for execution in ended:
             await execution.finished.wait()
+        await self.leftovers.end(grace)
         return ended
 
     def _judged(self, spec: Spec) -> Spec:
@@ -296,6 +302,8 @@ class Engine:
                 execution.has_ended(Outcome(None, Reason.LOST, error="the daemon failed; its log says how"))
         finally:
             del self.live[execution.id], session.live[execution.id]
+            if execution.leader is not None and execution.leaves_running:
+                self.leftovers.add(execution.leader, execution.grace)
             self._remember(execution)
             self._set_idle_clock(session)
 

@@ -24,7 +24,7 @@ from ccexecd.engine import AdmissionError, Engine, Refusal, Session
 from ccexecd.process.execution import Execution
 
 from .process.lone_engine import GRACE
-from .process.programs import HOSTILE, SLEEPER, TERM_PROOF, sh
+from .process.programs import HOSTILE, LEADER_FIRST, PIPE_HOLDER, SLEEPER, TERM_PROOF, sh
 from .process.stage import PATIENCE, described, end_of, lines_of, living, nothing_left, running_engine, wait_for
 
 
@@ -529,13 +529,49 @@ async def test_an_execution_is_found_by_its_id_or_the_only_one_that_starts_so():
         assert first.state is second.state is State.FINISHED
 
 
+# What is left running
+
+
+async def test_a_stop_ends_what_was_left_running():
+    """By TERM, grace and KILL, as what still executes; only the one that is deaf to TERM takes all of its grace."""
+    async with running_engine() as engine:
+        session, _ = await connected(engine)
+        for program in LEAVING:
+            execution = await run(engine, session, program.argv, leftovers="detach", grace=0.3)
+            assert execution.leaves_running
+        assert len(living()) == len(LEAVING) + 1  # and the keeper
+        assert engine.leftovers.longest_grace(None) == 0.3
+        began = time.monotonic()
+        assert await engine.end_all(None) == []
+        assert 0.3 <= time.monotonic() - began < 2
+        assert not any(each.leaves_running for each in engine.executions.values())
+        assert len(living()) == 1
+        assert engine.leftovers.longest_grace(None) == 0
+
+
+async def test_what_was_left_running_outlives_its_session():
+    """The execution is over, so no parting ends anything of it."""
+    async with running_engine() as engine:
+        session, _ = await connected(engine)
+        execution = await run(engine, session, PIPE_HOLDER.argv, leftovers="detach")
+        engine.connection_lost(session, Parting.CLOSED)
+        await wait_for(lambda: session.id not in engine.sessions, "the session has ended")
+        assert execution.leaves_running
+        assert set(await execution.processes()) == set(execution.outcome.leftovers)
+
+
 # The daemon's sudden death
+
+
+LEAVING = (LEADER_FIRST, PIPE_HOLDER)
+"""Programs that end, and leave something."""
 
 
 @pytest.fixture
 def doomed() -> Iterator[subprocess.Popen[bytes]]:
-    """A daemon in a process of its own that executes fifty hostile programs."""
-    programs = [*HOSTILE.values()] * 3 + [TERM_PROOF] * 5
+    """A daemon in a process of its own, with fifty hostile programs and what two others have left running."""
+    programs = [(program, "kill") for program in [*HOSTILE.values()] * 3 + [TERM_PROOF] * 5]
+    programs += [(program, "detach") for program in LEAVING]
     daemon = subprocess.Popen(
         [sys.executable, "-m", "tests.process.lone_engine"],
         stdin=subprocess.PIPE,
@@ -545,7 +581,9 @@ def doomed() -> Iterator[subprocess.Popen[bytes]]:
     )
     assert daemon.stdin
     assert daemon.stdout
-    daemon.stdin.write(json.dumps([[program.argv, program.lines] for program in programs]).encode())
+    daemon.stdin.write(
+        json.dumps([[program.argv, program.lines, leftovers] for program, leftovers in programs]).encode()
+    )
     daemon.stdin.close()
     assert daemon.stdout.readline().startswith(b"up ")
     yield daemon
@@ -555,7 +593,7 @@ def doomed() -> Iterator[subprocess.Popen[bytes]]:
 
 
 async def test_nothing_outlives_a_daemon_that_is_killed(doomed):
-    """Fifty hostile trees: nothing is left within their grace and two seconds."""
+    """Fifty hostile trees, and what was left running: nothing is there within their grace and two seconds."""
     assert len(living(doomed.pid)) > 50
     doomed.kill()
     doomed.wait()

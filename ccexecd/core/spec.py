@@ -30,6 +30,7 @@ class Spec:
         stdin_open: whether the client writes to its standard input; else it is /dev/null.
         on_disconnect: what the loss of the client means for it.
         labels: the client's own marks.
+        leftovers: what happens to processes that outlive its leader: they are ended, or left running.
     """
 
     argv: tuple[str, ...]
@@ -47,3 +48,4 @@ class Spec:
     stdin_open: bool = False
     on_disconnect: Literal["auto", "cancel", "detach"] = "auto"
     labels: Mapping[str, str] = attrs.field(factory=dict)
+    leftovers: Literal["kill", "detach"] = "kill"

@@ -160,6 +160,7 @@ class Execution:
             "stderr_bytes": self.log.sizes["stderr"],
             "dropped_bytes": self.log.dropped_bytes,
             "leftovers": list(outcome.leftovers),
+            **({"left_running": True} if outcome.detached else {}),
             **self._process_ids(),
         }
 
@@ -169,6 +170,12 @@ class Execution:
     def is_live(self) -> bool:
         """Whether it has not finished."""
         return self.state is not State.FINISHED
+
+    @property
+    def leaves_running(self) -> bool:
+        """Whether it has finished, was told to leave what it left running, and some of that still runs."""
+        detached = self.outcome is not None and self.outcome.detached
+        return detached and self.leader is not None and not self.leader.gone.is_set()
 
     @property
     def duration(self) -> float:
@@ -314,7 +321,7 @@ class Execution:
         await self._keeper.signal(self._led(), signum)
 
     async def processes(self) -> list[int]:
-        """The pids of its living processes; none before it has started and after it has ended."""
+        """The pids of its living processes: none before it has started, what it left running after it has ended."""
         return await self._keeper.members(self.leader) if self.leader is not None else []
 
     def watch(self, watcher: Watcher) -> None:

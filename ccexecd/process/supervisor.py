@@ -4,15 +4,17 @@ Owns the order in which an execution ends; the waits are all bounded. In words: 
 end of its output. If it is we who end it: TERM to the whole tree, its grace, KILL, and then the wait until the kernel
 says that nothing is left. Its output goes on being read throughout (closing the pipe first would kill a program by
 EPIPE inside its own TERM clean-up). When the leader is gone, what it left in the pipes is read; what it left running
-gets a moment to end by itself, and is ended. Only then is the execution finished.
+gets a moment to end by itself, and is ended, or left alone where that was asked for. Only then is the execution
+finished.
 """
 
+import contextlib
 import logging
 import os
 
 import trio
 
-from ccexecd.core.execution import Exit, Outcome, Reason, judge
+from ccexecd.core.execution import Exit, IllegalTransitionError, Outcome, Reason, State, judge
 from ccexecd.process.execution import Execution
 from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.keeper_link import close_all
@@ -160,14 +162,15 @@ async def _heed_silence(execution: Execution, limit: float) -> None:
 
 
 async def _wind_down(execution: Execution, keeper: KeeperClient, leader: Leader) -> None:
-    leftovers: list[int] = []
     if execution.intent is not None:
-        await _escalate(keeper, leader, execution.grace, execution.hurry)
-    elif not leader.gone.is_set():
-        with trio.move_on_after(LINGER):
-            await leader.gone.wait()
-        leftovers = await keeper.members(leader)
-        await _escalate(keeper, leader, min(execution.grace, STRAGGLER_GRACE), execution.hurry)
+        leftovers: list[int] = []
+        await escalate(keeper, leader, execution.grace, execution.hurry)
+    else:
+        leftovers = await _let_linger(execution, keeper, leader)
+        if leftovers and execution.spec.leftovers == "detach" and execution.intent is None:
+            _leave(execution, leader, leftovers)
+            return
+        await escalate(keeper, leader, min(execution.grace, STRAGGLER_GRACE), execution.hurry)
     for source in execution.pacing.sources:
         source.read_end()
     still_open = [source for source in execution.pacing.sources if not source.ended.is_set()]
@@ -175,10 +178,7 @@ async def _wind_down(execution: Execution, keeper: KeeperClient, leader: Leader)
         with trio.move_on_after(LINGER):
             for source in still_open:
                 await source.ended.wait()
-        for source in still_open:
-            source.close()
-    execution.stdin.drop()
-    execution.has_no_more_output()
+    _disconnect(execution)
     unkillable = await keeper.members(leader)
     if unkillable:
         log.error("execution %s: processes %s could not be ended", execution.id, unkillable)
@@ -187,10 +187,44 @@ async def _wind_down(execution: Execution, keeper: KeeperClient, leader: Leader)
     execution.has_ended(Outcome(exited.code, reason, exited.use, tuple(leftovers), tuple(unkillable)))
 
 
-async def _escalate(keeper: KeeperClient, leader: Leader, grace: float, hurry: trio.CancelScope) -> None:
+async def _let_linger(execution: Execution, keeper: KeeperClient, leader: Leader) -> list[int]:
+    """Give what the leader left a moment to end by itself; the pids of what has not. What is to stay must not stand."""
+    if leader.gone.is_set():
+        return []
+    with trio.move_on_after(LINGER):
+        await leader.gone.wait()
+    while execution.spec.leftovers == "detach" and execution.state is State.PAUSED:
+        with contextlib.suppress(IllegalTransitionError):  # somebody has just cancelled it
+            await execution.resume()
+    return await keeper.members(leader)
+
+
+def _leave(execution: Execution, leader: Leader, leftovers: list[int]) -> None:
+    """Finish, and let the rest run: in one step, so that no cancel can come between. Its output is nobody's now."""
+    _disconnect(execution)
+    exited = leader.exit or Exit(None)
+    reason = judge(exited, execution.intent)
+    execution.has_ended(Outcome(exited.code, reason, exited.use, tuple(leftovers), detached=True))
+
+
+def _disconnect(execution: Execution) -> None:
+    """Take what its pipes still hold, and close them."""
+    for source in execution.pacing.sources:
+        source.close()
+    execution.stdin.drop()
+    execution.has_no_more_output()
+
+
+async def escalate(keeper: KeeperClient, leader: Leader, grace: float, hurry: trio.CancelScope) -> None:
     """TERM, grace, KILL, until nothing of the tree is left or it has been shown that something cannot be ended.
 
     With no grace at all, nobody is asked: a handler of TERM would race with the KILL.
+
+    Args:
+        keeper: signals it.
+        leader: of the tree.
+        grace: seconds from TERM to KILL.
+        hurry: a fresh scope; cancelling it ends the grace.
     """
     if not leader.gone.is_set() and grace > 0:
         await keeper.terminate(leader)

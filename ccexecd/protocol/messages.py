@@ -44,6 +44,7 @@ class Execute:
     policy: Literal["drop_oldest", "block"] = "drop_oldest"
     framing: Framing | None = None
     labels: dict[str, str] = attrs.field(factory=dict)
+    leftovers: Literal["kill", "detach"] | None = None
     # Of the contract, served by later versions: only the value that changes nothing is taken.
     pty: None = None
     limits: None = None

@@ -90,6 +90,7 @@ def describe(execution: Execution) -> dict[str, Any]:
         "reason": outcome.reason.value if outcome else None,
         "error": outcome.error if outcome else "",
         "leftovers": list(outcome.leftovers) if outcome else [],
+        "left_running": execution.leaves_running,
         "stdout_bytes": execution.log.sizes["stdout"],
         "stderr_bytes": execution.log.sizes["stderr"],
         "dropped_bytes": execution.log.dropped_bytes,

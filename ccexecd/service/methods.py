@@ -60,6 +60,7 @@ def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing)
         stdin_open=wanted.stdin == "open",
         on_disconnect=wanted.on_disconnect,
         labels=wanted.labels,
+        leftovers=wanted.leftovers or config.leftovers,  # type: ignore[arg-type]  # one of the key's choices
     )
 
 

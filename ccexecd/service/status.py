@@ -24,5 +24,6 @@ def status_method(of_daemon: Callable[[], Awaitable[dict[str, Any]]]) -> Method:
 
 
 async def _of_execution(execution: Execution) -> dict[str, Any]:
-    resources = await usage(await execution.processes()) if execution.is_live else None
+    is_there = execution.is_live or execution.leaves_running
+    resources = await usage(await execution.processes()) if is_there else None
     return {**describe(execution), "resources": resources}

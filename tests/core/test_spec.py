@@ -25,6 +25,7 @@ def test_a_spec_needs_no_more_than_its_words():
         "stdin_open": False,
         "on_disconnect": "auto",
         "labels": {},
+        "leftovers": "kill",
     }
 
 

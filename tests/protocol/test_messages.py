@@ -46,6 +46,7 @@ def test_defaults_are_those_of_the_contract():
             "on_disconnect": "auto",
             "framing": None,
             "labels": {},
+            "leftovers": None,
             "stall_timeout": None,
             "pty": None,
             "limits": None,
@@ -190,6 +191,7 @@ def test_execute_takes_everything_that_is_served():
         "on_disconnect": "detach",
         "framing": "raw",
         "labels": {"a": "b"},
+        "leftovers": "detach",
     }
     taken = attrs.asdict(params(given_, messages.Execute))
     assert {name: list(taken[name]) if isinstance(taken[name], tuple) else taken[name] for name in given_} == given_

@@ -76,6 +76,15 @@ class TestSpec:
         made = spec(messages.Execute(command="true", timeout=asked), default_execution_timeout=configured)
         assert (made.timeout, made.timeout_source) == (timeout, source)
 
+    @pytest.mark.parametrize(
+        ("asked", "configured", "leftovers"),
+        [(None, "kill", "kill"), (None, "detach", "detach"), ("kill", "detach", "kill"), ("detach", "kill", "detach")],
+    )
+    def test_what_becomes_of_leftovers(self, asked, configured, leftovers):
+        """The request, else the configuration."""
+        made = spec(messages.Execute(command="true", leftovers=asked), leftovers=configured)
+        assert made.leftovers == leftovers
+
     def test_grace_and_framing_have_defaults(self):
         """The configuration's grace, the manner's framing; a request's own are stronger, a grace of 0, too."""
         plain = spec(messages.Execute(command="true"), framing="line", process_cleanup_timeout=3.0)
