@@ -18,6 +18,7 @@ from enum import Enum
 import attrs
 import trio
 
+from ccexecd.agents.claude import reader_for
 from ccexecd.config import Config
 from ccexecd.core import policy
 from ccexecd.core.execution import Event, Outcome, Reason
@@ -241,7 +242,9 @@ class Engine:
                 f"session limit reached: all {limit} sessions are taken; end one, or raise max_sessions",
                 max_sessions=limit,
             )
-        execution = Execution(self._judged(spec), session.id, self._keeper, self._pump, self.config.max_buffer_size)
+        spec = self._judged(spec)
+        window = self.config.max_buffer_size
+        execution = Execution(spec, session.id, self._keeper, self._pump, window, reader_for(spec))
         execution.apply(Event.ADMIT)
         self.executions[execution.id] = self.live[execution.id] = execution
         session.executions[execution.id] = session.live[execution.id] = execution

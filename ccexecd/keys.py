@@ -126,6 +126,9 @@ class Config:
         "what happens to processes that outlive their execution's first one: they are ended, or left running",
         choices=("kill", "detach"),
     )
+    post_result_grace: float | None = _key(
+        None, "seconds that an agent may stay after its final result; not set: no limit", minimum=0
+    )
 
     def as_public_dict(self) -> dict[str, object]:
         """Return every key with a value that JSON can carry; no key holds a secret."""

@@ -112,7 +112,9 @@ def test_every_key_can_be_set_in_every_layer(read, key: str):
     }
     value = samples.get(key, {int: 5, float: 5.0, bool: True, tuple[str, ...]: ["a", "b"]}.get(FIELDS[key].type))
     if value is None:
-        value = {"default_execution_timeout": 5.0, "allowed_commands": ["a", "b"]}.get(key, "/x/y")
+        value = {"default_execution_timeout": 5.0, "post_result_grace": 5.0, "allowed_commands": ["a", "b"]}.get(
+            key, "/x/y"
+        )
     expected = tuple(value) if isinstance(value, list) else value
     as_text = ",".join(value) if isinstance(value, list) else str(value)
     for loaded in (

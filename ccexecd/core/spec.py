@@ -31,6 +31,8 @@ class Spec:
         on_disconnect: what the loss of the client means for it.
         labels: the client's own marks.
         leftovers: what happens to processes that outlive its leader: they are ended, or left running.
+        agent: whose output it is, for whoever reads its final result in it; `auto` tells by the program.
+        post_result_grace: seconds that an agent may stay after its final result; None is as long as it likes.
     """
 
     argv: tuple[str, ...]
@@ -49,3 +51,5 @@ class Spec:
     on_disconnect: Literal["auto", "cancel", "detach"] = "auto"
     labels: Mapping[str, str] = attrs.field(factory=dict)
     leftovers: Literal["kill", "detach"] = "kill"
+    agent: Literal["auto", "claude", "none"] = "auto"
+    post_result_grace: float | None = None

@@ -16,10 +16,11 @@ import trio
 
 from ccexecd.core.execution import Exit, IllegalTransitionError, Outcome, Reason, State, judge
 from ccexecd.process.execution import Execution
+from ccexecd.process.final_result import ResultWatch
 from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.keeper_link import close_all
 from ccexecd.process.leader import Launch, Leader, SpawnError
-from ccexecd.process.pump import Pump, open_pipe
+from ccexecd.process.pump import Pump, Sink, open_pipe
 
 log = logging.getLogger(__name__)
 
@@ -114,10 +115,7 @@ async def supervise(execution: Execution, keeper: KeeperClient, pump: Pump, star
     execution.has_started(leader)
     try:
         with execution.scope:
-            if execution.spec.stall_timeout is None:
-                await leader.exited.wait()
-            else:
-                await _exited_or_stalled(execution, leader, execution.spec.stall_timeout)
+            await _exited_or_stayed(execution, leader)
         if execution.scope.cancelled_caught and execution.intent is None:
             execution.cancel(Reason.TIMEOUT)
     except trio.Cancelled:  # the session's nursery is cancelled: whoever did that has said why
@@ -134,15 +132,35 @@ def _connect(execution: Execution, pump: Pump, pipes: list[int]) -> None:
     if execution.spec.stdin_open:
         execution.stdin.open(pipes[2])
     execution.pacing.sources = (
-        pump.add(pipes[0], lambda received: execution.has_output("stdout", received)),
+        pump.add(pipes[0], _reader_of(execution)),
         pump.add(pipes[1], lambda received: execution.has_output("stderr", received)),
     )
 
 
-async def _exited_or_stalled(execution: Execution, leader: Leader, limit: float) -> None:
-    """Wait for the leader's end; warn when it has been silent for long, and end it when for too long."""
+def _reader_of(execution: Execution) -> Sink:
+    """What takes its standard output: nobody but the log, unless an agent's final result is waited for."""
+    watch = execution.final_result
+    if watch is None:
+        return lambda received: execution.has_output("stdout", received)
+
+    def read(received: bytes) -> None:
+        execution.has_output("stdout", received)
+        watch.feed(received, execution.clock)
+
+    return read
+
+
+async def _exited_or_stayed(execution: Execution, leader: Leader) -> None:
+    """Wait for the leader's end; end it when it has been silent for too long, or stays after its final result."""
+    limit, watch, grace = execution.spec.stall_timeout, execution.final_result, execution.spec.post_result_grace
+    if limit is None and watch is None:
+        await leader.exited.wait()
+        return
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_heed_silence, execution, limit)
+        if limit is not None:
+            nursery.start_soon(_heed_silence, execution, limit)
+        if watch is not None and grace is not None:
+            nursery.start_soon(_heed_result, execution, leader, watch, grace)
         await leader.exited.wait()
         nursery.cancel_scope.cancel(reason="the leader has exited")
 
@@ -159,6 +177,21 @@ async def _heed_silence(execution: Execution, limit: float) -> None:
             execution.is_stalling()
         warned = idle >= warn_at
         await trio.sleep((limit if warned else warn_at) - idle)
+
+
+async def _heed_result(execution: Execution, leader: Leader, watch: ResultWatch, grace: float) -> None:
+    """End it when it is still there so long after its final result; another turn begins the wait anew."""
+    while True:
+        await watch.shown.wait()
+        await execution.going.wait()
+        if watch.result is None:
+            continue
+        left = grace - watch.age(execution.clock)
+        if left <= 0:
+            if execution.intent is None and not leader.exited.is_set():
+                execution.outstays(watch)
+            return
+        await trio.sleep(left)
 
 
 async def _wind_down(execution: Execution, keeper: KeeperClient, leader: Leader) -> None:
@@ -182,9 +215,22 @@ async def _wind_down(execution: Execution, keeper: KeeperClient, leader: Leader)
     unkillable = await keeper.members(leader)
     if unkillable:
         log.error("execution %s: processes %s could not be ended", execution.id, unkillable)
+    execution.has_ended(_outcome(execution, leader, leftovers, tuple(unkillable)))
+
+
+def _outcome(
+    execution: Execution,
+    leader: Leader,
+    leftovers: list[int],
+    unkillable: tuple[int, ...] = (),
+    *,
+    detached: bool = False,
+) -> Outcome:
     exited = leader.exit or Exit(None)
     reason = judge(exited, execution.intent)
-    execution.has_ended(Outcome(exited.code, reason, exited.use, tuple(leftovers), tuple(unkillable)))
+    verdict = execution.verdict if reason is Reason.POST_RESULT else None
+    code = exited.code if verdict is None else verdict.exit_code
+    return Outcome(code, reason, exited.use, tuple(leftovers), unkillable, detached=detached)
 
 
 async def _let_linger(execution: Execution, keeper: KeeperClient, leader: Leader) -> list[int]:
@@ -202,9 +248,7 @@ async def _let_linger(execution: Execution, keeper: KeeperClient, leader: Leader
 def _leave(execution: Execution, leader: Leader, leftovers: list[int]) -> None:
     """Finish, and let the rest run: in one step, so that no cancel can come between. Its output is nobody's now."""
     _disconnect(execution)
-    exited = leader.exit or Exit(None)
-    reason = judge(exited, execution.intent)
-    execution.has_ended(Outcome(exited.code, reason, exited.use, tuple(leftovers), detached=True))
+    execution.has_ended(_outcome(execution, leader, leftovers, detached=True))
 
 
 def _disconnect(execution: Execution) -> None:

@@ -45,12 +45,13 @@ class Execute:
     framing: Framing | None = None
     labels: dict[str, str] = attrs.field(factory=dict)
     leftovers: Literal["kill", "detach"] | None = None
+    agent: Literal["auto", "claude", "none"] = "auto"
+    post_result_grace: Seconds | None = None
     # Of the contract, served by later versions: only the value that changes nothing is taken.
     pty: None = None
     limits: None = None
     stdio: Literal["pipe"] = "pipe"
     max_line_bytes: None = None
-    agent: Literal["none", "auto"] = "auto"
     idempotency_key: None = None
     lane: None = None
     priority: None = None
@@ -181,7 +182,6 @@ UNSERVED = {
     "limits",
     "stdio",
     "max_line_bytes",
-    "agent",
     "idempotency_key",
     "lane",
     "priority",

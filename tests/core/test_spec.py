@@ -26,6 +26,8 @@ def test_a_spec_needs_no_more_than_its_words():
         "on_disconnect": "auto",
         "labels": {},
         "leftovers": "kill",
+        "agent": "auto",
+        "post_result_grace": None,
     }
 
 

@@ -47,13 +47,14 @@ def test_defaults_are_those_of_the_contract():
             "framing": None,
             "labels": {},
             "leftovers": None,
+            "agent": "auto",
+            "post_result_grace": None,
             "stall_timeout": None,
             "pty": None,
             "limits": None,
             "policy": "drop_oldest",
             "stdio": "pipe",
             "max_line_bytes": None,
-            "agent": "auto",
             "idempotency_key": None,
             "lane": None,
             "priority": None,
@@ -114,7 +115,7 @@ def test_an_unknown_param_is_refused_or_passed_over(cls):
     assert params(given_, cls, lenient=True) == params(MINIMAL.get(cls.__name__), cls)
 
 
-SERVED = {"stdio": "pipe", "agent": "auto"}
+SERVED = {"stdio": "pipe"}
 """What may be said of the params below besides null: it is what this version does anyway."""
 
 
@@ -192,6 +193,8 @@ def test_execute_takes_everything_that_is_served():
         "framing": "raw",
         "labels": {"a": "b"},
         "leftovers": "detach",
+        "agent": "claude",
+        "post_result_grace": 0.5,
     }
     taken = attrs.asdict(params(given_, messages.Execute))
     assert {name: list(taken[name]) if isinstance(taken[name], tuple) else taken[name] for name in given_} == given_

@@ -85,6 +85,14 @@ class TestSpec:
         made = spec(messages.Execute(command="true", leftovers=asked), leftovers=configured)
         assert made.leftovers == leftovers
 
+    @pytest.mark.parametrize(
+        ("asked", "configured", "grace"), [(None, None, None), (None, 7.0, 7.0), (0, 7.0, 0), (5, None, 5)]
+    )
+    def test_how_long_an_agent_may_stay(self, asked, configured, grace):
+        """The request, 0 included, else the configuration, else as long as it likes."""
+        made = spec(messages.Execute(command="true", post_result_grace=asked), post_result_grace=configured)
+        assert (made.post_result_grace, made.agent) == (grace, "auto")
+
     def test_grace_and_framing_have_defaults(self):
         """The configuration's grace, the manner's framing; a request's own are stronger, a grace of 0, too."""
         plain = spec(messages.Execute(command="true"), framing="line", process_cleanup_timeout=3.0)
@@ -133,7 +141,6 @@ class TestExecute:
             ("pty", {"cols": 80, "rows": 24}),
             ("limits", {"nice": 5}),
             ("stdio", "file"),
-            ("agent", "claude"),
             ("lane", "a"),
         ],
     )
