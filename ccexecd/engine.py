@@ -29,6 +29,7 @@ from ccexecd.process.execution import Execution
 from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.leader import Launch, SpawnError
 from ccexecd.process.leftovers import Leftovers
+from ccexecd.process.line_buffering import PRELOAD, LineBuffering
 from ccexecd.process.pump import Pump
 from ccexecd.process.shells import argv_of, default_shell
 from ccexecd.process.supervisor import Start, supervise
@@ -160,6 +161,7 @@ class Engine:
         self._pump = pump
         self._inherited = {"PYTHONUNBUFFERED": "1", **environ}
         self._is_plain = is_plain(self._inherited)
+        self._line_buffering = LineBuffering(self._inherited.get("PATH", os.defpath))
         keeper.inherit(self._inherited)
         self._remembered: deque[Execution] = deque()
         self._remembered_bytes = 0
@@ -251,7 +253,8 @@ class Engine:
         self.started_total += 1
         self._set_idle_clock(session)
         nursery = self._require_nursery() if spec.on_disconnect == "detach" else session.nursery
-        start = Start(execution, self._keeper, self._launch(execution))
+        is_ready = not spec.stdbuf or self._line_buffering.is_known
+        start = Start(execution, self._keeper, self._launch(execution)) if is_ready else None
         nursery.start_soon(self._run_execution, execution, session, start)
         return execution
 
@@ -294,13 +297,25 @@ class Engine:
         found = shutil.which(program, path=self._inherited.get("PATH", os.defpath))
         return os.path.realpath(found) if found else None
 
-    async def _run_execution(self, execution: Execution, session: Session, start: Start) -> None:
-        """The barrier around one execution: whatever goes wrong in here ends that one only."""
+    async def _run_execution(self, execution: Execution, session: Session, start: Start | None) -> None:
+        """The barrier around one execution: whatever goes wrong in here ends that one only.
+
+        Args:
+            execution: admitted.
+            session: whose it is.
+            start: its leader; None where it has to be found out first how that is started.
+        """
         try:
+            if start is None:
+                await self._line_buffering.find()
+                start = Start(execution, self._keeper, self._launch(execution))
             await supervise(execution, self._keeper, self._pump, start)
+        except SpawnError as error:
+            execution.could_not_start(error)
         except Exception:
             log.exception("execution %s failed inside the daemon", execution.id)
-            await start.abandon(self._keeper)
+            if start is not None:
+                await start.abandon(self._keeper)
             if execution.is_live:
                 execution.has_ended(Outcome(None, Reason.LOST, error="the daemon failed; its log says how"))
         finally:
@@ -319,6 +334,10 @@ class Engine:
         for name in REMOVED_WHEN_EMPTY:
             if not added.get(name, self._inherited.get(name)):
                 removed.add(name)
+        if spec.stdbuf:
+            preloaded = None if PRELOAD in removed else added.get(PRELOAD, self._inherited.get(PRELOAD))
+            names = self._line_buffering.names(preloaded)
+            added, removed = {**added, **names}, removed - names.keys()
         argv = spec.argv
         if spec.shell and self.config.shell is None and self._is_plain and is_plain(spec.env):
             path = None if "PATH" in removed else added.get("PATH", self._inherited.get("PATH"))

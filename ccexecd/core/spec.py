@@ -31,6 +31,7 @@ class Spec:
         on_disconnect: what the loss of the client means for it.
         labels: the client's own marks.
         leftovers: what happens to processes that outlive its leader: they are ended, or left running.
+        stdbuf: whether programs that use C's stdio are to write line by line.
         agent: whose output it is, for whoever reads its final result in it; `auto` tells by the program.
         post_result_grace: seconds that an agent may stay after its final result; None is as long as it likes.
     """
@@ -51,5 +52,6 @@ class Spec:
     on_disconnect: Literal["auto", "cancel", "detach"] = "auto"
     labels: Mapping[str, str] = attrs.field(factory=dict)
     leftovers: Literal["kill", "detach"] = "kill"
+    stdbuf: bool = False
     agent: Literal["auto", "claude", "none"] = "auto"
     post_result_grace: float | None = None

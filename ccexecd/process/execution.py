@@ -121,6 +121,11 @@ class Execution:
         for decide in self._deferred:
             decide()
 
+    def could_not_start(self, error: SpawnError) -> None:
+        """There will never be a leader."""
+        self.spawn_error = error
+        self.has_ended(Outcome(None, Reason.SPAWN_FAILED, error=str(error)))
+
     def has_output(self, stream: Stream, received: bytes) -> None:
         """Bytes were read."""
         self._last_output = trio.current_time()

@@ -108,8 +108,7 @@ async def supervise(execution: Execution, keeper: KeeperClient, pump: Pump, star
     try:
         leader, pipes = await start.leader()
     except SpawnError as error:
-        execution.spawn_error = error
-        execution.has_ended(Outcome(None, Reason.SPAWN_FAILED, error=str(error)))
+        execution.could_not_start(error)
         return
     _connect(execution, pump, pipes)
     execution.has_started(leader)

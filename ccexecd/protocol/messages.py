@@ -45,6 +45,7 @@ class Execute:
     framing: Framing | None = None
     labels: dict[str, str] = attrs.field(factory=dict)
     leftovers: Literal["kill", "detach"] | None = None
+    stdbuf: bool = False
     agent: Literal["auto", "claude", "none"] = "auto"
     post_result_grace: Seconds | None = None
     # Of the contract, served by later versions: only the value that changes nothing is taken.

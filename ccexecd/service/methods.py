@@ -61,6 +61,7 @@ def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing)
         on_disconnect=wanted.on_disconnect,
         labels=wanted.labels,
         leftovers=wanted.leftovers or config.leftovers,  # type: ignore[arg-type]  # one of the key's choices
+        stdbuf=wanted.stdbuf,
         agent=wanted.agent,
         post_result_grace=(config.post_result_grace if wanted.post_result_grace is None else wanted.post_result_grace),
     )

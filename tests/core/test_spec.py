@@ -26,6 +26,7 @@ def test_a_spec_needs_no_more_than_its_words():
         "on_disconnect": "auto",
         "labels": {},
         "leftovers": "kill",
+        "stdbuf": False,
         "agent": "auto",
         "post_result_grace": None,
     }

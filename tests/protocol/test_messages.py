@@ -47,6 +47,7 @@ def test_defaults_are_those_of_the_contract():
             "framing": None,
             "labels": {},
             "leftovers": None,
+            "stdbuf": False,
             "agent": "auto",
             "post_result_grace": None,
             "stall_timeout": None,
@@ -194,6 +195,7 @@ def test_execute_takes_everything_that_is_served():
         "labels": {"a": "b"},
         "leftovers": "detach",
         "agent": "claude",
+        "stdbuf": True,
         "post_result_grace": 0.5,
     }
     taken = attrs.asdict(params(given_, messages.Execute))
