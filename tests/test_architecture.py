@@ -395,7 +395,6 @@ ELSEWHERE = {
     "ccexecd/process/keeper_link.py": ("tests/process/test_keeper_client.py", "every question goes through it"),
     "ccexecd/process/standard_input.py": ("tests/process/test_execution.py", "an execution's input"),
     "ccexecd/process/leader.py": ("tests/process/test_keeper.py", "values that the keeper's client gives"),
-    "ccexecd/process/measure.py": ("tests/e2e/test_ctl.py", "what status says of processes"),
 }
 """Source without a test file of its own -> the one that tests it, and why there."""
 

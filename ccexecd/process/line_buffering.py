@@ -18,6 +18,7 @@ _PATIENCE = 10.0
 """Seconds that the question may take; it takes 0.003."""
 
 PRELOAD = "LD_PRELOAD"
+"""The name that the dynamic loader heeds (ld.so(8))."""
 
 
 class LineBuffering:

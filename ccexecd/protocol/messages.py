@@ -149,12 +149,14 @@ class Status:
 
 @attrs.frozen
 class List:
-    """`list`: executions, newest first."""
+    """`list`: executions, newest first; `resources` adds what each uses, `tree` also its processes."""
 
     state: Literal["QUEUED", "STARTING", "RUNNING", "PAUSED", "TERMINATING", "FINISHED", "live"] | None = None
     label: str | None = None
     session: str | None = None
     limit: Count = Count(1000)
+    resources: bool = False
+    tree: bool = False
 
 
 @attrs.frozen

@@ -31,6 +31,8 @@ async def test_what_runs_is_told_with_what_it_uses(tmp_path):
                 if [each["name"] for each in resources["processes"]] == ["sh", "sleep", "sleep"]:
                     break
         assert resources["processes"][0]["pid"] == execution.pid
+        assert resources["process_count"] == 3
+        assert {each["ppid"] for each in resources["processes"][1:]} == {execution.pid}
         for what in ("memory_bytes", "cpu_seconds"):
             assert resources[what] == pytest.approx(sum(each[what] for each in resources["processes"]), abs=0.001)
         assert resources["memory_bytes"] > 100_000
