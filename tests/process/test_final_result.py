@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from ccexecd.core.execution import Reason
 from ccexecd.core.output import Note
@@ -142,6 +143,25 @@ async def test_pauses_are_not_counted():
         await end_of(execution)
         assert time.monotonic() - resumed > 0.5
         assert facts(execution)[::2] == (0, Reason.POST_RESULT)
+
+
+async def test_a_result_that_is_taken_back_in_a_pause_ends_nothing():
+    """What was read before the pause is judged after it."""
+    async with running_engine() as engine:
+        execution = await begin(engine, sh("echo ready; exec sleep 1000"), post_result_grace=0.0)
+        await lines_of(execution, 1)
+        await execution.pause()
+        watch = execution.final_result
+        assert watch is not None
+        watch.feed(json.dumps(RESULT).encode() + b"\n", execution.clock)
+        await wait_all_tasks_blocked()
+        watch.feed(json.dumps(TURN).encode() + b"\n", execution.clock)
+        await execution.resume()
+        await wait_all_tasks_blocked()
+        assert execution.intent is None
+        watch.feed(json.dumps(FAILURE).encode() + b"\n", execution.clock)
+        await end_of(execution)
+        assert facts(execution)[::2] == (1, Reason.POST_RESULT)
 
 
 async def test_a_conversation_goes_on():

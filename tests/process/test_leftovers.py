@@ -9,6 +9,7 @@ import trio
 
 from ccexecd.core.execution import Reason, State
 from ccexecd.core.output import Note
+from ccexecd.process import leftovers
 from ccexecd.process.execution import Execution
 from ccexecd.process.leftovers import Leftovers
 
@@ -36,10 +37,10 @@ def completion_of(execution: Execution) -> dict[str, Any]:
 
 async def kept_by(stage: Stage, execution: Execution) -> Leftovers:
     """What the engine keeps of it."""
-    leftovers = Leftovers(stage.keeper)
+    kept = Leftovers(stage.keeper)
     assert execution.leader is not None
-    leftovers.add(execution.leader, execution.grace)
-    return leftovers
+    kept.add(execution.leader, execution.grace)
+    return kept
 
 
 @pytest.mark.parametrize("name", LEAVING)
@@ -57,8 +58,7 @@ async def test_what_is_left_goes_on_running(name):
         assert execution.leaves_running
         assert execution.log.text("stdout").count(b"\n") == program.lines
         assert open_descriptors() == descriptors
-        leftovers = await kept_by(stage, execution)
-        await leftovers.end(0.1)
+        await (await kept_by(stage, execution)).end(0.1)
         assert not execution.leaves_running
         assert await execution.processes() == []
         assert told == completion_of(execution)
@@ -173,13 +173,29 @@ async def test_the_end_can_be_hurried():
     """Who is told to stop twice waits for no grace."""
     async with open_stage() as stage:
         execution = await stage.run(LEADER_FIRST.argv, leftovers="detach", grace=1000.0)
-        leftovers = await kept_by(stage, execution)
+        kept = await kept_by(stage, execution)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(leftovers.end, None)
+            nursery.start_soon(kept.end, None)
             await trio.sleep(0.05)
             assert execution.leaves_running
-            leftovers.hurry()
+            kept.hurry()
         assert not execution.leaves_running
+
+
+async def test_what_cannot_be_ended_is_named(monkeypatch, caplog):
+    """A process of another user, for instance: the log says which."""
+
+    async def fail(*_: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async with open_stage() as stage:
+        execution = await stage.run(PIPE_HOLDER.argv, leftovers="detach")
+        kept = await kept_by(stage, execution)
+        with monkeypatch.context() as patched:
+            patched.setattr(leftovers, "escalate", fail)
+            await kept.end(0)
+        assert f"processes {list(execution.outcome.leftovers)}, left running, could not be ended" in caplog.text
+        await kept.end(0)
 
 
 async def test_a_lost_keeper_takes_what_was_left_with_it():

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from ccexecd.keys import Config
+from ccexecd.process.line_buffering import LineBuffering
 from ccexecd.protocol import messages
 from ccexecd.service.methods import EXECUTION_METHODS, default_shell, spec_of
 from tests.e2e.client import PATIENCE, Client, RefusedError, Watched
@@ -149,6 +150,25 @@ class TestExecute:
         error = await refused(client, "execute", command="true", **{param: value})
         assert error.code == -32602
         assert error.facts == [{"path": f"$.{param}", "error": "this value is not served by this version"}]
+
+    async def test_an_agent_that_stays_is_told_of(self, client):
+        """In the sequence of its execution, right before its end."""
+        line = '{"type":"result","subtype":"success","is_error":false}'
+        execution = await client.run(
+            *("sh", "-c", f"echo '{line}'; exec sleep 60"), agent="claude", post_result_grace=0.1, labels={"task": "3"}
+        )
+        assert execution.sequence()[-2:] == ["task.early_completion", "process.completed"]
+        told, completed = (each["params"] for each in execution.notifications[-2:])
+        assert (told["task"], told["agent"], told["is_error"]) == ("3", "claude", False)
+        ending = (completed["status"], completed["exit_code"], completed["signal"], completed["reason"])
+        assert ending == ("completed", 0, None, "post_result")
+
+    async def test_stdbuf_that_is_not_there_is_refused(self, daemon, client):
+        """The kernel's words for it, and which part of the request it was."""
+        daemon.daemon._engine._line_buffering = LineBuffering("/nowhere")
+        error = await refused(client, "execute", argv=["true"], stdbuf=True)
+        assert (error.code, error.facts["subject"]) == (-32006, "stdbuf")
+        assert "install stdbuf of GNU coreutils" in error.message
 
     async def test_a_failed_start_leaves_no_watcher(self, client):
         """Nothing is sent of an execution that never began, and it is remembered with the reason."""
