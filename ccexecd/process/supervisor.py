@@ -233,15 +233,26 @@ def _outcome(
 
 
 async def _let_linger(execution: Execution, keeper: KeeperClient, leader: Leader) -> list[int]:
-    """Give what the leader left a moment to end by itself; the pids of what has not. What is to stay must not stand."""
+    """Give what the leader left a moment to end by itself; the pids of what has not."""
     if leader.gone.is_set():
         return []
     with trio.move_on_after(LINGER):
         await leader.gone.wait()
-    while execution.spec.leftovers == "detach" and execution.state is State.PAUSED:
-        with contextlib.suppress(IllegalTransitionError):  # somebody has just cancelled it
-            await execution.resume()
-    return await keeper.members(leader)
+    found = await keeper.members(leader)
+    if execution.spec.leftovers == "detach":
+        await _let_go_on(execution)
+    return found
+
+
+async def _let_go_on(execution: Execution) -> None:
+    """Nobody can resume what has finished: what a pause has stopped goes on. Returns in the step in which it does."""
+    with trio.move_on_after(LINGER):
+        while not execution.going.is_set() and execution.intent is None:
+            if execution.state is State.PAUSED:
+                with contextlib.suppress(IllegalTransitionError):  # somebody has just cancelled it
+                    await execution.resume()
+            else:  # somebody has just resumed it
+                await execution.going.wait()
 
 
 def _leave(execution: Execution, leader: Leader, leftovers: list[int]) -> None:
