@@ -54,8 +54,11 @@ class Leftovers:
         Args:
             grace: seconds from TERM to KILL; None is each one's own.
         """
+        living = self._living()
+        if living:
+            log.info("ending what was left running", extra={"trees": len(living)})
         async with trio.open_nursery() as nursery:
-            for tree in self._living():
+            for tree in living:
                 nursery.start_soon(self._end, tree, tree.grace if grace is None else grace)
 
     def hurry(self) -> None:

@@ -1,19 +1,21 @@
 """What an execution leaves running because it was asked to: which endings do, what is told, and how it ends later."""
 
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
-from ccexecd.core.execution import Reason, State
+from ccexecd.core.execution import IllegalTransitionError, Reason, State
 from ccexecd.core.output import Note
-from ccexecd.process import leftovers
+from ccexecd.process import leftovers, supervisor
 from ccexecd.process.execution import Execution
 from ccexecd.process.leftovers import Leftovers
 
-from .programs import LEADER_FIRST, PIPE_HOLDER, Program, python, sh
+from .programs import LEADER_FIRST, PIPE_HOLDER, SLEEPER, Program, python, sh
 from .stage import Stage, end_of, family, is_alive, lines_of, living, open_descriptors, open_stage, state_of, wait_for
 
 LEAVING = {
@@ -121,8 +123,43 @@ async def test_a_pause_in_the_moment_of_lingering_does_not_last():
         assert execution.state is State.PAUSED
         await end_of(execution)
         assert execution.leaves_running
-        assert [state_of(pid) for pid in execution.outcome.leftovers] == ["S"]
+        assert {state_of(pid) for pid in execution.outcome.leftovers} <= {"R", "S"}
         await (await kept_by(stage, execution)).end(0)
+
+
+async def test_a_resume_that_is_under_way_is_waited_for():
+    """It has been decided and not been done: the execution does not finish before it is."""
+    async with open_stage() as stage:
+        execution = stage.begin(SLEEPER)
+        await execution.spawned.wait()
+        await execution.pause()
+        resuming = execution.resume()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(supervisor._let_go_on, execution)
+            await wait_all_tasks_blocked()
+            assert nursery.child_tasks
+            await resuming
+        assert execution.going.is_set()
+
+
+async def test_a_cancel_overtakes_what_would_let_it_go_on():
+    """It is to end, so nobody need resume it."""
+    async with open_stage() as stage:
+        execution = stage.begin(SLEEPER)
+        await execution.spawned.wait()
+        async with trio.open_nursery() as nursery:
+
+            async def pause() -> None:
+                with suppress(IllegalTransitionError):
+                    await execution.pause()
+
+            nursery.start_soon(pause)
+            await trio.lowlevel.checkpoint()
+            nursery.start_soon(supervisor._let_go_on, execution)
+            await trio.lowlevel.checkpoint()
+            execution.cancel(Reason.CANCELLED)
+        await end_of(execution)
+        assert execution.outcome.reason is Reason.CANCELLED
 
 
 async def test_a_leader_that_a_stranger_killed_leaves_what_it_was_told_to():
