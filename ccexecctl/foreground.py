@@ -140,7 +140,9 @@ class Foreground:
             render.remark(f"{self._short_id} was {EXPLANATIONS.get(str(reason), str(reason))}")
         if self._is_output_incomplete:
             render.remark(f"{self._short_id} wrote {render.size(self._missed_bytes)} that are missing here")
-        if outcome.get("leftovers"):
+        if outcome.get("left_running"):
+            render.remark(f"{self._short_id} left processes running: {outcome['leftovers']}")
+        elif outcome.get("leftovers"):
             render.remark(f"{self._short_id} left processes behind, which were ended: {outcome['leftovers']}")
 
     @contextmanager

@@ -97,6 +97,29 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], width: int | Non
     return [_cut(line, width) for line in lines]
 
 
+def tree(processes: Sequence[dict[str, Any]], width: int | None = None) -> list[str]:
+    """Lines that draw processes below their parents, those first whose parent is none of them.
+
+    Args:
+        processes: each with ``pid``, ``ppid``, ``name``, ``state``, ``cpu_seconds`` and ``memory_bytes``.
+        width: characters of a line; None cuts nothing.
+    """
+    pids = {each["pid"] for each in processes}
+    below: dict[int | None, list[dict[str, Any]]] = {}
+    for each in processes:
+        below.setdefault(each["ppid"] if each["ppid"] in pids else None, []).append(each)
+    lines: list[str] = []
+    todo = [(each, "  ") for each in reversed(below.get(None, []))]
+    last = {id(siblings[-1]) for siblings in below.values()}
+    while todo:
+        process, indent = todo.pop()
+        branch, deeper = ("└─ ", "   ") if id(process) in last else ("├─ ", "│  ")
+        use = f"{process['state']}, {duration(process['cpu_seconds'])}, {size(process['memory_bytes'])}"
+        lines.append(_cut(f"{indent}{branch}{process['pid']} {printable(process['name'])}  ({use})", width))
+        todo += [(child, indent + deeper) for child in reversed(below.get(process["pid"], []))]
+    return lines
+
+
 def _cut(line: str, width: int | None) -> str:
     return line if width is None or len(line) <= width else line[: width - 1] + "…"
 

@@ -237,6 +237,7 @@ class Daemon:
             self._draining.cancel(reason="told to stop twice")
             for execution in list(self._engine.live.values()):
                 execution.hurry.cancel(reason="told to stop twice")
+            self._engine.leftovers.hurry()
             return
         self._drain = self._engine.config.drain_timeout if drain is None else drain
         self._grace = grace
@@ -248,7 +249,7 @@ class Daemon:
         self._door.stop_accepting()
         self._sessions_ended = len(self._engine.sessions)
         graces = [each.grace if self._grace is None else self._grace for each in self._engine.live.values()]
-        longest = self._drain + max(graces, default=0.0)
+        longest = self._drain + max(graces, default=0.0) + self._engine.leftovers.longest_grace(self._grace)
         log.info("stopping", extra={"live_executions": len(self._engine.live), "drain": self._drain})
         self._notifier.stopping(f"ending {len(self._engine.live)} executions")
         self._notifier.extend(longest + 30)

@@ -18,6 +18,7 @@ from enum import Enum
 import attrs
 import trio
 
+from ccexecd.agents.claude import reader_for
 from ccexecd.config import Config
 from ccexecd.core import policy
 from ccexecd.core.execution import Event, Outcome, Reason
@@ -27,6 +28,8 @@ from ccexecd.core.spec import Spec
 from ccexecd.process.execution import Execution
 from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.leader import Launch, SpawnError
+from ccexecd.process.leftovers import Leftovers
+from ccexecd.process.line_buffering import PRELOAD, LineBuffering
 from ccexecd.process.pump import Pump
 from ccexecd.process.shells import argv_of, default_shell
 from ccexecd.process.supervisor import Start, supervise
@@ -143,6 +146,7 @@ class Engine:
         sessions: every one that has not ended.
         draining: no new execution is admitted.
         started_total: how many have been admitted since the start.
+        leftovers: what finished ones have left running.
     """
 
     def __init__(self, config: Config, keeper: KeeperClient, pump: Pump, environ: Mapping[str, str]) -> None:
@@ -152,10 +156,12 @@ class Engine:
         self.sessions: dict[str, Session] = {}
         self.draining = False
         self.started_total = 0
+        self.leftovers = Leftovers(keeper)
         self._keeper = keeper
         self._pump = pump
         self._inherited = {"PYTHONUNBUFFERED": "1", **environ}
         self._is_plain = is_plain(self._inherited)
+        self._line_buffering = LineBuffering(self._inherited.get("PATH", os.defpath))
         keeper.inherit(self._inherited)
         self._remembered: deque[Execution] = deque()
         self._remembered_bytes = 0
@@ -238,14 +244,17 @@ class Engine:
                 f"session limit reached: all {limit} sessions are taken; end one, or raise max_sessions",
                 max_sessions=limit,
             )
-        execution = Execution(self._judged(spec), session.id, self._keeper, self._pump, self.config.max_buffer_size)
+        spec = self._judged(spec)
+        window = self.config.max_buffer_size
+        execution = Execution(spec, session.id, self._keeper, self._pump, window, reader_for(spec))
         execution.apply(Event.ADMIT)
         self.executions[execution.id] = self.live[execution.id] = execution
         session.executions[execution.id] = session.live[execution.id] = execution
         self.started_total += 1
         self._set_idle_clock(session)
         nursery = self._require_nursery() if spec.on_disconnect == "detach" else session.nursery
-        start = Start(execution, self._keeper, self._launch(execution))
+        is_ready = not spec.stdbuf or self._line_buffering.is_known
+        start = Start(execution, self._keeper, self._launch(execution)) if is_ready else None
         nursery.start_soon(self._run_execution, execution, session, start)
         return execution
 
@@ -258,7 +267,9 @@ class Engine:
         return found
 
     async def end_all(self, grace: float | None) -> list[Execution]:
-        """End every session and execution, and wait until they have ended (bounded by each one's own escalation).
+        """End every session and execution and what they left running, and wait until that is done.
+
+        It is bounded by each one's own escalation.
 
         Returns:
             The executions that were live.
@@ -267,6 +278,7 @@ class Engine:
         ended = part(list(self.live.values()), Parting.SHUTDOWN, grace)
         for execution in ended:
             await execution.finished.wait()
+        await self.leftovers.end(grace)
         return ended
 
     def _judged(self, spec: Spec) -> Spec:
@@ -285,17 +297,31 @@ class Engine:
         found = shutil.which(program, path=self._inherited.get("PATH", os.defpath))
         return os.path.realpath(found) if found else None
 
-    async def _run_execution(self, execution: Execution, session: Session, start: Start) -> None:
-        """The barrier around one execution: whatever goes wrong in here ends that one only."""
+    async def _run_execution(self, execution: Execution, session: Session, start: Start | None) -> None:
+        """The barrier around one execution: whatever goes wrong in here ends that one only.
+
+        Args:
+            execution: admitted.
+            session: whose it is.
+            start: its leader; None where it has to be found out first how that is started.
+        """
         try:
+            if start is None:
+                await self._line_buffering.find()
+                start = Start(execution, self._keeper, self._launch(execution))
             await supervise(execution, self._keeper, self._pump, start)
+        except SpawnError as error:
+            execution.could_not_start(error)
         except Exception:
             log.exception("execution %s failed inside the daemon", execution.id)
-            await start.abandon(self._keeper)
+            if start is not None:
+                await start.abandon(self._keeper)
             if execution.is_live:
                 execution.has_ended(Outcome(None, Reason.LOST, error="the daemon failed; its log says how"))
         finally:
             del self.live[execution.id], session.live[execution.id]
+            if execution.leader is not None and execution.leaves_running:
+                self.leftovers.add(execution.leader, execution.grace)
             self._remember(execution)
             self._set_idle_clock(session)
 
@@ -308,6 +334,10 @@ class Engine:
         for name in REMOVED_WHEN_EMPTY:
             if not added.get(name, self._inherited.get(name)):
                 removed.add(name)
+        if spec.stdbuf:
+            preloaded = None if PRELOAD in removed else added.get(PRELOAD, self._inherited.get(PRELOAD))
+            names = self._line_buffering.names(preloaded)
+            added, removed = {**added, **names}, removed - names.keys()
         argv = spec.argv
         if spec.shell and self.config.shell is None and self._is_plain and is_plain(spec.env):
             path = None if "PATH" in removed else added.get("PATH", self._inherited.get("PATH"))

@@ -121,6 +121,14 @@ class Config:
     shell: str | None = _key(None, "shell that runs `command`; not set: bash where there is one, else /bin/sh")
     allowed_hosts: tuple[str, ...] = _key((), "names accepted in the Host header besides the loopback ones")
     unset_environment: tuple[str, ...] = _key((), "environment variables that no execution inherits")
+    leftovers: str = _key(
+        "kill",
+        "what happens to processes that outlive their execution's first one: they are ended, or left running",
+        choices=("kill", "detach"),
+    )
+    post_result_grace: float | None = _key(
+        None, "seconds that an agent may stay after its final result; not set: no limit", minimum=0
+    )
 
     def as_public_dict(self) -> dict[str, object]:
         """Return every key with a value that JSON can carry; no key holds a secret."""

@@ -98,11 +98,12 @@ HALL = {"config", "paths", "logs", "pidfile", "systemd", "detach", "keys"}
 MAY_IMPORT = {
     "protocol": set(),
     "core": set(),
+    "agents": {"protocol", "core"},
     "process": {"core"},
     "service": {"protocol", "core", "process", "engine", "config"},
     "external": DOOR,
     "control": DOOR,
-    "engine": {"core", "process", "config"},
+    "engine": {"core", "agents", "process", "config"},
     "daemon": {"engine", "core", "process", "protocol", "service", "external", "control", *HALL},
     "__main__": {"daemon", *HALL},
     "config": {"keys", "paths", "protocol"},
@@ -115,7 +116,7 @@ MAY_IMPORT = {
 }
 """Room or module of ccexecd -> what of ours it may import besides itself and the version."""
 
-PURE = {"protocol", "core"}
+PURE = {"protocol", "core", "agents"}
 NOT_PURE = {
     "trio",
     "anyio",
@@ -388,6 +389,7 @@ ELSEWHERE = {
     "ccexecctl/launch.py": ("tests/ctl/test_start.py", "what start and restart share"),
     "ccexecctl/shutdown.py": ("tests/ctl/test_stop.py", "what stop and restart share"),
     "ccexecctl/versions.py": ("tests/ctl/test_status.py", "one comparison"),
+    "ccexecd/core/result.py": ("tests/agents/test_claude.py", "values that a reader gives"),
     "ccexecd/external/site.py": ("tests/external/test_http.py", "values that http is given"),
     "ccexecd/process/inheritance.py": ("tests/process/test_keeper_client.py", "what a lost keeper leaves"),
     "ccexecd/process/keeper_link.py": ("tests/process/test_keeper_client.py", "every question goes through it"),
@@ -395,7 +397,6 @@ ELSEWHERE = {
     "ccexecd/process/tree.py": ("tests/process/test_keeper.py", "what the keeper remembers of an execution"),
     "ccexecd/process/standard_input.py": ("tests/process/test_execution.py", "an execution's input"),
     "ccexecd/process/leader.py": ("tests/process/test_keeper.py", "values that the keeper's client gives"),
-    "ccexecd/process/measure.py": ("tests/e2e/test_ctl.py", "what status says of processes"),
 }
 """Source without a test file of its own -> the one that tests it, and why there."""
 

@@ -102,10 +102,19 @@ def test_names_of_the_earlier_system_keep_working(read, variable: str, text: str
 @pytest.mark.parametrize("key", [key for key in FIELDS if key != "state_dir"])
 def test_every_key_can_be_set_in_every_layer(read, key: str):
     """A key's value written to the file, to its variable or as a flag arrives as the same value."""
-    samples = {"port": 1, "log_level": "error", "debug": True, "ws_max_size": 4096, "max_buffer_size": 4096}
+    samples = {
+        "port": 1,
+        "log_level": "error",
+        "leftovers": "detach",
+        "debug": True,
+        "ws_max_size": 4096,
+        "max_buffer_size": 4096,
+    }
     value = samples.get(key, {int: 5, float: 5.0, bool: True, tuple[str, ...]: ["a", "b"]}.get(FIELDS[key].type))
     if value is None:
-        value = {"default_execution_timeout": 5.0, "allowed_commands": ["a", "b"]}.get(key, "/x/y")
+        value = {"default_execution_timeout": 5.0, "post_result_grace": 5.0, "allowed_commands": ["a", "b"]}.get(
+            key, "/x/y"
+        )
     expected = tuple(value) if isinstance(value, list) else value
     as_text = ",".join(value) if isinstance(value, list) else str(value)
     for loaded in (

@@ -192,6 +192,26 @@ class TestStop:
             assert state_of(detached.pid) in {"", "Z"}
             assert state_of(paused.pid) in {"", "Z"}
 
+    async def test_what_was_left_running_is_ended_too(self, daemon):
+        """Not waited for by a drain, for its execution is over; ended with grace before the stop is answered."""
+        async with daemon.client() as one:
+            left = await one.run(command=f"({STUBBORN}) & true", leftovers="detach", grace=0.3)
+            pids = (await left.completed())["leftovers"]
+            assert state_of(pids[0]) in {"R", "S"}
+            with trio.fail_after(PATIENCE):
+                assert (await daemon.ask("stop", drain=600))["ended"] == []
+            assert {state_of(pid) for pid in pids} <= {"", "Z"}
+
+    async def test_asked_again_it_hurries_what_was_left_running(self, daemon):
+        """Its grace is not waited for either."""
+        async with daemon.client() as one, daemon.operator() as operator:
+            await one.run(command=f"({STUBBORN}) & sleep 0.2", leftovers="detach", grace=600)
+            first = await operator.ask("stop")
+            await one.notification("server.draining")
+            with trio.fail_after(PATIENCE):
+                await daemon.ask("stop")
+                await operator.answer(first)
+
     async def test_grace_is_what_the_stop_says(self, daemon):
         """`grace` counts instead of what executions have asked for; KILL follows it."""
         async with daemon.client() as one:

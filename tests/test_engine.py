@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -24,8 +25,18 @@ from ccexecd.engine import AdmissionError, Engine, Refusal, Session
 from ccexecd.process.execution import Execution
 
 from .process.lone_engine import GRACE
-from .process.programs import HOSTILE, SLEEPER, TERM_PROOF, sh
-from .process.stage import PATIENCE, described, end_of, lines_of, living, nothing_left, running_engine, wait_for
+from .process.programs import HOSTILE, LEADER_FIRST, PIPE_HOLDER, SLEEPER, TERM_PROOF, sh
+from .process.stage import (
+    OF_GLIBC,
+    PATIENCE,
+    described,
+    end_of,
+    lines_of,
+    living,
+    nothing_left,
+    running_engine,
+    wait_for,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -140,6 +151,71 @@ async def test_an_empty_key_is_no_key(value, arrives, source):
     async with running_engine(environ) as engine:
         found = await environment_of(engine, env={"ANTHROPIC_API_KEY": value} if source == "client" else {})
         assert ("ANTHROPIC_API_KEY" in found) is arrives
+
+
+async def test_a_key_that_a_client_empties_is_not_the_daemons():
+    """It asked for none: neither an empty one nor another is passed on; nor one that the configuration removes."""
+    environ = {"PATH": os.environ["PATH"], "ANTHROPIC_API_KEY": "sk-daemon"}
+    async with running_engine(environ) as engine:
+        assert (await environment_of(engine))["ANTHROPIC_API_KEY"] == "sk-daemon"
+        assert "ANTHROPIC_API_KEY" not in await environment_of(engine, env={"ANTHROPIC_API_KEY": ""})
+    async with running_engine(environ, unset_environment=("ANTHROPIC_API_KEY",)) as engine:
+        assert "ANTHROPIC_API_KEY" not in await environment_of(engine)
+
+
+async def test_what_is_removed_is_removed_from_a_clients_additions_too():
+    """The configuration's list and the request's are the last word, for words and for a command string."""
+    async with running_engine({"PATH": os.environ["PATH"]}, unset_environment=("SECRET",)) as engine:
+        for spec in ({}, {"shell": True}):
+            session = await engine.open_session("somebody")
+            changes = {"env": {"SECRET": "1", "OWN": "1", "KEPT": "1"}, "unset": ("OWN",)}
+            execution = engine.admit(session, Spec(("env",), "env", **changes, **spec))  # type: ignore[arg-type]
+            await end_of(execution)
+            names = {line.partition("=")[0] for line in execution.log.text("stdout").decode().splitlines()}
+            assert names & {"SECRET", "OWN", "KEPT"} == {"KEPT"}
+
+
+async def test_a_python_program_writes_at_once():
+    """Its output is a pipe, which Python would fill before it writes: it is told not to."""
+    async with running_engine() as engine:
+        session = await engine.open_session("somebody")
+        code = "import time; print('now'); time.sleep(1000)"
+        execution = begin(engine, session, (sys.executable, "-c", code))
+        await lines_of(execution, 1)
+        assert execution.log.text("stdout") == b"now\n"
+        execution.cancel(Reason.CANCELLED, 0.0)
+        await end_of(execution)
+
+
+LOOK_AROUND = "ls /proc/$$/fd; grep -E 'Sig(Blk|Ign)' /proc/self/status; umask"
+
+
+@pytest.mark.parametrize("is_string", [False, True], ids=["words", "a string"])
+async def test_nothing_of_the_daemon_is_in_a_program(is_string):
+    """No descriptor, even one that it lets its children inherit; no signal that it ignores or blocks; not its umask."""
+    leaked = os.open("/dev/null", os.O_RDONLY)
+    os.set_inheritable(leaked, True)
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    own_umask = os.umask(0o077)
+    try:
+        async with running_engine() as engine:
+            session = await engine.open_session("somebody")
+            other = begin(engine, session, SLEEPER, stdin_open=True)
+            await other.spawned.wait()
+            spec = Spec(("sh", "-c", LOOK_AROUND), LOOK_AROUND, shell=is_string)
+            execution = engine.admit(session, spec)
+            await end_of(execution)
+            lines = execution.log.text("stdout").decode().splitlines()
+            masks = {line.split()[0]: int(line.split()[1], 16) & ~OF_GLIBC for line in lines if line.startswith("Sig")}
+            assert [line for line in lines if line.isdigit() and len(line) < 4] == ["0", "1", "2"]
+            assert masks == {"SigBlk:": 0, "SigIgn:": 0}
+            assert lines[-1] == "0022"
+    finally:
+        os.umask(own_umask)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
+        signal.signal(signal.SIGUSR1, before)
+        os.close(leaked)
 
 
 async def test_an_environment_that_is_no_text_reaches_a_program():
@@ -529,13 +605,49 @@ async def test_an_execution_is_found_by_its_id_or_the_only_one_that_starts_so():
         assert first.state is second.state is State.FINISHED
 
 
+# What is left running
+
+
+async def test_a_stop_ends_what_was_left_running():
+    """By TERM, grace and KILL, as what still executes; only the one that is deaf to TERM takes all of its grace."""
+    async with running_engine() as engine:
+        session, _ = await connected(engine)
+        for program in LEAVING:
+            execution = await run(engine, session, program.argv, leftovers="detach", grace=0.3)
+            assert execution.leaves_running
+        assert len(living()) == len(LEAVING) + 1  # and the keeper
+        assert engine.leftovers.longest_grace(None) == 0.3
+        began = time.monotonic()
+        assert await engine.end_all(None) == []
+        assert 0.3 <= time.monotonic() - began < 2
+        assert not any(each.leaves_running for each in engine.executions.values())
+        assert len(living()) == 1
+        assert engine.leftovers.longest_grace(None) == 0
+
+
+async def test_what_was_left_running_outlives_its_session():
+    """The execution is over, so no parting ends anything of it."""
+    async with running_engine() as engine:
+        session, _ = await connected(engine)
+        execution = await run(engine, session, PIPE_HOLDER.argv, leftovers="detach")
+        engine.connection_lost(session, Parting.CLOSED)
+        await wait_for(lambda: session.id not in engine.sessions, "the session has ended")
+        assert execution.leaves_running
+        assert set(await execution.processes()) == set(execution.outcome.leftovers)
+
+
 # The daemon's sudden death
+
+
+LEAVING = (LEADER_FIRST, PIPE_HOLDER)
+"""Programs that end, and leave something."""
 
 
 @pytest.fixture
 def doomed() -> Iterator[subprocess.Popen[bytes]]:
-    """A daemon in a process of its own that executes fifty hostile programs."""
-    programs = [*HOSTILE.values()] * 3 + [TERM_PROOF] * 5
+    """A daemon in a process of its own, with fifty hostile programs and what two others have left running."""
+    programs = [(program, "kill") for program in [*HOSTILE.values()] * 3 + [TERM_PROOF] * 5]
+    programs += [(program, "detach") for program in LEAVING]
     daemon = subprocess.Popen(
         [sys.executable, "-m", "tests.process.lone_engine"],
         stdin=subprocess.PIPE,
@@ -545,7 +657,9 @@ def doomed() -> Iterator[subprocess.Popen[bytes]]:
     )
     assert daemon.stdin
     assert daemon.stdout
-    daemon.stdin.write(json.dumps([[program.argv, program.lines] for program in programs]).encode())
+    daemon.stdin.write(
+        json.dumps([[program.argv, program.lines, leftovers] for program, leftovers in programs]).encode()
+    )
     daemon.stdin.close()
     assert daemon.stdout.readline().startswith(b"up ")
     yield daemon
@@ -555,7 +669,7 @@ def doomed() -> Iterator[subprocess.Popen[bytes]]:
 
 
 async def test_nothing_outlives_a_daemon_that_is_killed(doomed):
-    """Fifty hostile trees: nothing is left within their grace and two seconds."""
+    """Fifty hostile trees, and what was left running: nothing is there within their grace and two seconds."""
     assert len(living(doomed.pid)) > 50
     doomed.kill()
     doomed.wait()

@@ -12,28 +12,41 @@ DESCRIPTION = "List the live executions, newest first; --all adds the finished o
 EXAMPLES = """\
 examples:
   ccexecctl ps
+  ccexecctl ps --tree                       each with its processes below it
   ccexecctl ps --all --json | jq -r '.[] | select(.exit_code != 0) | .execution_id'
 """
 
 LIMIT = 100_000
 """Executions that are asked for: all of them. A daemon remembers a thousand and runs what its descriptors allow."""
 
-HEADER = ("ID", "STATE", "PID", "STARTED", "DURATION", "COMMAND")
+HEADER = ("ID", "STATE", "PID", "STARTED", "DURATION", "CPU", "MEM", "PROCS", "COMMAND")
 
 
 def configure(parser: ArgumentParser) -> None:
     """Add what to list."""
     parser.add_argument("-a", "--all", action="store_true", help="also those that have finished")
+    parser.add_argument("--tree", action="store_true", help="draw the processes of each below it")
 
 
 def run(arguments: Namespace) -> int:
     """Print a table, or a list of objects."""
     with connect_to(arguments) as client:
-        request = {"state": None if arguments.all else "live", "limit": LIMIT}
-        executions = client.call("list", request)["executions"]
-    table = render.table(HEADER, map(_row, executions), render.terminal_width())
-    render.show(executions, table, as_json=arguments.json)
+        request = {"state": None if arguments.all else "live", "limit": LIMIT, "resources": True}
+        executions = client.call("list", {**request, "tree": arguments.tree or None})["executions"]
+    width = render.terminal_width()
+    header, *rows = render.table(HEADER, map(_row, executions), width)
+    lines = [header]
+    for row, execution in zip(rows, executions, strict=True):
+        lines += [row, *_processes(execution, width)]
+    render.show(executions, lines, as_json=arguments.json)
     return Exit.DONE
+
+
+def _processes(execution: dict[str, Any], width: int | None) -> list[str]:
+    """The processes of an execution as a tree; nothing where they were not asked for."""
+    told = execution.get("processes", [])
+    untold = execution.get("process_count", 0) - len(told)
+    return render.tree(told, width) + ([f"  and {untold} more"] if told and untold > 0 else [])
 
 
 def _row(execution: dict[str, Any]) -> tuple[str, ...]:
@@ -43,6 +56,9 @@ def _row(execution: dict[str, Any]) -> tuple[str, ...]:
         str(execution["pid"] or "-"),
         render.moment(execution["started_at"]),
         render.duration(execution["duration"]),
+        render.duration(execution.get("cpu_seconds")),
+        render.size(execution["memory_bytes"]) if "memory_bytes" in execution else "-",
+        str(execution.get("process_count", "-")),
         execution["command"],
     )
 

@@ -41,6 +41,9 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--env", action="append", default=[], type=pair, metavar="K=V", help="set a variable")
     parser.add_argument("--no-env", action="store_true", help="with the daemon's environment instead of this one")
     parser.add_argument("--label", action="append", default=[], type=pair, metavar="K=V", help="mark it")
+    parser.add_argument("--stdbuf", action="store_true", help="have C programs in it write line by line")
+    choices = ("kill", "detach")
+    parser.add_argument("--leftovers", choices=choices, metavar="HOW", help="kill or detach processes that outlive it")
     parser.usage = f"{parser.prog} [OPTIONS] -- CMD ARGS\n       {parser.prog} [OPTIONS] --shell COMMAND"
     parser.add_argument("argv", nargs=REMAINDER, metavar="-- CMD ARGS", help="the command, run without a shell")
 
@@ -84,6 +87,8 @@ def _request(arguments: Namespace) -> dict[str, Any]:
         "timeout": arguments.run_timeout,
         "grace": arguments.grace,
         "labels": dict(arguments.label),
+        "leftovers": arguments.leftovers,
+        "stdbuf": arguments.stdbuf or None,
         "framing": "raw",
         "policy": "drop_oldest" if arguments.detach else "block",  # here, a slow reader slows it down, as a pipe does
         "on_disconnect": "detach" if arguments.detach else "cancel",

@@ -146,7 +146,8 @@ class Outcome:
         exit_code: 0 to 255, -N when signal N ended the leader, None when it is not known or was never started.
         reason: why it ended.
         use: resources of the leader and of the children it waited for.
-        leftovers: pids of its tree that outlived the leader and were ended after it.
+        leftovers: pids of its tree that outlived the leader: they were ended after it, or are left running.
+        detached: they are left running.
         survivors: pids of its tree that could not be ended.
         error: what went wrong in starting it; empty otherwise.
         limit: which of its limits it was beyond, where that is the reason.
@@ -159,6 +160,7 @@ class Outcome:
     survivors: tuple[int, ...] = ()
     error: str = ""
     limit: str | None = None
+    detached: bool = False
 
     @property
     def signal(self) -> int | None:

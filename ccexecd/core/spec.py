@@ -57,6 +57,10 @@ class Spec:
         on_disconnect: what the loss of the client means for it.
         limits: what it may use.
         labels: the client's own marks.
+        leftovers: what happens to processes that outlive its leader: they are ended, or left running.
+        stdbuf: whether programs that use C's stdio are to write line by line.
+        agent: whose output it is, for whoever reads its final result in it; `auto` tells by the program.
+        post_result_grace: seconds that an agent may stay after its final result; None is as long as it likes.
     """
 
     argv: tuple[str, ...]
@@ -75,3 +79,7 @@ class Spec:
     on_disconnect: Literal["auto", "cancel", "detach"] = "auto"
     limits: Limits = Limits()
     labels: Mapping[str, str] = attrs.field(factory=dict)
+    leftovers: Literal["kill", "detach"] = "kill"
+    stdbuf: bool = False
+    agent: Literal["auto", "claude", "none"] = "auto"
+    post_result_grace: float | None = None

@@ -11,11 +11,14 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import attrs
 import trio
 
 from ccexecd.core.execution import Event, IllegalTransitionError, Outcome, Reason, State, step
 from ccexecd.core.output import Framer, OutputLog, Stream
+from ccexecd.core.result import FinalResult, ResultReader
 from ccexecd.core.spec import Spec
+from ccexecd.process.final_result import ResultWatch
 from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.leader import Leader, SpawnError
 from ccexecd.process.pacing import Pacing
@@ -35,6 +38,7 @@ class Execution:
         keeper: whom to ask about its processes.
         pump: what reads its output.
         window: bytes of output that are kept in memory, and the longest line that is waited for.
+        reader: finds an agent's final result in its output; None where nobody waits for one.
 
     Attributes:
         id: its UUID, never reused.
@@ -50,10 +54,20 @@ class Execution:
         going: set while it is not paused.
         finished: set when nothing of it is left and `process.completed` is in the log.
         scope: its supervisor waits in it for the end; cancelling it begins the escalation from TERM to KILL.
+        final_result: what its agent said last; None where nobody waits for that.
+        verdict: the final result by which it counts, since it was ended because of it.
         hurry: the wait from TERM to KILL; cancelling it makes it KILL now.
     """
 
-    def __init__(self, spec: Spec, session_id: str, keeper: KeeperClient, pump: Pump, window: int) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        session_id: str,
+        keeper: KeeperClient,
+        pump: Pump,
+        window: int,
+        reader: ResultReader | None = None,
+    ) -> None:
         self.id = str(uuid.uuid4())
         self.spec = spec
         self.session_id = session_id
@@ -69,6 +83,8 @@ class Execution:
         self.pacing = Pacing(pump, spec.policy, window)
         self.going = trio.Event()
         self.going.set()
+        self.final_result = ResultWatch(reader) if reader is not None else None
+        self.verdict: FinalResult | None = None
         self.scope = trio.CancelScope()
         self.hurry = trio.CancelScope()
         self.intent: Reason | None = None
@@ -81,6 +97,7 @@ class Execution:
         self._time_left = float("inf")
         self._last_output = 0.0  # on Trio's clock, moved on by pauses
         self._paused_at = 0.0
+        self._paused_seconds = 0.0
         self._control_done: trio.Event | None = None
         self._deferred: list[Callable[[], None]] = []
         self._framers: dict[Stream, Framer] = {
@@ -103,6 +120,11 @@ class Execution:
         self.spawned.set()
         for decide in self._deferred:
             decide()
+
+    def could_not_start(self, error: SpawnError) -> None:
+        """There will never be a leader."""
+        self.spawn_error = error
+        self.has_ended(Outcome(None, Reason.SPAWN_FAILED, error=str(error)))
 
     def has_output(self, stream: Stream, received: bytes) -> None:
         """Bytes were read."""
@@ -127,6 +149,15 @@ class Execution:
         """Its tree uses more than it may. What takes memory or forks is not asked to leave off: it is ended now."""
         if self.intent is None and self.is_live:
             self.cancel(Reason.LIMIT, None if limit == "cpu_seconds" else 0.0)
+
+    def outstays(self, shown: ResultWatch) -> None:
+        """Its agent has shown its final result and has not ended: it is ended now, and counts by that."""
+        self.verdict = shown.result
+        task = {"task": self.spec.labels["task"]} if "task" in self.spec.labels else {}
+        result = attrs.asdict(self.verdict) if self.verdict is not None else {}
+        told = {**task, **result, "result_seen_at": shown.seen_at.isoformat(), "grace": self.spec.post_result_grace}
+        self._note("task.early_completion", {**told, **self._process_ids()})
+        self.cancel(Reason.POST_RESULT)
 
     def has_no_more_output(self) -> None:
         """Both pipes are at their end: what the framers held goes out now."""
@@ -166,6 +197,7 @@ class Execution:
             "stderr_bytes": self.log.sizes["stderr"],
             "dropped_bytes": self.log.dropped_bytes,
             "leftovers": list(outcome.leftovers),
+            **({"left_running": True} if outcome.detached else {}),
             **self._process_ids(),
         }
 
@@ -175,6 +207,12 @@ class Execution:
     def is_live(self) -> bool:
         """Whether it has not finished."""
         return self.state is not State.FINISHED
+
+    @property
+    def leaves_running(self) -> bool:
+        """Whether it has finished, was told to leave what it left running, and some of that still runs."""
+        detached = self.outcome is not None and self.outcome.detached
+        return detached and self.leader is not None and not self.leader.gone.is_set()
 
     @property
     def duration(self) -> float:
@@ -190,6 +228,11 @@ class Execution:
         if self.pacing.is_held:  # it is we who keep it from writing
             return 0.0
         return (trio.current_time() if self.going.is_set() else self._paused_at) - self._last_output
+
+    @property
+    def clock(self) -> float:
+        """Seconds on a clock that stands still while it is paused."""
+        return (trio.current_time() if self.going.is_set() else self._paused_at) - self._paused_seconds
 
     @property
     def pid(self) -> int | None:
@@ -312,6 +355,7 @@ class Execution:
         if self.state is not State.PAUSED and not self.going.is_set():
             self.scope.deadline = trio.current_time() + self._time_left
             self._last_output += trio.current_time() - self._paused_at
+            self._paused_seconds += trio.current_time() - self._paused_at
             self.going.set()
         return []
 
@@ -320,7 +364,7 @@ class Execution:
         await self._keeper.signal(self._led(), signum)
 
     async def processes(self) -> list[int]:
-        """The pids of its living processes; none before it has started and after it has ended."""
+        """The pids of its living processes: none before it has started, what it left running after it has ended."""
         return await self._keeper.members(self.leader) if self.leader is not None else []
 
     def watch(self, watcher: Watcher) -> None:

@@ -7,7 +7,13 @@ import trio
 
 from ccexecd.core.execution import Exit
 
-_SUBJECTS = {"program": "program", "cwd": "working directory", "pipe": "output pipe", "keeper": "keeper"}
+_SUBJECTS = {
+    "program": "program",
+    "cwd": "working directory",
+    "pipe": "output pipe",
+    "keeper": "keeper",
+    "stdbuf": "stdbuf",
+}
 
 
 class SpawnError(Exception):
@@ -16,7 +22,8 @@ class SpawnError(Exception):
     Attributes:
         errno: the kernel's number, 0 when it was not the kernel that refused.
         strerror: its text.
-        subject: `program` or `cwd`, whichever was refused; `pipe` or `keeper` when it was on our side.
+        subject: `program` or `cwd`, whichever was refused; `stdbuf` when that was asked for and is not there; `pipe` or
+            `keeper` when it was on our side.
     """
 
     def __init__(self, errno: int, strerror: str, subject: str, name: str = "") -> None:

@@ -4,20 +4,23 @@ Owns the order in which an execution ends; the waits are all bounded. In words: 
 end of its output. If it is we who end it: TERM to the whole tree, its grace, KILL, and then the wait until the kernel
 says that nothing is left. Its output goes on being read throughout (closing the pipe first would kill a program by
 EPIPE inside its own TERM clean-up). When the leader is gone, what it left in the pipes is read; what it left running
-gets a moment to end by itself, and is ended. Only then is the execution finished.
+gets a moment to end by itself, and is ended, or left alone where that was asked for. Only then is the execution
+finished.
 """
 
+import contextlib
 import logging
 import os
 
 import trio
 
-from ccexecd.core.execution import Exit, Outcome, Reason, judge
+from ccexecd.core.execution import Exit, IllegalTransitionError, Outcome, Reason, State, judge
 from ccexecd.process.execution import Execution
+from ccexecd.process.final_result import ResultWatch
 from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.keeper_link import close_all
 from ccexecd.process.leader import Launch, Leader, SpawnError
-from ccexecd.process.pump import Pump, open_pipe
+from ccexecd.process.pump import Pump, Sink, open_pipe
 
 log = logging.getLogger(__name__)
 
@@ -105,18 +108,14 @@ async def supervise(execution: Execution, keeper: KeeperClient, pump: Pump, star
     try:
         leader, pipes = await start.leader()
     except SpawnError as error:
-        execution.spawn_error = error
-        execution.has_ended(Outcome(None, Reason.SPAWN_FAILED, error=str(error)))
+        execution.could_not_start(error)
         return
     _connect(execution, pump, pipes)
     execution.has_started(leader)
     leader.when_beyond(execution.is_beyond)
     try:
         with execution.scope:
-            if execution.spec.stall_timeout is None:
-                await leader.exited.wait()
-            else:
-                await _exited_or_stalled(execution, leader, execution.spec.stall_timeout)
+            await _exited_or_stayed(execution, leader)
         if execution.scope.cancelled_caught and execution.intent is None:
             execution.cancel(Reason.TIMEOUT)
     except trio.Cancelled:  # the session's nursery is cancelled: whoever did that has said why
@@ -133,15 +132,35 @@ def _connect(execution: Execution, pump: Pump, pipes: list[int]) -> None:
     if execution.spec.stdin_open:
         execution.stdin.open(pipes[2])
     execution.pacing.sources = (
-        pump.add(pipes[0], lambda received: execution.has_output("stdout", received)),
+        pump.add(pipes[0], _reader_of(execution)),
         pump.add(pipes[1], lambda received: execution.has_output("stderr", received)),
     )
 
 
-async def _exited_or_stalled(execution: Execution, leader: Leader, limit: float) -> None:
-    """Wait for the leader's end; warn when it has been silent for long, and end it when for too long."""
+def _reader_of(execution: Execution) -> Sink:
+    """What takes its standard output: nobody but the log, unless an agent's final result is waited for."""
+    watch = execution.final_result
+    if watch is None:
+        return lambda received: execution.has_output("stdout", received)
+
+    def read(received: bytes) -> None:
+        execution.has_output("stdout", received)
+        watch.feed(received, execution.clock)
+
+    return read
+
+
+async def _exited_or_stayed(execution: Execution, leader: Leader) -> None:
+    """Wait for the leader's end; end it when it has been silent for too long, or stays after its final result."""
+    limit, watch, grace = execution.spec.stall_timeout, execution.final_result, execution.spec.post_result_grace
+    if limit is None and watch is None:
+        await leader.exited.wait()
+        return
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_heed_silence, execution, limit)
+        if limit is not None:
+            nursery.start_soon(_heed_silence, execution, limit)
+        if watch is not None and grace is not None:
+            nursery.start_soon(_heed_result, execution, leader, watch, grace)
         await leader.exited.wait()
         nursery.cancel_scope.cancel(reason="the leader has exited")
 
@@ -160,15 +179,31 @@ async def _heed_silence(execution: Execution, limit: float) -> None:
         await trio.sleep((limit if warned else warn_at) - idle)
 
 
+async def _heed_result(execution: Execution, leader: Leader, watch: ResultWatch, grace: float) -> None:
+    """End it when it is still there so long after its final result; another turn begins the wait anew."""
+    while True:
+        await watch.shown.wait()
+        await execution.going.wait()
+        if watch.result is None:
+            continue
+        left = grace - watch.age(execution.clock)
+        if left <= 0:
+            if execution.intent is None and not leader.exited.is_set():
+                execution.outstays(watch)
+            return
+        await trio.sleep(left)
+
+
 async def _wind_down(execution: Execution, keeper: KeeperClient, leader: Leader) -> None:
-    leftovers: list[int] = []
     if execution.intent is not None:
-        await _escalate(keeper, leader, execution.grace, execution.hurry)
-    elif not leader.gone.is_set():
-        with trio.move_on_after(LINGER):
-            await leader.gone.wait()
-        leftovers = await keeper.members(leader)
-        await _escalate(keeper, leader, min(execution.grace, STRAGGLER_GRACE), execution.hurry)
+        leftovers: list[int] = []
+        await escalate(keeper, leader, execution.grace, execution.hurry)
+    else:
+        leftovers = await _let_linger(execution, keeper, leader)
+        if leftovers and execution.spec.leftovers == "detach" and execution.intent is None:
+            _leave(execution, leader, leftovers)
+            return
+        await escalate(keeper, leader, min(execution.grace, STRAGGLER_GRACE), execution.hurry)
     for source in execution.pacing.sources:
         source.read_end()
     still_open = [source for source in execution.pacing.sources if not source.ended.is_set()]
@@ -176,23 +211,76 @@ async def _wind_down(execution: Execution, keeper: KeeperClient, leader: Leader)
         with trio.move_on_after(LINGER):
             for source in still_open:
                 await source.ended.wait()
-        for source in still_open:
-            source.close()
-    execution.stdin.drop()
-    execution.has_no_more_output()
+    _disconnect(execution)
     unkillable = await keeper.members(leader)
     if unkillable:
         log.error("execution %s: processes %s could not be ended", execution.id, unkillable)
+    execution.has_ended(_outcome(execution, leader, leftovers, tuple(unkillable)))
+
+
+def _outcome(
+    execution: Execution,
+    leader: Leader,
+    leftovers: list[int],
+    unkillable: tuple[int, ...] = (),
+    *,
+    detached: bool = False,
+) -> Outcome:
     exited = leader.exit or Exit(None)
     reason = judge(exited, execution.intent)
+    verdict = execution.verdict if reason is Reason.POST_RESULT else None
+    code = exited.code if verdict is None else verdict.exit_code
     limit = (leader.limit or exited.limit) if reason is Reason.LIMIT else None
-    execution.has_ended(Outcome(exited.code, reason, exited.use, tuple(leftovers), tuple(unkillable), limit=limit))
+    return Outcome(code, reason, exited.use, tuple(leftovers), unkillable, detached=detached, limit=limit)
 
 
-async def _escalate(keeper: KeeperClient, leader: Leader, grace: float, hurry: trio.CancelScope) -> None:
+async def _let_linger(execution: Execution, keeper: KeeperClient, leader: Leader) -> list[int]:
+    """Give what the leader left a moment to end by itself; the pids of what has not."""
+    if leader.gone.is_set():
+        return []
+    with trio.move_on_after(LINGER):
+        await leader.gone.wait()
+    found = await keeper.members(leader)
+    if execution.spec.leftovers == "detach":
+        await _let_go_on(execution)
+    return found
+
+
+async def _let_go_on(execution: Execution) -> None:
+    """Nobody can resume what has finished: what a pause has stopped goes on. Returns in the step in which it does."""
+    with trio.move_on_after(LINGER):
+        while not execution.going.is_set() and execution.intent is None:
+            if execution.state is State.PAUSED:
+                with contextlib.suppress(IllegalTransitionError):  # somebody has just cancelled it
+                    await execution.resume()
+            else:  # somebody has just resumed it
+                await execution.going.wait()
+
+
+def _leave(execution: Execution, leader: Leader, leftovers: list[int]) -> None:
+    """Finish, and let the rest run: in one step, so that no cancel can come between. Its output is nobody's now."""
+    _disconnect(execution)
+    execution.has_ended(_outcome(execution, leader, leftovers, detached=True))
+
+
+def _disconnect(execution: Execution) -> None:
+    """Take what its pipes still hold, and close them."""
+    for source in execution.pacing.sources:
+        source.close()
+    execution.stdin.drop()
+    execution.has_no_more_output()
+
+
+async def escalate(keeper: KeeperClient, leader: Leader, grace: float, hurry: trio.CancelScope) -> None:
     """TERM, grace, KILL, until nothing of the tree is left or it has been shown that something cannot be ended.
 
     With no grace at all, nobody is asked: a handler of TERM would race with the KILL.
+
+    Args:
+        keeper: signals it.
+        leader: of the tree.
+        grace: seconds from TERM to KILL.
+        hurry: a fresh scope; cancelling it ends the grace.
     """
     if not leader.gone.is_set() and grace > 0:
         await keeper.terminate(leader)

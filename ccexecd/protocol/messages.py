@@ -74,11 +74,14 @@ class Execute:
     framing: Framing | None = None
     labels: dict[str, str] = attrs.field(factory=dict)
     limits: Limits | None = None
+    leftovers: Literal["kill", "detach"] | None = None
+    stdbuf: bool = False
+    agent: Literal["auto", "claude", "none"] = "auto"
+    post_result_grace: Seconds | None = None
     # Of the contract, served by later versions: only the value that changes nothing is taken.
     pty: None = None
     stdio: Literal["pipe"] = "pipe"
     max_line_bytes: None = None
-    agent: Literal["none", "auto"] = "auto"
     idempotency_key: None = None
     lane: None = None
     priority: None = None
@@ -175,12 +178,14 @@ class Status:
 
 @attrs.frozen
 class List:
-    """`list`: executions, newest first."""
+    """`list`: executions, newest first; `resources` adds what each uses, `tree` also its processes."""
 
     state: Literal["QUEUED", "STARTING", "RUNNING", "PAUSED", "TERMINATING", "FINISHED", "live"] | None = None
     label: str | None = None
     session: str | None = None
     limit: Count = Count(1000)
+    resources: bool = False
+    tree: bool = False
 
 
 @attrs.frozen
@@ -208,7 +213,6 @@ UNSERVED = {
     "pty",
     "stdio",
     "max_line_bytes",
-    "agent",
     "idempotency_key",
     "lane",
     "priority",

@@ -3,11 +3,12 @@
 Owns the description of one, and keeping replies so small that every client can take them. Must not change anything.
 """
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ccexecd.core.execution import State
 from ccexecd.process.execution import Execution
+from ccexecd.process.measure import MEASURED, usage_of_each
 from ccexecd.protocol import messages
 from ccexecd.protocol.codec import dumps
 from ccexecd.service.peer import Peer
@@ -17,6 +18,9 @@ REPLY_BYTES = 1000 * 1024
 
 _SHOWN = 1000
 """Characters of a command, and of its words together, that are shown; people and programs tell it by less."""
+
+_LISTED = 200
+"""Processes of one execution that are told; `process_count` tells how many there are."""
 
 
 def size_of(entry: dict[str, Any]) -> int:
@@ -39,19 +43,48 @@ def _shown_words(words: Iterable[str]) -> list[str]:
     return shown
 
 
-def list_executions(peer: Peer, wanted: messages.List) -> dict[str, Any]:
+def list_executions(peer: Peer, wanted: messages.List) -> dict[str, Any] | Awaitable[dict[str, Any]]:
     """What is known of executions, newest first: as many as were asked for and as a reply can hold."""
+    matching = [each for each in reversed(peer.engine.executions.values()) if _matches(each, wanted)][: wanted.limit]
+    if wanted.resources or wanted.tree:
+        return _with_resources(matching, tree=wanted.tree)
+    return _reply(matching, {})
+
+
+async def _with_resources(executions: Sequence[Execution], *, tree: bool) -> dict[str, Any]:
+    """The same, with what each of them that has processes uses: looked at in one pass, the newest first."""
+    trees: dict[str, list[int]] = {}
+    seen = 0
+    for execution in executions:
+        if seen < MEASURED and has_processes(execution):
+            trees[execution.id] = await execution.processes()
+            seen += len(trees[execution.id])
+    usage = await usage_of_each(trees)
+    resources: dict[str, dict[str, Any]] = {}
+    for name, used in usage.items():
+        processes = used.pop("processes")
+        resources[name] = {
+            **used,
+            "process_count": len(trees[name]),
+            **({"processes": processes[:_LISTED]} if tree else {}),
+        }
+    return _reply(executions, resources)
+
+
+def has_processes(execution: Execution) -> bool:
+    """Whether it lives, or something that it left running does."""
+    return execution.is_live or execution.leaves_running
+
+
+def _reply(executions: Iterable[Execution], resources: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
     room = REPLY_BYTES
-    for execution in reversed(peer.engine.executions.values()):
-        if len(found) >= wanted.limit:
-            break
-        if _matches(execution, wanted):
-            described = describe(execution)
-            room -= size_of(described)
-            if room < 0:
-                return {"executions": found, "truncated": True}
-            found.append(described)
+    for execution in executions:
+        described = describe(execution) | resources.get(execution.id, {})
+        room -= size_of(described)
+        if room < 0:
+            return {"executions": found, "truncated": True}
+        found.append(described)
     return {"executions": found, "truncated": False}
 
 
@@ -92,6 +125,7 @@ def describe(execution: Execution) -> dict[str, Any]:
         "limit": outcome.limit if outcome else None,
         "error": outcome.error if outcome else "",
         "leftovers": list(outcome.leftovers) if outcome else [],
+        "left_running": execution.leaves_running,
         "stdout_bytes": execution.log.sizes["stdout"],
         "stderr_bytes": execution.log.sizes["stderr"],
         "dropped_bytes": execution.log.dropped_bytes,

@@ -62,6 +62,10 @@ def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing)
         on_disconnect=wanted.on_disconnect,
         limits=Limits(**attrs.asdict(wanted.limits)) if wanted.limits is not None else Limits(),
         labels=wanted.labels,
+        leftovers=wanted.leftovers or config.leftovers,  # type: ignore[arg-type]  # one of the key's choices
+        stdbuf=wanted.stdbuf,
+        agent=wanted.agent,
+        post_result_grace=(config.post_result_grace if wanted.post_result_grace is None else wanted.post_result_grace),
     )
 
 

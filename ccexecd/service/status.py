@@ -7,7 +7,7 @@ from ccexecd.process.execution import Execution
 from ccexecd.process.measure import usage
 from ccexecd.protocol import messages
 from ccexecd.service.dispatch import Method
-from ccexecd.service.listing import describe
+from ccexecd.service.listing import describe, has_processes
 from ccexecd.service.methods import known
 from ccexecd.service.peer import Peer
 
@@ -24,5 +24,5 @@ def status_method(of_daemon: Callable[[], Awaitable[dict[str, Any]]]) -> Method:
 
 
 async def _of_execution(execution: Execution) -> dict[str, Any]:
-    resources = await usage(await execution.processes()) if execution.is_live else None
+    resources = await usage(await execution.processes()) if has_processes(execution) else None
     return {**describe(execution), "resources": resources}

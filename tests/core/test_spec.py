@@ -25,6 +25,10 @@ def test_a_spec_needs_no_more_than_its_words():
         "stdin_open": False,
         "on_disconnect": "auto",
         "labels": {},
+        "leftovers": "kill",
+        "stdbuf": False,
+        "agent": "auto",
+        "post_result_grace": None,
     }
 
 

@@ -14,24 +14,63 @@ RUNNING = {
     "exit_code": None,
     "signal": None,
     "reason": None,
+    "cpu_seconds": 3.21,
+    "memory_bytes": 12 << 20,
+    "process_count": 2,
 }
+
+
+def process(pid: int, ppid: int, name: str) -> dict[str, object]:
+    return {"pid": pid, "ppid": ppid, "name": name, "state": "sleeping", "cpu_seconds": 0.1, "memory_bytes": 2048}
 
 
 def test_ps_prints_a_table(ctl, daemon):
     """A line for each live execution, with the id that other verbs take."""
     daemon.answers["list"] = {"executions": [RUNNING]}
     header, row = ctl("ps").out.splitlines()
-    assert header.split() == ["ID", "STATE", "PID", "STARTED", "DURATION", "COMMAND"]
+    assert header.split() == ["ID", "STATE", "PID", "STARTED", "DURATION", "CPU", "MEM", "PROCS", "COMMAND"]
     assert row.split()[:3] == ["1f0c9b2e", "running", "4711"]
-    assert row.endswith("12s       sleep 60")
-    assert daemon.asked("list") == [{"state": "live", "limit": 100_000}]
+    assert row.endswith("12s       3.2s  12.0 MiB  2      sleep 60")
+    assert daemon.asked("list") == [{"state": "live", "limit": 100_000, "resources": True}]
+
+
+def test_what_has_finished_uses_nothing(ctl, daemon):
+    """A dash for each of what there is no more."""
+    used = ("cpu_seconds", "memory_bytes", "process_count")
+    finished = {**{name: fact for name, fact in RUNNING.items() if name not in used}, "state": "FINISHED"}
+    daemon.answers["list"] = {"executions": [finished]}
+    assert ctl("ps", "-a").out.splitlines()[1].split()[-5:] == ["-", "-", "-", "sleep", "60"]
+
+
+def test_ps_tree_draws_the_processes_of_each(ctl, daemon):
+    """Below its row: children below their parents, orphans beside the leader."""
+    processes = [
+        *(process(4711, 9, "sh"), process(4712, 4711, "make"), process(4714, 4712, "cc\x1b[31m")),
+        *(process(4713, 4711, "sleep"), process(5000, 9, "server"), process(5001, 5000, "worker")),
+    ]
+    alone = {**RUNNING, "command": "true", "processes": [process(6000, 9, "true")], "process_count": 4}
+    daemon.answers["list"] = {"executions": [{**RUNNING, "processes": processes, "process_count": 6}, alone]}
+    _, row, *lines = ctl("ps", "--tree").out.splitlines()
+    use = "  (sleeping, 0.1s, 2.0 KiB)"
+    assert row.endswith("sleep 60")
+    assert lines[:6] == [
+        "  ├─ 4711 sh" + use,
+        "  │  ├─ 4712 make" + use,
+        "  │  │  └─ 4714 cc\\x1b[31m" + use,
+        "  │  └─ 4713 sleep" + use,
+        "  └─ 5000 server" + use,
+        "     └─ 5001 worker" + use,
+    ]
+    assert lines[6].endswith("true")
+    assert lines[7:] == ["  └─ 6000 true" + use, "  and 3 more"]
+    assert daemon.asked("list")[0]["tree"] is True
 
 
 def test_ps_all_asks_for_the_finished_too(ctl, daemon):
     """--all lifts the filter."""
     daemon.answers["list"] = {"executions": []}
     assert ctl("ps", "-a").code == 0
-    assert daemon.asked("list") == [{"limit": 100_000}]
+    assert daemon.asked("list") == [{"limit": 100_000, "resources": True}]
 
 
 def test_ps_json_is_a_list(ctl, daemon):

@@ -30,6 +30,17 @@ def test_tables_are_aligned_and_cut():
     assert lines == ["ID   COMMAND", "1    echo a\\nb", "222  " + "x" * 14 + "…"]
 
 
+def test_a_tree_of_any_depth_is_drawn_and_cut():
+    """A chain of thousands is no deeper than the line is wide."""
+    use = {"name": "x", "state": "sleeping", "cpu_seconds": 0.0, "memory_bytes": 0}
+    chain = [{"pid": number + 1, "ppid": number, **use} for number in range(5000)]
+    lines = render.tree(chain, 40)
+    assert len(lines) == 5000
+    assert max(map(len, lines)) == 40
+    assert lines[:2] == ["  └─ 1 x  (sleeping, 0.0s, 0 B)", "     └─ 2 x  (sleeping, 0.0s, 0 B)"]
+    assert render.tree([]) == []
+
+
 @pytest.mark.parametrize(
     ("seconds", "shown"),
     [(None, "-"), (0.04, "0.0s"), (9.96, "10.0s"), (59.9, "59s"), (184, "3m04s"), (7500, "2h05m"), (356400, "4d03h")],

@@ -160,6 +160,22 @@ def test_what_was_left_behind_and_lost_is_told(ctl, daemon):
     ]
 
 
+def test_stdbuf_is_asked_for(ctl, daemon):
+    """Only where it is wanted."""
+    daemon.answers["execute"] = executing(ended(0, "exited"))
+    ctl("run", "--stdbuf", "--", "x")
+    ctl("run", "--", "x")
+    assert [request.get("stdbuf") for request in daemon.asked("execute")] == [True, None]
+
+
+def test_what_was_left_running_is_told(ctl, daemon):
+    """Whoever asked for it learns what he has to look after now, and it is no failure."""
+    daemon.answers["execute"] = executing(ended(0, "exited", leftovers=[17, 18], left_running=True))
+    said = ctl("run", "--leftovers", "detach", "--", "x")
+    assert (said.code, said.err) == (0, "ccexecctl: execution 1f0c9b2e left processes running: [17, 18]\n")
+    assert daemon.asked("execute")[0]["leftovers"] == "detach"
+
+
 @pytest.mark.parametrize(
     ("subject", "errno", "code", "reason"),
     [

@@ -1,7 +1,8 @@
 """A daemon without doors, to be killed: it executes what standard input lists, and tells when all of it is in place.
 
-Run as a program; reads JSON from standard input: ``[[argv, lines], …]``, where `lines` tells when a program is in
-place. Writes one line, ``up KEEPER_PID``, and waits for ever.
+Run as a program; reads JSON from standard input: ``[[argv, lines, leftovers], …]``, where `lines` tells when a program
+is in place, and `leftovers` what becomes of those that it leaves: under "detach", in place means finished. Writes one
+line, ``up KEEPER_PID``, and waits for ever.
 """
 
 import json
@@ -29,10 +30,15 @@ async def main() -> None:
         await nursery.start(engine.run)
         session = await engine.open_session("test")
         listed = json.load(sys.stdin)
-        executions = [engine.admit(session, Spec(tuple(argv), argv[0], grace=GRACE)) for argv, _ in listed]
-        for execution, (_, lines) in zip(executions, listed, strict=True):
+        executions = [
+            engine.admit(session, Spec(tuple(argv), argv[0], grace=GRACE, leftovers=leftovers))
+            for argv, _, leftovers in listed
+        ]
+        for execution, (_, lines, leftovers) in zip(executions, listed, strict=True):
             while execution.log.text("stdout").count(b"\n") < lines:
                 await trio.sleep(0.005)
+            if leftovers == "detach":
+                await execution.finished.wait()
         print(f"up {keeper.pid}", flush=True)
         await trio.sleep_forever()
 

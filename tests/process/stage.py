@@ -35,6 +35,9 @@ _LOOK = 0.005  # between two looks at a condition
 _LAST_BREATH = 3.0
 """Seconds that what a test has started may still be there after it: a keeper that was let go takes 0.01 s to leave."""
 
+OF_GLIBC = 1 << 31 | 1 << 32
+"""Signals 32 and 33, which its posix_spawn ignores; nobody else can use them (nptl(7))."""
+
 
 async def wait_for(condition: Callable[[], T], what: str) -> T:
     """Wait until a condition holds, and give what it gave."""

@@ -34,6 +34,7 @@ from .programs import (
     sh,
 )
 from .stage import (
+    OF_GLIBC,
     PATIENCE,
     Stage,
     described,
@@ -222,9 +223,6 @@ async def test_a_lack_of_descriptors_is_told_and_passes():
 
 
 SIGNAL_SETS = ("SigB", "SigI", "SigC")  # blocked, ignored, caught
-
-OF_GLIBC = 1 << 31 | 1 << 32
-"""Signals 32 and 33, which its posix_spawn ignores; nobody else can use them (nptl(7))."""
 
 
 async def test_a_program_finds_a_clean_place():

@@ -46,13 +46,16 @@ def test_defaults_are_those_of_the_contract():
             "on_disconnect": "auto",
             "framing": None,
             "labels": {},
+            "leftovers": None,
+            "stdbuf": False,
+            "agent": "auto",
+            "post_result_grace": None,
             "stall_timeout": None,
             "pty": None,
             "limits": None,
             "policy": "drop_oldest",
             "stdio": "pipe",
             "max_line_bytes": None,
-            "agent": "auto",
             "idempotency_key": None,
             "lane": None,
             "priority": None,
@@ -71,7 +74,14 @@ def test_defaults_are_those_of_the_contract():
         },
         "Wait": {"execution_id": "e", "timeout": None},
         "Status": {"execution_id": None},
-        "List": {"state": None, "label": None, "session": None, "limit": 1000},
+        "List": {
+            "state": None,
+            "label": None,
+            "session": None,
+            "limit": 1000,
+            "resources": False,
+            "tree": False,
+        },
         "ResumeSession": {"session_id": "s", "resume_token": "t"},
         "Stop": {"drain": None, "grace": None},
         "Nothing": {},
@@ -114,7 +124,7 @@ def test_an_unknown_param_is_refused_or_passed_over(cls):
     assert params(given_, cls, lenient=True) == params(MINIMAL.get(cls.__name__), cls)
 
 
-SERVED = {"stdio": "pipe", "agent": "auto"}
+SERVED = {"stdio": "pipe"}
 """What may be said of the params below besides null: it is what this version does anyway."""
 
 
@@ -191,6 +201,10 @@ def test_execute_takes_everything_that_is_served():
         "on_disconnect": "detach",
         "framing": "raw",
         "labels": {"a": "b"},
+        "leftovers": "detach",
+        "agent": "claude",
+        "stdbuf": True,
+        "post_result_grace": 0.5,
     }
     taken = attrs.asdict(params(given_, messages.Execute))
     assert {name: list(taken[name]) if isinstance(taken[name], tuple) else taken[name] for name in given_} == given_

@@ -10,7 +10,9 @@ from ccexecd.core.spec import Spec
 from ccexecd.process.execution import Execution
 from ccexecd.process.pump import Pump
 from ccexecd.protocol.messages import List
+from ccexecd.service import listing
 from ccexecd.service.listing import describe, list_executions
+from tests.in_process import running
 
 FRAME_LIMIT = 1024 * 1024
 """No frame exceeds 1 MiB, the limit of common clients (the contract)."""
@@ -71,3 +73,40 @@ def test_a_list_that_fits_is_not_truncated():
     assert list_executions(peer_of(*few), List())["truncated"] is False
     newest = list_executions(peer_of(*few), List(limit=1))
     assert [each["execution_id"] for each in newest["executions"]] == [few[-1].id]
+
+
+async def test_a_list_tells_what_each_uses(tmp_path):
+    """Of what runs and what was left running, not of what is over; its processes only where they are asked for."""
+    async with running(tmp_path, leftovers="detach") as daemon, daemon.client() as one:
+        over = await one.run("true")
+        left = await one.run(command="sleep 1000 & true")
+        tree = await one.execute("sh", "-c", "sleep 1000 & echo ready; wait")
+        await tree.printed("ready")
+        plain = {each["execution_id"]: each for each in (await one.request("list"))["executions"]}
+        used = {each["execution_id"]: each for each in (await one.request("list", resources=True))["executions"]}
+        drawn = {each["execution_id"]: each for each in (await one.request("list", tree=True))["executions"]}
+        assert not any("process_count" in each for each in plain.values())
+        assert {name: used[name].get("process_count") for name in used} == {over.id: None, left.id: 1, tree.id: 2}
+        assert used[tree.id]["memory_bytes"] > 100_000
+        assert used[tree.id]["cpu_seconds"] >= 0
+        assert not any("processes" in each for each in used.values())
+        assert [each["pid"] for each in drawn[left.id]["processes"]] == drawn[left.id]["leftovers"]
+        assert [each["ppid"] for each in drawn[tree.id]["processes"]][1] == tree.pid
+        assert drawn[tree.id].keys() - plain[tree.id].keys() == {
+            *("cpu_seconds", "memory_bytes", "process_count", "processes"),
+        }
+
+
+async def test_what_a_list_tells_of_processes_is_bounded(tmp_path, monkeypatch):
+    """So many of each execution, and so many together; the count of an execution that was looked at is true."""
+    monkeypatch.setattr(listing, "_LISTED", 2)
+    monkeypatch.setattr(listing, "MEASURED", 4)
+    async with running(tmp_path) as daemon, daemon.client() as one:
+        for _ in range(3):
+            execution = await one.execute("sh", "-c", "sleep 1000 & sleep 1000 & echo ready; wait")
+            await execution.printed("ready")
+        counts = [
+            (each.get("process_count"), len(each.get("processes", [])))
+            for each in (await one.request("list", tree=True))["executions"]
+        ]
+        assert counts == [(3, 2), (3, 2), (None, 0)]

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from ccexecd.keys import Config
+from ccexecd.process.line_buffering import LineBuffering
 from ccexecd.protocol import messages
 from ccexecd.service.methods import EXECUTION_METHODS, default_shell, spec_of
 from tests.e2e.client import PATIENCE, Client, RefusedError, Watched
@@ -76,6 +77,23 @@ class TestSpec:
         made = spec(messages.Execute(command="true", timeout=asked), default_execution_timeout=configured)
         assert (made.timeout, made.timeout_source) == (timeout, source)
 
+    @pytest.mark.parametrize(
+        ("asked", "configured", "leftovers"),
+        [(None, "kill", "kill"), (None, "detach", "detach"), ("kill", "detach", "kill"), ("detach", "kill", "detach")],
+    )
+    def test_what_becomes_of_leftovers(self, asked, configured, leftovers):
+        """The request, else the configuration."""
+        made = spec(messages.Execute(command="true", leftovers=asked), leftovers=configured)
+        assert made.leftovers == leftovers
+
+    @pytest.mark.parametrize(
+        ("asked", "configured", "grace"), [(None, None, None), (None, 7.0, 7.0), (0, 7.0, 0), (5, None, 5)]
+    )
+    def test_how_long_an_agent_may_stay(self, asked, configured, grace):
+        """The request, 0 included, else the configuration, else as long as it likes."""
+        made = spec(messages.Execute(command="true", post_result_grace=asked), post_result_grace=configured)
+        assert (made.post_result_grace, made.agent) == (grace, "auto")
+
     def test_grace_and_framing_have_defaults(self):
         """The configuration's grace, the manner's framing; a request's own are stronger, a grace of 0, too."""
         plain = spec(messages.Execute(command="true"), framing="line", process_cleanup_timeout=3.0)
@@ -123,7 +141,6 @@ class TestExecute:
         [
             ("pty", {"cols": 80, "rows": 24}),
             ("stdio", "file"),
-            ("agent", "claude"),
             ("lane", "a"),
         ],
     )
@@ -165,6 +182,25 @@ class TestExecute:
         error = await refused(client, "execute", command="true", limits=limits)
         assert error.code == -32602
         assert [problem["path"] for problem in error.facts] == [path]
+
+    async def test_an_agent_that_stays_is_told_of(self, client):
+        """In the sequence of its execution, right before its end."""
+        line = '{"type":"result","subtype":"success","is_error":false}'
+        execution = await client.run(
+            *("sh", "-c", f"echo '{line}'; exec sleep 60"), agent="claude", post_result_grace=0.1, labels={"task": "3"}
+        )
+        assert execution.sequence()[-2:] == ["task.early_completion", "process.completed"]
+        told, completed = (each["params"] for each in execution.notifications[-2:])
+        assert (told["task"], told["agent"], told["is_error"]) == ("3", "claude", False)
+        ending = (completed["status"], completed["exit_code"], completed["signal"], completed["reason"])
+        assert ending == ("completed", 0, None, "post_result")
+
+    async def test_stdbuf_that_is_not_there_is_refused(self, daemon, client):
+        """The kernel's words for it, and which part of the request it was."""
+        daemon.daemon._engine._line_buffering = LineBuffering("/nowhere")
+        error = await refused(client, "execute", argv=["true"], stdbuf=True)
+        assert (error.code, error.facts["subject"]) == (-32006, "stdbuf")
+        assert "install stdbuf of GNU coreutils" in error.message
 
     async def test_a_failed_start_leaves_no_watcher(self, client):
         """Nothing is sent of an execution that never began, and it is remembered with the reason."""

@@ -1,6 +1,7 @@
 """`status`: of the daemon without an id, of an execution with one."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ async def test_what_runs_is_told_with_what_it_uses(tmp_path):
                 if [each["name"] for each in resources["processes"]] == ["sh", "sleep", "sleep"]:
                     break
         assert resources["processes"][0]["pid"] == execution.pid
+        assert resources["process_count"] == 3
+        assert {each["ppid"] for each in resources["processes"][1:]} == {execution.pid}
         for what in ("memory_bytes", "cpu_seconds"):
             assert resources[what] == pytest.approx(sum(each[what] for each in resources["processes"]), abs=0.001)
         assert resources["memory_bytes"] > 100_000
@@ -46,6 +49,26 @@ async def test_what_has_finished_uses_nothing(tmp_path):
         assert (status["state"], status["exit_code"], status["reason"]) == ("FINISHED", 3, "exited")
         assert status["resources"] is None
         assert status["duration"] == (await one.request("status", execution_id=execution.id))["duration"]
+
+
+async def test_what_was_left_running_is_told_of(tmp_path):
+    """Its execution has finished; what it uses, and that it is there, is told at both doors until it has gone."""
+    async with running(tmp_path, leftovers="detach") as daemon, daemon.client() as one:
+        execution = await one.run(command="sleep 1000 & echo $!")
+        [pid] = (await execution.completed())["leftovers"]
+        assert pid == int(execution.stdout)
+        for status in (
+            await one.request("status", execution_id=execution.id),
+            (await one.request("list"))["executions"][0],
+        ):
+            assert (status["state"], status["leftovers"], status["left_running"]) == ("FINISHED", [pid], True)
+        status = await one.request("status", execution_id=execution.id)
+        assert [each["pid"] for each in status["resources"]["processes"]] == [pid]
+        os.kill(pid, signal.SIGKILL)
+        with trio.fail_after(PATIENCE):
+            while status["left_running"] or status["resources"]:
+                status = await one.request("status", execution_id=execution.id)
+        assert (status["leftovers"], status["resources"]) == ([pid], None)
 
 
 async def test_what_ends_while_it_is_being_looked_at_is_told_all_the_same(tmp_path):

@@ -1,0 +1,127 @@
+"""Claude Code: which commands are it, and where in its output its final result is.
+
+Under `--output-format stream-json` it prints one JSON object a line, the last of which has the type "result". It may
+stay all the same: a server that it started keeps it, or an unfinished hook. Told turn by turn through its standard
+input, it prints a result after each; the next turn takes that back. Owns the recognition of both. Nothing inside of a
+string can be mistaken for a type, because quotes are escaped there; nothing deeper in an event, because it is parsed.
+"""
+
+import re
+import shlex
+from typing import Any
+
+import orjson
+
+from ccexecd.core.result import FinalResult, ResultReader
+from ccexecd.core.spec import Spec
+
+NAME = "claude"
+
+LONGEST_LINE = 4 * 1024 * 1024
+"""Bytes of a line that is waited for. A result repeats the last answer, which models limit to less than a mebibyte."""
+
+_RESULT = re.compile(rb'"type"\s*:\s*"result"')
+_RESULT_OR_TURN = re.compile(rb'"type"\s*:\s*"(?:result|assistant|user|stream_event)"')
+
+_TURN = {"assistant", "user", "stream_event"}
+"""Types of the events of a turn: when one follows a result, that was not the final one."""
+
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=", re.ASCII)
+
+
+def reader_for(spec: Spec) -> ResultReader | None:
+    """What finds the final result in an execution's output; None where nobody is to look for it."""
+    if spec.post_result_grace is None or spec.agent == "none":
+        return None
+    return ResultLines() if spec.agent == NAME or is_claude(spec) else None
+
+
+def is_claude(spec: Spec) -> bool:
+    """Whether a command is Claude Code, by the name of the program that it starts first."""
+    program = _first_program(spec.display) if spec.shell else next(iter(spec.argv), "")
+    return program.rpartition("/")[2] == NAME
+
+
+def _first_program(command: str) -> str:
+    """The first program of a command string, after assignments and `exec`; empty if it cannot be told."""
+    words = shlex.shlex(command, posix=True, punctuation_chars=True)
+    words.whitespace_split = True
+    words.commenters = ""
+    try:
+        return next((word for word in words if word != "exec" and not _ASSIGNMENT.match(word)), "")
+    except ValueError:  # a quote that does not end
+        return ""
+
+
+class ResultLines:
+    """Finds the final result in an output that comes in pieces.
+
+    Attributes:
+        result: the one that was shown last, unless another turn has begun since.
+    """
+
+    def __init__(self) -> None:
+        self.result: FinalResult | None = None
+        self._held: list[bytes] = []  # the beginning of a line that may be an event
+        self._held_size = 0
+        self._is_passed_over = False  # the line that has begun is none, or too long
+
+    def feed(self, received: bytes) -> bool:
+        """Read on. Returns whether `result` is another one now."""
+        before = self.result
+        start, end = 0, received.rfind(b"\n") + 1
+        if end and (self._held or self._is_passed_over):
+            start = received.index(b"\n") + 1
+            self._hold(received[:start])
+            self._read_held()
+        if start < end:
+            self._read(received[start:end])
+        if end < len(received):
+            self._hold(received[end:])
+        return self.result is not before
+
+    def _hold(self, part: bytes) -> None:
+        is_none = not self._held and not part.startswith(b"{")
+        if self._is_passed_over or is_none or self._held_size + len(part) > LONGEST_LINE:
+            self._forget()
+            self._is_passed_over = True
+        else:
+            self._held.append(part)
+            self._held_size += len(part)
+
+    def _read_held(self) -> None:
+        line = b"".join(self._held)
+        self._forget()
+        self._read(line)
+
+    def _forget(self) -> None:
+        self._held = []
+        self._held_size = 0
+        self._is_passed_over = False
+
+    def _read(self, lines: bytes) -> None:
+        """Read whole lines. Most need no look at each: the words that matter are not in them."""
+        if self.result is None and (b'"result"' not in lines or not _RESULT.search(lines)):
+            return
+        for line in lines.split(b"\n"):
+            if line.startswith(b"{") and len(line) <= LONGEST_LINE and _RESULT_OR_TURN.search(line):
+                self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            event = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            return
+        if not isinstance(event, dict):
+            return
+        if event.get("type") == "result":
+            self.result = _result_of(event)
+        elif event.get("type") in _TURN:
+            self.result = None
+
+
+def _result_of(event: dict[str, Any]) -> FinalResult:
+    """A result is good when nothing says otherwise: some errors have only their subtype, some only `is_error`."""
+    subtype = event.get("subtype", "success")
+    is_error = bool(event.get("is_error")) or subtype != "success"
+    return FinalResult(NAME, str(subtype)[:100], is_error)

@@ -1,0 +1,52 @@
+"""Since when an agent has shown its final result.
+
+Owns the moment. Must not know how a result is recognised: whoever starts the execution hands that in.
+"""
+
+from datetime import UTC, datetime
+
+import trio
+
+from ccexecd.core.result import FinalResult, ResultReader
+
+
+class ResultWatch:
+    """The final result of one execution.
+
+    Args:
+        reader: finds it.
+
+    Attributes:
+        shown: set while there is one.
+        seen_at: when it was read.
+    """
+
+    def __init__(self, reader: ResultReader) -> None:
+        self._reader = reader
+        self._since = 0.0
+        self.shown = trio.Event()
+        self.seen_at = datetime.now(UTC)
+
+    @property
+    def result(self) -> FinalResult | None:
+        """What was shown; None where another turn has begun since."""
+        return self._reader.result
+
+    def feed(self, received: bytes, now: float) -> None:
+        """Read more of its standard output.
+
+        Args:
+            received: what it wrote.
+            now: on the execution's clock, which stands still while it is paused.
+        """
+        if not self._reader.feed(received):
+            return
+        if self._reader.result is None:
+            self.shown = trio.Event()
+        else:
+            self._since, self.seen_at = now, datetime.now(UTC)
+            self.shown.set()
+
+    def age(self, now: float) -> float:
+        """Seconds since it was shown, on the same clock."""
+        return now - self._since

@@ -1,0 +1,225 @@
+"""Claude Code in the eyes of the daemon: which commands are it, and where its final result is."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ccexecd.agents import claude
+from ccexecd.agents.claude import LONGEST_LINE, ResultLines, is_claude, reader_for
+from ccexecd.core.result import FinalResult
+from ccexecd.core.spec import Spec
+
+GOOD = FinalResult("claude", "success", is_error=False)
+
+
+def line(**event: object) -> bytes:
+    """An event as Claude Code prints it."""
+    return json.dumps(event, separators=(",", ":")).encode() + b"\n"
+
+
+RESULT = line(type="result", subtype="success", is_error=False, result="Done.", session_id="s")
+LATE_TYPE = line(subtype="success", is_error=False, result="Done.", type="result")
+INIT = line(type="system", subtype="init", tools=["Bash"])
+TEXT = line(type="assistant", message={"role": "assistant", "content": [{"type": "text", "text": "Done."}]})
+HOOK = line(type="system", subtype="hook_response", hook_event="SessionEnd")
+
+
+def read(output: bytes, size: int = 65536) -> FinalResult | None:
+    """The result after an output that comes in pieces of one size."""
+    reader = ResultLines()
+    for start in range(0, len(output), size):
+        reader.feed(output[start : start + size])
+    return reader.result
+
+
+# Which commands are it
+
+
+@pytest.mark.parametrize(
+    ("command", "is_it"),
+    [
+        ("claude -p hello", True),
+        ("  claude", True),
+        ("/usr/local/bin/claude -p 'a|b' | jq .", True),
+        ("'claude' -p x", True),
+        ("A=1 B='2 3' claude -p x", True),
+        ("exec claude -p x", True),
+        ("claude;echo", True),
+        ("claude -p \"it's", True),
+        ("echo claude", False),
+        ("cd /x && claude -p y", False),
+        ("claude-code -p x", False),
+        ("xclaude", False),
+        ("claude/x", False),
+        ("'claude", False),
+        ("# claude", False),
+        ("A=claude", False),
+    ],
+)
+def test_a_command_string_is_told_by_its_first_program(command, is_it):
+    """After assignments; what is less plain has to be said by who asks."""
+    assert is_claude(Spec(("bash", "-c", command), command, shell=True)) is is_it
+
+
+@pytest.mark.parametrize(
+    ("argv", "is_it"),
+    [(("claude", "-p"), True), (("/opt/bin/claude",), True), (("sh", "claude"), False), (("claude2",), False)],
+)
+def test_words_are_told_by_the_program(argv, is_it):
+    """By its base name, as it was asked for."""
+    assert is_claude(Spec(argv, "claude")) is is_it
+
+
+@pytest.mark.parametrize(
+    ("argv", "agent", "grace", "is_read"),
+    [
+        (("claude",), "auto", 1.0, True),
+        (("claude",), "auto", 0.0, True),
+        (("node", "cli.js"), "claude", 1.0, True),
+        (("claude",), "claude", None, False),
+        (("claude",), "none", 1.0, False),
+        (("cat",), "auto", 1.0, False),
+    ],
+)
+def test_an_output_is_read_only_where_somebody_waits_for_a_result(argv, agent, grace, is_read):
+    """Everything else is passed on unread."""
+    reader = reader_for(Spec(argv, argv[0], agent=agent, post_result_grace=grace))
+    assert (reader is not None) is is_read
+
+
+# Where its final result is
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 64, 65536])
+@pytest.mark.parametrize(
+    "output",
+    [
+        RESULT,
+        INIT + TEXT + RESULT,
+        INIT + TEXT + LATE_TYPE,
+        b"warning: something\n" + RESULT,
+        b"{\n{}\n[]\n" + RESULT + HOOK,
+        RESULT.replace(b":", b": ").replace(b",", b", "),
+        RESULT.replace(b"\n", b"\r\n"),
+        RESULT + b"and a word without its end",
+    ],
+    ids=["alone", "last", "type last", "after words", "before a hook", "spaced", "CR LF", "unfinished words"],
+)
+def test_a_result_is_found(output, size):
+    """Wherever a read may cut the output, and in whichever order its keys come."""
+    assert read(output, size) == GOOD
+
+
+@pytest.mark.parametrize("size", [1, 5, 65536])
+@pytest.mark.parametrize(
+    "output",
+    [
+        INIT + TEXT,
+        RESULT[:-1],
+        line(type="user", message={"content": RESULT.decode()}),
+        line(type="user", message={"type": "result", "subtype": "success"}),
+        line(type="user", message={"content": [{"type": "tool_result", "content": [{"type": "result"}]}]}),
+        b'[{"type":"result"}]\n',
+        b'{"type":"result"\n',
+        b'say {"type":"result","subtype":"success"}\n',
+        b' {"type":"result","subtype":"success"}\n',
+        b'\xff{"type":"result"}\n',
+        b'{"type":"result","x":"\xff"}\n',
+        b'{"a":' * 2000 + b'{"type":"result"}' + b"}" * 2000 + b"\n",
+    ],
+    ids=[
+        *("none", "unfinished", "in a text", "in an event", "in a tool's answer", "in a list", "broken"),
+        *("in words", "indented", "after a bad byte", "with a bad byte", "very deep"),
+    ],
+)
+def test_what_is_no_result_is_not_taken_for_one(output, size):
+    """A prompt that speaks of it, an event that holds one, a line that is not whole."""
+    assert read(output, size) is None
+
+
+@pytest.mark.parametrize("turn", [TEXT, line(type="user", message={}), line(type="stream_event", event={})])
+def test_another_turn_takes_a_result_back(turn):
+    """A conversation has a result after each turn: only one that nothing follows is final."""
+    reader = ResultLines()
+    assert reader.feed(INIT + RESULT)
+    assert not reader.feed(HOOK)
+    assert reader.feed(turn)
+    assert reader.result is None
+    assert not reader.feed(turn)
+    assert reader.feed(RESULT)
+    assert reader.feed(RESULT), "the wait begins anew with each"
+    assert read(RESULT + turn) is None
+    assert read(RESULT + turn + RESULT) == GOOD
+
+
+@pytest.mark.parametrize(
+    ("event", "exit_code", "subtype"),
+    [
+        ({"subtype": "success", "is_error": False}, 0, "success"),
+        ({"subtype": "success"}, 0, "success"),
+        ({"is_error": False}, 0, "success"),
+        ({"subtype": "success", "is_error": True}, 1, "success"),
+        ({"subtype": "error_max_turns", "is_error": False}, 1, "error_max_turns"),
+        ({"subtype": "error_during_execution", "is_error": True}, 1, "error_during_execution"),
+        ({"subtype": None}, 1, "None"),
+    ],
+)
+def test_a_result_is_good_when_nothing_says_otherwise(event, exit_code, subtype):
+    """Some errors have only their subtype, some only `is_error`."""
+    result = read(line(type="result", **event))
+    assert result is not None
+    assert (result.exit_code, result.subtype) == (exit_code, subtype)
+
+
+# What it costs
+
+
+def test_long_lines_are_bounded():
+    """One that is longer than any result is passed over, and what follows it is read."""
+    reader = ResultLines()
+    long_line = line(type="result", subtype="success", result="x" * LONGEST_LINE)
+    for start in range(0, len(long_line), 65536):
+        reader.feed(long_line[start : start + 65536])
+        assert reader._held_size <= LONGEST_LINE
+    assert reader.result is None
+    assert not reader._held
+    reader.feed(RESULT)
+    assert reader.result == GOOD
+
+
+def test_a_long_result_is_found():
+    """An answer of a mebibyte."""
+    assert read(INIT + line(type="result", subtype="success", result="ä" * (1 << 18))) == GOOD
+
+
+def test_what_cannot_be_a_result_is_not_parsed(monkeypatch):
+    """Nor kept: of ordinary output nothing but a look for a word is done."""
+
+    def refuse(_: bytes) -> None:
+        raise AssertionError("parsed")
+
+    monkeypatch.setattr(claude.orjson, "loads", refuse)
+    reader = ResultLines()
+    for piece in (INIT + TEXT, b"plain words " * 1000, b"without an end", b"\n" + TEXT, HOOK):
+        assert not reader.feed(piece)
+    assert not reader._held
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.sampled_from([INIT, TEXT, RESULT, LATE_TYPE, HOOK, b"words\n", b"{\n", b"\n"]), max_size=12),
+    st.lists(st.integers(1, 400), min_size=1, max_size=30),
+)
+def test_cuts_make_no_difference(lines, cuts):
+    """However an output is cut into reads, the result is the one of its lines."""
+    output, reader, start = b"".join(lines), ResultLines(), 0
+    expected = None
+    for each in lines:
+        expected = GOOD if each in (RESULT, LATE_TYPE) else None if each == TEXT else expected
+    while start < len(output):
+        size = cuts[start % len(cuts)]
+        reader.feed(output[start : start + size])
+        start += size
+    assert reader.result == expected
