@@ -177,9 +177,10 @@ def judge(exited: Exit, intent: Reason | None) -> Reason:
     """Why an execution ended, from what was learnt of its leader and what we had asked for.
 
     A leader that ended by itself before our signal could be the cause keeps its own reason only where no intent was
-    recorded: once we decided to end it, that decision is why it ended.
+    recorded: once we decided to end it, that decision is why it ended. Without its keeper, a signal that ended it may
+    have been the one by which we clean up; an exit code is its own.
     """
-    if exited.code is None or exited.supervision_lost:
+    if exited.code is None or (exited.supervision_lost and exited.code < 0):
         return Reason.LOST
     if intent is not None:
         return intent

@@ -126,10 +126,23 @@ def test_an_outcome_knows_nothing_that_it_was_not_told():
 
 
 @pytest.mark.parametrize("intent", [None, *Reason])
-@pytest.mark.parametrize("exited", [Exit(None), Exit(None, supervision_lost=True), Exit(0, supervision_lost=True)])
+@pytest.mark.parametrize("exited", [Exit(None), Exit(None, supervision_lost=True), Exit(-9, supervision_lost=True)])
 def test_an_end_that_nobody_saw_is_lost(exited, intent):
     """Whatever was intended: an exit that could not be learnt is never told as anything else."""
     assert judge(exited, intent) is Reason.LOST
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_an_exit_code_is_its_own_though_the_keeper_is_lost(code):
+    """Whoever cleans up after a keeper sends KILL: a program that exits did so by itself."""
+    assert judge(Exit(code, supervision_lost=True), None) is Reason.EXITED
+
+
+@pytest.mark.parametrize("name", ["cpu_seconds", "memory_bytes", "file_bytes"])
+def test_a_limit_is_the_reason_where_the_kernel_says_so(name):
+    """Unless we had decided otherwise before."""
+    assert judge(Exit(-9, limit=name), None) is Reason.LIMIT
+    assert judge(Exit(-9, limit=name), Reason.CANCELLED) is Reason.CANCELLED
 
 
 @pytest.mark.parametrize("intent", Reason)

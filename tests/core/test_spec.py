@@ -3,7 +3,7 @@
 import attrs
 import pytest
 
-from ccexecd.core.spec import Spec
+from ccexecd.core.spec import Limits, Spec
 
 
 def test_a_spec_needs_no_more_than_its_words():
@@ -29,7 +29,14 @@ def test_a_spec_needs_no_more_than_its_words():
         "stdbuf": False,
         "agent": "auto",
         "post_result_grace": None,
+        "limits": dict.fromkeys(["memory_bytes", "cpu_seconds", "processes", "open_files", "file_bytes", "nice"]),
     }
+
+
+def test_limits_that_were_not_set_are_none_at_all():
+    """What is asked of the keeper is what was asked of us, 0 included."""
+    assert Limits().as_set() == {}
+    assert Limits(file_bytes=0, nice=5).as_set() == {"file_bytes": 0, "nice": 5}
 
 
 def test_a_spec_cannot_change():
