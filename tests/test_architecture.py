@@ -418,8 +418,8 @@ def test_what_is_tested_elsewhere_exists():
 # One verb, one name, one row
 
 CONTRACT = {
-    "execute", "control", "write_stdin", "close_stdin", "attach", "detach", "read_output", "wait", "list",
-    "resume_session", "hook_status", "pong",
+    "execute", "control", "write_stdin", "close_stdin", "resize_pty", "attach", "detach", "read_output", "wait",
+    "list", "resume_session", "hook_status", "pong",
 }  # fmt: skip
 """What both doors serve besides `status`, of the contract's methods."""
 

@@ -11,6 +11,19 @@ TimeoutSource = Literal["request", "default", "none"]
 
 
 @attrs.frozen
+class TerminalSize:
+    """How much a terminal shows.
+
+    Attributes:
+        cols: characters of a line.
+        rows: lines.
+    """
+
+    cols: int
+    rows: int
+
+
+@attrs.frozen
 class Spec:
     """One command, ready to start.
 
@@ -28,6 +41,7 @@ class Spec:
         framing: how output is cut into notifications.
         policy: what happens when its slowest watcher falls behind: it misses output, or the program waits for it.
         stdin_open: whether the client writes to its standard input; else it is /dev/null.
+        pty: the size of the terminal that is its standard input, output and error; None is none: it has pipes.
         on_disconnect: what the loss of the client means for it.
         labels: the client's own marks.
     """
@@ -45,5 +59,6 @@ class Spec:
     framing: Framing = "lines"
     policy: Literal["drop_oldest", "block"] = "drop_oldest"
     stdin_open: bool = False
+    pty: TerminalSize | None = None
     on_disconnect: Literal["auto", "cancel", "detach"] = "auto"
     labels: Mapping[str, str] = attrs.field(factory=dict)

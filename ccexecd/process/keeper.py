@@ -133,6 +133,7 @@ class Keeper:
                     self._environment_of(message),
                     message["cwd"],
                     fds if message["stdin"] else [self._null, *fds],
+                    message.get("pty"),
                 )
         except starting.StartRefusedError as refused:
             self._send(
@@ -168,7 +169,7 @@ class Keeper:
         if tree is not None and signal.SIGCONT in signals:
             self._end_pause(tree, found)  # else it would stop them again
         for signum in signals:
-            for process in found:
+            for process in reversed(found) if signum == signal.SIGCONT else found:  # jobs before their shell
                 containment.send(process, signum)
         self._send({"re": message["re"], "signalled": len(found)})
 
@@ -261,7 +262,7 @@ class Keeper:
         living = self._forest.members(tree.number)
         running = [process for process in living if process.state not in containment.STOPPED]
         out_of_patience = time.monotonic() >= tree.pause[1]
-        spared = set() if out_of_patience else containment.let_exec(running)
+        spared = set() if out_of_patience else containment.not_yet(running)
         for process in running:
             if process.pid not in spared:
                 containment.send(process, signal.SIGSTOP)

@@ -7,7 +7,13 @@ import trio
 
 from ccexecd.core.execution import Exit
 
-_SUBJECTS = {"program": "program", "cwd": "working directory", "pipe": "output pipe", "keeper": "keeper"}
+_SUBJECTS = {
+    "program": "program",
+    "cwd": "working directory",
+    "pipe": "output pipe",
+    "terminal": "terminal",
+    "keeper": "keeper",
+}
 
 
 class SpawnError(Exception):
@@ -16,7 +22,7 @@ class SpawnError(Exception):
     Attributes:
         errno: the kernel's number, 0 when it was not the kernel that refused.
         strerror: its text.
-        subject: `program` or `cwd`, whichever was refused; `pipe` or `keeper` when it was on our side.
+        subject: `program` or `cwd`, whichever was refused; `pipe`, `terminal` or `keeper` when it was on our side.
     """
 
     def __init__(self, errno: int, strerror: str, subject: str, name: str = "") -> None:
@@ -35,6 +41,8 @@ class Launch:
         cwd: working directory; None is the daemon's.
         env: what is added to the environment that all leaders inherit.
         unset: names that are then removed from it.
+        terminal: path of the terminal that is its standard input, output and error, and controls its session; None has
+            it take the descriptors that come along.
         grace: seconds from TERM to KILL, should the daemon be lost.
     """
 
@@ -43,6 +51,7 @@ class Launch:
     env: Mapping[str, str] = attrs.field(repr=False)
     grace: float
     unset: Sequence[str] = ()
+    terminal: str | None = None
 
 
 class Leader:

@@ -27,7 +27,9 @@ class StartRefusedError(Exception):
         self.subject = subject
 
 
-def start(argv: list[str], env: Mapping[str, str], cwd: str | None, stdio: Sequence[int]) -> int:
+def start(
+    argv: list[str], env: Mapping[str, str], cwd: str | None, stdio: Sequence[int], terminal: str | None = None
+) -> int:
     """Start a program that gets nothing of ours but its first three descriptors.
 
     Args:
@@ -35,6 +37,7 @@ def start(argv: list[str], env: Mapping[str, str], cwd: str | None, stdio: Seque
         env: the whole environment.
         cwd: its working directory; None is ours, which is the root.
         stdio: the descriptors that it gets as 0, 1 and 2. None of them is among these numbers.
+        terminal: the path of a terminal that it gets as all three instead, and that controls its session.
 
     Returns:
         Its pid, which is its process group and session, too.
@@ -51,7 +54,7 @@ def start(argv: list[str], env: Mapping[str, str], cwd: str | None, stdio: Seque
             _find(argv[0], env),
             argv,
             env,
-            file_actions=[(os.POSIX_SPAWN_DUP2, stdio[number], number) for number in range(3)],
+            file_actions=_open(terminal) if terminal is not None else _take(stdio),
             setsid=True,
             setsigmask=(),
             setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # Python ignores these two
@@ -63,6 +66,25 @@ def start(argv: list[str], env: Mapping[str, str], cwd: str | None, stdio: Seque
     finally:
         if cwd is not None:
             os.chdir("/")
+
+
+_FileActions = list[tuple[int, int, int] | tuple[int, int, str, int, int]]
+
+
+def _take(stdio: Sequence[int]) -> _FileActions:
+    return [(os.POSIX_SPAWN_DUP2, stdio[number], number) for number in range(3)]
+
+
+def _open(terminal: str) -> _FileActions:
+    """Opened, not handed over: the first terminal that a session's leader opens controls the session.
+
+    The session is made before these are done. With it come /dev/tty, job control, and Ctrl-C as a signal.
+    """
+    return [
+        (os.POSIX_SPAWN_OPEN, 0, terminal, os.O_RDWR, 0),
+        (os.POSIX_SPAWN_DUP2, 0, 1),
+        (os.POSIX_SPAWN_DUP2, 0, 2),
+    ]
 
 
 def _find(program: str, env: Mapping[str, str]) -> str:

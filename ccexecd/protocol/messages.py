@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import attrs
 
-from ccexecd.protocol.codec import Count, Seconds, StructureError, Text, structure
+from ccexecd.protocol.codec import Cells, Count, Seconds, StructureError, Text, structure
 
 P = TypeVar("P")
 
@@ -25,6 +25,14 @@ MAX_LABEL = 1024
 
 MAX_READ = 16 * 1024 * 1024
 """Bytes of output that one `read_output` may ask for."""
+
+
+@attrs.frozen
+class TerminalSize:
+    """`pty` of `execute`."""
+
+    cols: Cells
+    rows: Cells
 
 
 @attrs.frozen
@@ -44,8 +52,8 @@ class Execute:
     policy: Literal["drop_oldest", "block"] = "drop_oldest"
     framing: Framing | None = None
     labels: dict[str, str] = attrs.field(factory=dict)
+    pty: TerminalSize | None = None
     # Of the contract, served by later versions: only the value that changes nothing is taken.
-    pty: None = None
     limits: None = None
     stdio: Literal["pipe"] = "pipe"
     max_line_bytes: None = None
@@ -97,6 +105,15 @@ class WriteStdin:
     def __attrs_post_init__(self) -> None:
         if (self.data is None) == (self.data_base64 is None):
             raise StructureError([{"path": "$", "error": "exactly one of data and data_base64 is required"}])
+
+
+@attrs.frozen
+class ResizePty:
+    """`resize_pty`: a terminal has another size."""
+
+    cols: Cells
+    rows: Cells
+    execution_id: str | None = None
 
 
 @attrs.frozen
@@ -176,7 +193,6 @@ class Nothing:
 
 
 UNSERVED = {
-    "pty",
     "limits",
     "stdio",
     "max_line_bytes",
