@@ -382,6 +382,8 @@ ELSEWHERE = {
     "ccexecctl/commands/version.py": ("tests/ctl/test_status.py", "compares the versions that status compares"),
     "ccexecctl/commands/reload.py": ("tests/ctl/test_config.py", "what it reloads is the configuration"),
     "ccexecctl/commands/restart.py": ("tests/ctl/test_stop.py", "a stop and a start"),
+    "ccexecctl/ending.py": ("tests/ctl/test_run.py", "what run and attach say and return"),
+    "ccexecctl/following.py": ("tests/ctl/test_run.py", "what run and attach do while the command runs"),
     "ccexecctl/errors.py": ("tests/ctl/test_client.py", "the errors are the client's"),
     "ccexecctl/foreground.py": ("tests/ctl/test_run.py", "what run does while the command runs"),
     "ccexecctl/output.py": ("tests/ctl/test_run.py", "where run and logs write to"),
