@@ -53,8 +53,10 @@ class StandardInput:
 
     @property
     def wants(self) -> bool:
-        """Whether it is to be read now."""
-        return not (self._is_at_end or self._is_over) and len(self._waiting) < LIMIT
+        """Whether it is to be read now. Where nobody takes it any more, it may still hold the key that leaves."""
+        if self._is_at_end or (self._is_over and not self._may_detach):
+            return False
+        return len(self._waiting) < LIMIT
 
     def read(self) -> None:
         """Take what is there, and pass it on.
@@ -71,8 +73,9 @@ class StandardInput:
         self._is_at_end = not piece
         if self._may_detach:
             piece, self.is_left = terminal.up_to_detach_key(piece)
-        self._waiting += piece
-        self._pass_on()
+        if not self._is_over:
+            self._waiting += piece
+            self._pass_on()
 
     def heard(self, answer: dict[str, Any]) -> None:
         """Take an answer, which may be another's.
@@ -85,6 +88,7 @@ class StandardInput:
         self._under_way = None
         if "error" in answer:
             self._is_over = True
+            self._waiting.clear()
             if answer["error"].get("code") not in NOBODY_READS:
                 raise RefusedError(answer["error"])
         self._pass_on()

@@ -296,6 +296,7 @@ class Engine:
         except Exception:
             log.exception("execution %s failed inside the daemon", execution.id)
             await start.abandon(self._keeper)
+            execution.stdin.drop()
             if execution.is_live:
                 execution.has_ended(Outcome(None, Reason.LOST, error="the daemon failed; its log says how"))
         finally:

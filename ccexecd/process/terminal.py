@@ -34,11 +34,16 @@ def open_pair(size: TerminalSize) -> tuple[int, int]:
         OSError: no descriptors, or no terminals, are left.
     """
     ours, theirs = os.openpty()
-    os.set_blocking(ours, False)
-    attributes = termios.tcgetattr(theirs)
-    attributes[_IFLAG] |= _IUTF8
-    termios.tcsetattr(theirs, termios.TCSANOW, attributes)
-    _set_size(ours, size)
+    try:
+        os.set_blocking(ours, False)
+        attributes = termios.tcgetattr(theirs)
+        attributes[_IFLAG] |= _IUTF8
+        termios.tcsetattr(theirs, termios.TCSANOW, attributes)
+        _set_size(ours, size)
+    except (OSError, termios.error) as error:
+        os.close(ours)
+        os.close(theirs)
+        raise OSError(*error.args) from None
     return ours, theirs
 
 

@@ -103,6 +103,22 @@ def test_a_program_that_takes_no_more_ends_it(feed, code):
     assert len(asked.requests) == 1
 
 
+def test_the_key_that_leaves_is_heeded_where_nobody_takes_the_others(feed):
+    """Else there would be no way out."""
+    asked = Asked()
+    source = begun(asked, may_detach=True)
+    feed.write(b"a")
+    source.read()
+    feed.write(b"b" * LIMIT)
+    source.read()
+    source.heard({"id": 1, "error": {"code": -32012, "message": "closed"}})
+    feed.write(b"c\x1d")
+    assert source.wants
+    source.read()
+    assert source.is_left
+    assert len(asked.requests) == 1
+
+
 def test_any_other_refusal_is_told(feed):
     """What was typed has not arrived."""
     source = begun(Asked())
