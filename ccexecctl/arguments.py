@@ -24,7 +24,7 @@ examples:
 exit codes:
   0  done                      3  ccexecd is not running
   1  failed or refused         4  not permitted
-  2  wrong usage               run: the command's own, 128+N after signal N
+  2  wrong usage               run, attach: the command's own, 128+N after signal N
 
 With --json, standard output is JSON and nothing else: the result, or {"error": {...}} in its place. What is meant for
 people goes to standard error.

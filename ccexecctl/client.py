@@ -9,6 +9,7 @@ beside it is held: without a lock there is nobody to wait for, and the answer is
 """
 
 import errno
+import itertools
 import json
 import math
 import os
@@ -67,7 +68,9 @@ class Client:
         self._buffer = LineBuffer(LINE_LIMIT)
         self._lines: deque[bytes] = deque()
         self._pending: deque[dict[str, Any]] = deque()
-        self._last_id = 0
+        self._ids = itertools.count(1)
+        self._unsent: deque[bytes] = deque()
+        self._is_sending = False
 
     def __enter__(self) -> Self:
         return self
@@ -97,21 +100,45 @@ class Client:
                 return self._result(message)
 
     def send(self, method: str, params: dict[str, Any] | None = None) -> int:
-        """Ask without waiting. Safe in a signal handler that interrupts the wait for a message.
+        """Ask without waiting. Safe in a signal handler, whatever that interrupts.
 
         Returns:
             The request's id.
         """
-        self._last_id += 1
+        request_id = next(self._ids)
         given = {name: value for name, value in (params or {}).items() if value is not None}
-        request = {"jsonrpc": "2.0", "id": self._last_id, "method": method, "params": given}
+        request = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": given}
+        self._unsent.append(json.dumps(request).encode() + b"\n")
+        while self._unsent and not self._is_sending:  # else a signal has interrupted a send, which goes on with this
+            self._is_sending = True
+            try:
+                self._send_next(method)
+            finally:
+                self._is_sending = False
+        return request_id
+
+    def _send_next(self, method: str) -> None:
         try:
-            self._connection.sendall(json.dumps(request).encode() + b"\n")
+            self._connection.sendall(self._unsent.popleft())
+        except IndexError:
+            pass  # a signal has interrupted us before we could say that we are sending, and has sent it
         except BlockingIOError as error:  # SO_SNDTIMEO has passed
             raise self._silence(method) from error
         except OSError:
             pass  # a daemon that will not talk to us has said why before it closed: the next read gives the reason
-        return self._last_id
+
+    def message_or(self, descriptor: int) -> tuple[bool, bool]:
+        """Wait until a message has begun to arrive, or there is something to read elsewhere.
+
+        Returns:
+            Whether there is (the beginning of) a message, and whether the descriptor can be read.
+        """
+        either = select.poll()
+        either.register(self._connection, select.POLLIN)
+        either.register(descriptor, select.POLLIN)
+        is_here = bool(self._pending or self._lines)
+        ready = {ready for ready, _ in either.poll(0 if is_here else None)}
+        return is_here or self._connection.fileno() in ready, descriptor in ready
 
     def next_message(self) -> dict[str, Any]:
         """Wait for whatever comes next, as long as it takes: a notification, or an answer that nobody waited for.

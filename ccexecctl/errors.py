@@ -12,7 +12,7 @@ from ccexecd.protocol.errors import ErrorCode
 
 
 class Exit(IntEnum):
-    """The exit codes of every verb but `run`, which hands on the command's own (after LSB and supervisorctl)."""
+    """The exit codes of every verb but `run` and `attach`, which hand on the command's own (LSB, supervisorctl)."""
 
     DONE = 0
     FAILED = 1

@@ -1,6 +1,7 @@
 """One execution in the foreground: its output is ours, our signals are its, its exit code is ours.
 
-Owns the conversation of `ccexecctl run` from the request to the ending. Must not know how the command was asked for.
+Owns the conversation of `ccexecctl run` from the request to the ending, and what our signals mean for the command. Must
+not know how the command was asked for.
 
 Signals. A handler of ours runs between two steps of the main thread, also while that waits for the daemon or for a
 slow reader of our output. It only sends a request, whose answer nobody waits for: the truth comes as
@@ -10,14 +11,17 @@ slow reader of our output. It only sends a request, whose answer nobody waits fo
 import errno
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
-from ccexecctl import render
+from ccexecctl import render, terminal
 from ccexecctl.client import Client
-from ccexecctl.errors import CtlError, Exit, RefusedError, UnreachableError
-from ccexecctl.output import Output, piece_of
+from ccexecctl.ending import exit_code, explain
+from ccexecctl.errors import CtlError, RefusedError
+from ccexecctl.following import Following
+from ccexecctl.output import Output
+from ccexecctl.standard_input import StandardInput
 from ccexecd.protocol.errors import ErrorCode
 
 DEEDS = ("CANCEL", "KILL")
@@ -25,21 +29,6 @@ DEEDS = ("CANCEL", "KILL")
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 """A shell's exit codes (POSIX, Shell Command Language, 2.8.2)."""
-
-OWN_ENDINGS = {"exited", "signaled", "post_result"}
-"""Reasons that need no explanation: the command, or who signalled it, decided."""
-
-EXPLANATIONS = {
-    "timeout": "ended by its time-out",
-    "stalled": "ended because it wrote nothing for too long",
-    "cancelled": "cancelled",
-    "disconnected": "ended because its client went away",
-    "session_expired": "ended because its session expired",
-    "shutdown": "ended by the shutdown of ccexecd",
-    "limit": "ended by a limit on its resources",
-    "lost": "lost: how it ended is not known",
-    "spawn_failed": "could not be started",
-}
 
 
 class AbandonedError(CtlError):
@@ -55,16 +44,21 @@ class Foreground:
     Args:
         client: a connection for this execution alone, for when it ends the daemon cancels the execution.
         output: where stdout and stderr go.
+        source: what is passed on to it; None is nothing.
+        on_terminal: whether it has a terminal, which ours shows.
     """
 
-    def __init__(self, client: Client, output: Output) -> None:
+    def __init__(
+        self, client: Client, output: Output, source: StandardInput | None = None, *, on_terminal: bool = False
+    ) -> None:
         self._client = client
         self._output = output
+        self._on_terminal = on_terminal
+        self._following = Following(client, self, source, "\r\n" if on_terminal else "\n")
         self._execution_id = ""
+        self._size: dict[str, int] | None = None
         self._signals = 0
         self._is_output_unwanted = False
-        self._is_output_incomplete = False
-        self._missed_bytes = 0
 
     def run(self, request: dict[str, Any]) -> tuple[dict[str, Any], int]:
         """Execute, and stay until the end.
@@ -78,41 +72,23 @@ class Foreground:
         Raises:
             RefusedError: it was not started.
             UnreachableError: the daemon went away in the middle.
+            SignalledError: our terminal has gone, or somebody wants us to.
         """
-        with self._forwarded_signals():
+        self._size = request.get("pty")
+        with self._forwarded_signals(), terminal.raw(self._resized) if self._on_terminal else nullcontext():
             started = execute(self._client, request)
             self._execution_id = started["execution_id"]
             if self._signals:
                 self._pass_on()
-            try:
-                outcome = self._watch()
-            except UnreachableError as error:
-                error.message += f", while {self._short_id} was running"
-                raise
-        self._explain(outcome)
+            if self._on_terminal:
+                self._resized()
+            outcome = self._following.follow(self._execution_id) or {}
+        if not self._is_output_unwanted:
+            explain(self._execution_id, outcome, self._following.missed_bytes)
         return {**started, **outcome}, self._exit_code(outcome)
 
-    @property
-    def _short_id(self) -> str:
-        return f"execution {render.short(self._execution_id)}"
-
-    def _watch(self) -> dict[str, Any]:
-        """Hand on output until the execution has ended."""
-        while True:
-            message = self._client.next_message()
-            params = message.get("params", {})
-            match message.get("method"):
-                case "process.output":
-                    self._write(params["type"], piece_of(params))
-                case "process.gap":
-                    self._miss(params["dropped_bytes"] or 0)
-                case "server.draining":
-                    render.remark("ccexecd is shutting down")
-                case "process.completed":
-                    outcome: dict[str, Any] = params
-                    return outcome
-
-    def _write(self, stream: str, piece: bytes) -> None:
+    def write(self, stream: str, piece: bytes) -> None:
+        """Hand on a piece of output, as long as somebody reads it."""
         if self._is_output_unwanted:
             return
         try:
@@ -121,29 +97,17 @@ class Foreground:
             self._is_output_unwanted = True
             self._ask_for("CANCEL")
 
-    def _miss(self, count: int) -> None:
-        if not self._is_output_incomplete:
-            render.remark("output comes faster than it is read here: some of it is dropped")
-        self._is_output_incomplete = True
-        self._missed_bytes += count
-
     def _exit_code(self, outcome: dict[str, Any]) -> int:
         if self._is_output_unwanted:
             return 128 + signal.SIGPIPE
-        code = exit_code(outcome)
-        # 0 tells a script that it has the output, all of it.
-        return Exit.FAILED if code == 0 and self._is_output_incomplete else code
+        return exit_code(outcome, is_incomplete=self._following.missed_bytes is not None)
 
-    def _explain(self, outcome: dict[str, Any]) -> None:
-        reason = outcome.get("reason")
-        if reason not in OWN_ENDINGS and not self._is_output_unwanted:
-            render.remark(f"{self._short_id} was {EXPLANATIONS.get(str(reason), str(reason))}")
-        if self._is_output_incomplete:
-            render.remark(f"{self._short_id} wrote {render.size(self._missed_bytes)} that are missing here")
-        if outcome.get("left_running"):
-            render.remark(f"{self._short_id} left processes running: {outcome['leftovers']}")
-        elif outcome.get("leftovers"):
-            render.remark(f"{self._short_id} left processes behind, which were ended: {outcome['leftovers']}")
+    def _resized(self) -> None:
+        """Our terminal may have another size. Before there is an execution, nobody needs to be told."""
+        size = terminal.size()
+        if self._execution_id and size != self._size:
+            self._size = size
+            self._client.send("resize_pty", {"execution_id": self._execution_id, **size})
 
     @contextmanager
     def _forwarded_signals(self) -> Iterator[None]:
@@ -164,7 +128,8 @@ class Foreground:
 
     def _pass_on(self) -> None:
         if self._signals > len(DEEDS):
-            raise AbandonedError(f"did not wait for the end of {self._short_id}", "what is left of it: ccexecctl ps")
+            which = f"execution {render.short(self._execution_id)}"
+            raise AbandonedError(f"did not wait for the end of {which}", "what is left of it: ccexecctl ps")
         self._ask_for(DEEDS[self._signals - 1])
 
     def _ask_for(self, deed: str) -> None:
@@ -195,15 +160,3 @@ def _explain_spawn_failure(error: RefusedError, data: dict[str, Any], request: d
             error.exit_code = NOT_FOUND if data.get("errno") == errno.ENOENT else NOT_EXECUTABLE
         case "cwd":
             error.message = f"cannot run in {request['cwd']}: {why}"
-
-
-def exit_code(outcome: dict[str, Any]) -> int:
-    """The exit code of a shell for this ending.
-
-    Never 0 unless the command itself exited with 0 and nothing else ended it: a command that answers TERM with a clean
-    exit has not done what it was asked for.
-    """
-    code = outcome.get("exit_code")
-    if code is None or (code == 0 and outcome.get("reason") not in OWN_ENDINGS):
-        return Exit.FAILED
-    return 128 - code if code < 0 else int(code)

@@ -54,9 +54,14 @@ def show(document: Any, lines: Iterable[str], *, as_json: bool) -> None:
         print(line)
 
 
-def remark(text: str) -> None:
-    """Tell people something that is not the result: on stderr, also with `--json`."""
-    _say(f"{PROGRAM}: {text}", sys.stderr)
+def remark(text: str, end: str = "\n") -> None:
+    """Tell people something that is not the result: on stderr, also with `--json`.
+
+    Args:
+        text: what to tell.
+        end: what ends the line; a terminal in raw mode needs a carriage return, too.
+    """
+    _say(f"{PROGRAM}: {text}", sys.stderr, end)
 
 
 def failure(error: CtlError, *, as_json: bool) -> None:
@@ -68,8 +73,8 @@ def failure(error: CtlError, *, as_json: bool) -> None:
         _say(f"hint: {error.hint}", sys.stderr)
 
 
-def _say(text: str, stream: TextIO) -> None:
-    print("\n".join(printable(line) for line in text.split("\n")), file=stream, flush=True)
+def _say(text: str, stream: TextIO, end: str = "\n") -> None:
+    print(end.join(printable(line) for line in text.split("\n")), file=stream, end=end, flush=True)
 
 
 def printable(text: str) -> str:

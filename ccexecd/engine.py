@@ -49,6 +49,10 @@ REMOVED_WHEN_EMPTY = ("ANTHROPIC_API_KEY",)
 """Names that must not be passed on empty: an empty key makes Claude Code wait for ever."""
 
 
+TERMINAL_KIND = "xterm-256color"
+"""TERM of a program on a terminal, where nobody names another: what people's terminals, and browsers', are like."""
+
+
 class Refusal(Enum):
     """Why an execution was not admitted."""
 
@@ -316,6 +320,7 @@ class Engine:
             log.exception("execution %s failed inside the daemon", execution.id)
             if start is not None:
                 await start.abandon(self._keeper)
+            execution.stdin.drop()
             if execution.is_live:
                 execution.has_ended(Outcome(None, Reason.LOST, error="the daemon failed; its log says how"))
         finally:
@@ -331,6 +336,8 @@ class Engine:
         removed = {*self.config.unset_environment, *spec.unset}
         where = {"PWD": os.path.join("/", spec.cwd or "")}  # noqa: PTH118  # ours, which it would inherit, is another place
         added = {**where, **spec.env, "CCEXEC_SESSION_ID": execution.session_id, "CCEXEC_EXECUTION_ID": execution.id}
+        if spec.pty is not None and not added.get("TERM", self._inherited.get("TERM")):
+            added["TERM"] = TERMINAL_KIND
         for name in REMOVED_WHEN_EMPTY:
             if not added.get(name, self._inherited.get(name)):
                 removed.add(name)

@@ -383,6 +383,8 @@ ELSEWHERE = {
     "ccexecctl/commands/version.py": ("tests/ctl/test_status.py", "compares the versions that status compares"),
     "ccexecctl/commands/reload.py": ("tests/ctl/test_config.py", "what it reloads is the configuration"),
     "ccexecctl/commands/restart.py": ("tests/ctl/test_stop.py", "a stop and a start"),
+    "ccexecctl/ending.py": ("tests/ctl/test_run.py", "what run and attach say and return"),
+    "ccexecctl/following.py": ("tests/ctl/test_run.py", "what run and attach do while the command runs"),
     "ccexecctl/errors.py": ("tests/ctl/test_client.py", "the errors are the client's"),
     "ccexecctl/foreground.py": ("tests/ctl/test_run.py", "what run does while the command runs"),
     "ccexecctl/output.py": ("tests/ctl/test_run.py", "where run and logs write to"),
@@ -421,8 +423,8 @@ def test_what_is_tested_elsewhere_exists():
 # One verb, one name, one row
 
 CONTRACT = {
-    "execute", "control", "write_stdin", "close_stdin", "attach", "detach", "read_output", "wait", "list",
-    "resume_session", "hook_status", "pong",
+    "execute", "control", "write_stdin", "close_stdin", "resize_pty", "attach", "detach", "read_output", "wait",
+    "list", "resume_session", "hook_status", "pong",
 }  # fmt: skip
 """What both doors serve besides `status`, of the contract's methods."""
 

@@ -19,6 +19,7 @@ SUMMARIES = {
     "run": "run a command as if it ran here",
     "ps": "list the executions",
     "logs": "the output of an execution",
+    "attach": "be with an execution: its output, your keys",
     "pause": "stop every process of an execution until resumed",
     "resume": "let a paused execution go on",
     "cancel": "end an execution: TERM, grace, KILL",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ccexecctl import render
+from ccexecctl import render, terminal
 from ccexecctl.arguments import seconds
 from ccexecctl.client import Client, connect
 from ccexecctl.errors import Exit, NotPermittedError, NotRunningError, UsageError
@@ -14,11 +14,13 @@ from ccexecctl.foreground import Foreground, execute
 from ccexecctl.launch import daemon_flags, launch
 from ccexecctl.output import Collected, Passed
 from ccexecctl.place import locate
+from ccexecctl.standard_input import StandardInput
 
 DESCRIPTION = """\
 Run a command under ccexecd as if it ran here: in this directory, with this environment, its output passed on the moment
 it is written, its exit code ours (128+N after signal N; 127 not found, 126 not executable). A daemon is started when
-none is running. Ctrl-C or TERM cancels the command, the second time it is killed. Its standard input is empty."""
+none is running. Ctrl-C or TERM cancels the command, the second time it is killed. Its standard input is empty, unless
+-i passes ours on. With -t it has a terminal, which ours shows: every key is the command's, Ctrl-C and Ctrl-Z too."""
 
 EXAMPLES = """\
 examples:
@@ -26,6 +28,9 @@ examples:
   ccexecctl run --shell 'make && make test' --timeout 600
   ccexecctl run --detach --label job=nightly -- ./nightly.sh      prints the id; see: ccexecctl logs
   ccexecctl run --json -- git status | jq .exit_code
+  ccexecctl run -t -- bash
+  tar c src | ccexecctl run -i -- ssh elsewhere tar x
+  ccexecctl run --detach -t -- top                                and later: ccexecctl attach
 
 The global --timeout is given before the verb here; after it, --timeout is the command's own.
 """
@@ -33,6 +38,8 @@ The global --timeout is given before the verb here; after it, --timeout is the c
 
 def configure(parser: ArgumentParser) -> None:
     """Add how to run it. `--timeout` takes the place of the global option, which remains valid before the verb."""
+    parser.add_argument("-i", "--stdin", action="store_true", help="pass our standard input on to it")
+    parser.add_argument("-t", "--tty", action="store_true", help="on a terminal, which ours shows")
     parser.add_argument("--shell", metavar="COMMAND", help="run COMMAND by the shell, instead of CMD ARGS")
     parser.add_argument("--detach", action="store_true", help="print the id and return; it outlives this terminal")
     parser.add_argument("--timeout", dest="run_timeout", type=seconds, metavar="S", help="end it after S seconds")
@@ -58,18 +65,31 @@ def pair(text: str) -> tuple[str, str]:
 
 def run(arguments: Namespace) -> int:
     """Run it. The exit code is the command's own."""
+    if arguments.tty:
+        _require_terminal(arguments)
     request = _request(arguments)
     with _reach(arguments) as client:
         if arguments.detach:
             started = execute(client, request)
             render.show(started, [started["execution_id"]], as_json=arguments.json)
             return Exit.DONE
+        source = StandardInput(client, ends=not arguments.tty) if arguments.stdin or arguments.tty else None
         if not arguments.json:
-            return Foreground(client, Passed()).run(request)[1]
+            return Foreground(client, Passed(), source, on_terminal=arguments.tty).run(request)[1]
         output = Collected()
-        result, code = Foreground(client, output).run(request)
+        result, code = Foreground(client, output, source).run(request)
         render.show({**result, **output.texts()}, [], as_json=True)
         return code
+
+
+def _require_terminal(arguments: Namespace) -> None:
+    """What -t shows goes to a person, whose keys it takes; detached, to one who attaches later."""
+    if arguments.detach:
+        return
+    if arguments.json:
+        raise UsageError("what a terminal shows is not JSON", "leave out -t or --json")
+    if not terminal.is_terminal():
+        raise UsageError("-t needs a terminal as standard input", "leave it out, or pass data on with -i")
 
 
 def _request(arguments: Namespace) -> dict[str, Any]:
@@ -89,6 +109,8 @@ def _request(arguments: Namespace) -> dict[str, Any]:
         "labels": dict(arguments.label),
         "leftovers": arguments.leftovers,
         "stdbuf": arguments.stdbuf or None,
+        "stdin": "open" if arguments.stdin else None,
+        "pty": terminal.size() if arguments.tty else None,
         "framing": "raw",
         "policy": "drop_oldest" if arguments.detach else "block",  # here, a slow reader slows it down, as a pipe does
         "on_disconnect": "detach" if arguments.detach else "cancel",

@@ -37,6 +37,19 @@ class Limits:
 
 
 @attrs.frozen
+class TerminalSize:
+    """How much a terminal shows.
+
+    Attributes:
+        cols: characters of a line.
+        rows: lines.
+    """
+
+    cols: int
+    rows: int
+
+
+@attrs.frozen
 class Spec:
     """One command, ready to start.
 
@@ -54,6 +67,7 @@ class Spec:
         framing: how output is cut into notifications.
         policy: what happens when its slowest watcher falls behind: it misses output, or the program waits for it.
         stdin_open: whether the client writes to its standard input; else it is /dev/null.
+        pty: the size of the terminal that is its standard input, output and error; None is none: it has pipes.
         on_disconnect: what the loss of the client means for it.
         limits: what it may use.
         labels: the client's own marks.
@@ -76,6 +90,7 @@ class Spec:
     framing: Framing = "lines"
     policy: Literal["drop_oldest", "block"] = "drop_oldest"
     stdin_open: bool = False
+    pty: TerminalSize | None = None
     on_disconnect: Literal["auto", "cancel", "detach"] = "auto"
     limits: Limits = Limits()
     labels: Mapping[str, str] = attrs.field(factory=dict)

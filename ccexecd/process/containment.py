@@ -43,11 +43,15 @@ class Process(NamedTuple):
         state: one letter (proc(5)) for all of its threads: one of `DEAD` only if every one is dead, one of `STOPPED`
             only if none runs.
         started: clock ticks after boot; with the pid it tells a process from a later one of the same number.
+        parent: the number of its parent.
+        group: its process group.
     """
 
     pid: int
     state: str
     started: int
+    parent: int = 0
+    group: int = 0
 
 
 def become_subreaper() -> None:
@@ -109,7 +113,7 @@ def look_up(pid: int) -> Process | None:
     state = fields[0].decode()
     if int(fields[17]) > 1 and (state in STOPPED or state in DEAD):
         state = _state_of_threads(pid, state)
-    return Process(pid, state, int(fields[19]))
+    return Process(pid, state, int(fields[19]), int(fields[1]), int(fields[2]))
 
 
 def _state_of_threads(pid: int, state: str) -> str:
@@ -134,6 +138,21 @@ def _threads(pid: int) -> list[str]:
 def children_of(pid: int) -> list[int]:
     """The children of a process, whichever of its threads forked them."""
     return [int(child) for thread in _threads(pid) for child in _read(f"/proc/{pid}/task/{thread}/children").split()]
+
+
+def not_yet(running: Iterable[Process]) -> set[int]:
+    """The pids of those that must not be stopped before others among these have stopped."""
+    running = list(running)
+    return let_exec(running) | jobs(running)
+
+
+def jobs(running: Iterable[Process]) -> set[int]:
+    """The pids of those whose parent, which runs, has put them into a group of their own, as a shell does with a job.
+
+    It would take the stop as meant for itself: say so, and take the terminal back. A stopped shell learns nothing.
+    """
+    groups = {process.pid: process.group for process in running}
+    return {process.pid for process in running if groups.get(process.parent, process.group) != process.group}
 
 
 def let_exec(running: Iterable[Process]) -> set[int]:

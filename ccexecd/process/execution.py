@@ -24,6 +24,7 @@ from ccexecd.process.leader import Leader, SpawnError
 from ccexecd.process.pacing import Pacing
 from ccexecd.process.pump import Pump
 from ccexecd.process.standard_input import StandardInput
+from ccexecd.process.terminal import Terminal
 
 Watcher = Callable[[], None]
 """Called in the step in which the log has grown. Must neither block nor raise."""
@@ -47,7 +48,8 @@ class Execution:
         watchers: who is told when the log has grown.
         leader: its first process, once there is one.
         spawned: set when it has started, or could not be.
-        stdin: what it reads.
+        terminal: what it runs on; None if it has pipes.
+        stdin: what it reads: the terminal, or its own.
         spawn_error: why it could not.
         outcome: how it ended, once it has.
         pacing: how far it may run ahead of its watchers.
@@ -76,7 +78,8 @@ class Execution:
         self.watchers: set[Watcher] = set()
         self.leader: Leader | None = None
         self.spawned = trio.Event()
-        self.stdin = StandardInput(self.id, self.spawned)
+        self.terminal = Terminal(self.id, self.spawned, spec.pty) if spec.pty is not None else None
+        self.stdin = self.terminal or StandardInput(self.id, self.spawned)
         self.spawn_error: SpawnError | None = None
         self.outcome: Outcome | None = None
         self.finished = trio.Event()
@@ -123,6 +126,7 @@ class Execution:
 
     def could_not_start(self, error: SpawnError) -> None:
         """There will never be a leader."""
+        self.stdin.drop()
         self.spawn_error = error
         self.has_ended(Outcome(None, Reason.SPAWN_FAILED, error=str(error)))
 

@@ -107,7 +107,8 @@ class Keeper:
                     self._environment_of(message),
                     message["cwd"],
                     fds if message["stdin"] else [self._null, *fds],
-                    limits.on_processes(wanted, memory=not self._leaves.bear_memory) if wanted else None,
+                    terminal=message["pty"],
+                    prepare=limits.on_processes(wanted, memory=not self._leaves.bear_memory) if wanted else None,
                 )
         except starting.StartRefusedError as refused:
             self._refuse(message, refused.errno, refused.strerror, refused.subject)
@@ -149,7 +150,7 @@ class Keeper:
         if tree is not None and signal.SIGCONT in signals:
             self._end_pause(tree, found)  # else it would stop them again
         for signum in signals:
-            for process in found:
+            for process in reversed(found) if signum == signal.SIGCONT else found:  # jobs before their shell
                 containment.send(process, signum)
         self._channel.send({"re": message["re"], "signalled": len(found)})
 
@@ -262,7 +263,7 @@ class Keeper:
         living = self._forest.members(tree.number)
         running = [process for process in living if process.state not in containment.STOPPED]
         out_of_patience = tree.pause.is_out_of_patience
-        spared = set() if out_of_patience else containment.let_exec(running)
+        spared = set() if out_of_patience else tree.pause.spares(running)
         for process in running:
             if process.pid not in spared:
                 containment.send(process, signal.SIGSTOP)

@@ -198,8 +198,8 @@ class KeeperClient:
 
         Args:
             launch: what to start.
-            stdio: the descriptors that it reads, writes and complains to; without the first, it reads /dev/null. They
-                are ours from here, and are closed.
+            stdio: the descriptors that it reads, writes and complains to; without the first, it reads /dev/null. With
+                a terminal, what keeps that there until it is open. They are ours from here, and are closed.
             settled: called once, with the leader, or with the reason why there is none. It may be called at once.
         """
         self._wanted.append(_Spawn(launch, stdio, settled))
@@ -242,6 +242,7 @@ class KeeperClient:
             "grace": launch.grace,
             "limits": dict(launch.limits),
             "stdin": len(wanted.stdio) == len(("stdin", "stdout", "stderr")),
+            "pty": launch.terminal,
         }
         link.post(message, wanted.stdio, heard)
 

@@ -11,6 +11,7 @@ _SUBJECTS = {
     "program": "program",
     "cwd": "working directory",
     "pipe": "output pipe",
+    "terminal": "terminal",
     "keeper": "keeper",
     "stdbuf": "stdbuf",
 }
@@ -22,8 +23,8 @@ class SpawnError(Exception):
     Attributes:
         errno: the kernel's number, 0 when it was not the kernel that refused.
         strerror: its text.
-        subject: `program` or `cwd`, whichever was refused; `stdbuf` when that was asked for and is not there; `pipe` or
-            `keeper` when it was on our side.
+        subject: `program` or `cwd`, whichever was refused; `stdbuf` when that was asked for and is not there; `pipe`,
+            `terminal` or `keeper` when it was on our side.
     """
 
     def __init__(self, errno: int, strerror: str, subject: str, name: str = "") -> None:
@@ -41,6 +42,8 @@ class Launch:
         argv: the words; the first is looked up in its PATH.
         cwd: working directory; None is the daemon's.
         env: what is added to the environment that all leaders inherit.
+        terminal: path of the terminal that is its standard input, output and error, and controls its session; None has
+            it take the descriptors that come along.
         grace: seconds from TERM to KILL, should the daemon be lost.
         unset: names that are then removed from it.
         limits: what it may use, by the names of `core.spec.Limits`; what is not named is without limit.
@@ -52,6 +55,7 @@ class Launch:
     grace: float
     unset: Sequence[str] = ()
     limits: Mapping[str, float] = {}
+    terminal: str | None = None
 
 
 class Leader:

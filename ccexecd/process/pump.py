@@ -1,4 +1,4 @@
-"""Reading the output pipes of every execution.
+"""Reading the output pipes of every execution, and the terminals of those that have one.
 
 Owns the read ends. One epoll set holds them all and one task waits for it: a line that a program writes costs one
 wake-up of that task and no scheduling of a task of its own, which is what makes 500 programs at 100 lines a second
@@ -7,6 +7,7 @@ How fast each pipe is read is for others to decide (`Source.hold`). Must not kno
 """
 
 import contextlib
+import errno
 import fcntl
 import heapq
 import itertools
@@ -69,6 +70,10 @@ class Source:
             size = os.readv(self._fd, (self._pump.buffer,))
         except BlockingIOError:
             return False
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            size = 0  # a terminal's end: nobody has it open any more, and what was written has been read
         if not size:
             self._end()
             return False

@@ -35,6 +35,7 @@ def start(
     env: Mapping[str, str],
     cwd: str | None,
     stdio: Sequence[int],
+    terminal: str | None = None,
     prepare: Callable[[], None] | None = None,
 ) -> int:
     """Start a program that gets nothing of ours but its first three descriptors.
@@ -44,6 +45,7 @@ def start(
         env: the whole environment.
         cwd: its working directory; None is ours, which is the root.
         stdio: the descriptors that it gets as 0, 1 and 2. None of them is among these numbers.
+        terminal: the path of a terminal that it gets as all three instead, and that controls its session.
         prepare: called in its process before it becomes the program; may raise OSError.
 
     Returns:
@@ -59,12 +61,12 @@ def start(
         subject = "program"
         path = _find(argv[0], env)
         if prepare is not None:
-            return _fork(path, argv, env, stdio, prepare)
+            return _fork(path, argv, env, terminal if terminal is not None else stdio, prepare)
         return os.posix_spawn(
             path,
             argv,
             env,
-            file_actions=[(os.POSIX_SPAWN_DUP2, stdio[number], number) for number in range(3)],
+            file_actions=_open(terminal) if terminal is not None else _take(stdio),
             setsid=True,
             setsigmask=(),
             setsigdef=_IGNORED_BY_PYTHON,
@@ -78,7 +80,28 @@ def start(
             os.chdir("/")
 
 
-def _fork(path: str, argv: list[str], env: Mapping[str, str], stdio: Sequence[int], prepare: Callable[[], None]) -> int:
+_FileActions = list[tuple[int, int, int] | tuple[int, int, str, int, int]]
+
+
+def _take(stdio: Sequence[int]) -> _FileActions:
+    return [(os.POSIX_SPAWN_DUP2, stdio[number], number) for number in range(3)]
+
+
+def _open(terminal: str) -> _FileActions:
+    """Opened, not handed over: the first terminal that a session's leader opens controls the session.
+
+    The session is made before these are done. With it come /dev/tty, job control, and Ctrl-C as a signal.
+    """
+    return [
+        (os.POSIX_SPAWN_OPEN, 0, terminal, os.O_RDWR, 0),
+        (os.POSIX_SPAWN_DUP2, 0, 1),
+        (os.POSIX_SPAWN_DUP2, 0, 2),
+    ]
+
+
+def _fork(
+    path: str, argv: list[str], env: Mapping[str, str], stdio: Sequence[int] | str, prepare: Callable[[], None]
+) -> int:
     """Start a program that is prepared in its own process: the long way round."""
     heard, said = os.pipe2(os.O_CLOEXEC)  # closed by exec; else it says why there was none
     pid = os.fork()
@@ -86,8 +109,9 @@ def _fork(path: str, argv: list[str], env: Mapping[str, str], stdio: Sequence[in
         try:
             os.close(heard)
             os.setsid()
+            fds = [os.open(stdio, os.O_RDWR)] * 3 if isinstance(stdio, str) else stdio
             for number in range(3):
-                os.dup2(stdio[number], number)
+                os.dup2(fds[number], number)
             for signum in _IGNORED_BY_PYTHON:
                 signal.signal(signum, signal.SIG_DFL)
             prepare()

@@ -11,7 +11,9 @@ finished.
 import contextlib
 import logging
 import os
+import signal
 
+import attrs
 import trio
 
 from ccexecd.core.execution import Exit, IllegalTransitionError, Outcome, Reason, State, judge
@@ -21,6 +23,7 @@ from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.keeper_link import close_all
 from ccexecd.process.leader import Launch, Leader, SpawnError
 from ccexecd.process.pump import Pump, Sink, open_pipe
+from ccexecd.process.terminal import Terminal, ignores, open_pair
 
 log = logging.getLogger(__name__)
 
@@ -51,27 +54,43 @@ class Start:
         self._settled = trio.Event()
         self._result: Leader | SpawnError | None = None
         self._pipes: list[int] = []  # our ends: standard output, standard error, and the input if it is open
-        theirs: list[int] = []
+        self._theirs: list[int] = []
+        subject = "pipe" if execution.terminal is None else "terminal"
         try:
-            for _ in range(2):
-                read_end, write_end = open_pipe()
-                self._pipes.append(read_end)
-                theirs.append(write_end)
-            if execution.spec.stdin_open:
-                read_end, write_end = os.pipe2(os.O_CLOEXEC)
-                self._pipes.append(write_end)
-                theirs.insert(0, read_end)
+            if execution.terminal is None:
+                self._open_pipes(stdin_open=execution.spec.stdin_open)
+            else:
+                launch = attrs.evolve(launch, terminal=self._open_terminal(execution.terminal))
         except OSError as error:  # no descriptors left
-            close_all(theirs)
-            self._settle(SpawnError(error.errno or 0, error.strerror or str(error), "pipe"))
+            close_all(self._theirs)
+            self._settle(SpawnError(error.errno or 0, error.strerror or str(error), subject))
         else:
-            keeper.spawn(launch, theirs, self._settle)
+            keeper.spawn(launch, self._theirs, self._settle)
+
+    def _open_pipes(self, *, stdin_open: bool) -> None:
+        for _ in range(2):
+            read_end, write_end = open_pipe()
+            self._pipes.append(read_end)
+            self._theirs.append(write_end)
+        if stdin_open:
+            read_end, write_end = os.pipe2(os.O_CLOEXEC)
+            self._pipes.append(write_end)
+            self._theirs.insert(0, read_end)
+
+    def _open_terminal(self, terminal: Terminal) -> str:
+        """Our end twice, for reading and for typing; a size may be set from now on. Returns the path of theirs."""
+        ours, theirs = open_pair(terminal.size)
+        self._pipes.append(ours)
+        self._theirs.append(theirs)
+        terminal.open(os.dup(ours))
+        return os.ttyname(theirs)
 
     async def leader(self) -> tuple[Leader, list[int]]:
         """Wait for it. It cannot be interrupted: the keeper answers, or is lost and then told so.
 
         Returns:
-            The leader, and our ends of its pipes: its output, its errors, and its input if that is open.
+            The leader, and our ends of its pipes: its output, its errors, and its input if that is open. Of a terminal,
+            the end that shows its output.
 
         Raises:
             SpawnError: there is none.
@@ -129,12 +148,14 @@ async def supervise(execution: Execution, keeper: KeeperClient, pump: Pump, star
 
 def _connect(execution: Execution, pump: Pump, pipes: list[int]) -> None:
     """Begin to read what it writes, and to write what it reads."""
+    output = pump.add(pipes[0], _reader_of(execution))
+    if execution.terminal is not None:
+        execution.pacing.sources = (output,)
+        return
     if execution.spec.stdin_open:
         execution.stdin.open(pipes[2])
-    execution.pacing.sources = (
-        pump.add(pipes[0], _reader_of(execution)),
-        pump.add(pipes[1], lambda received: execution.has_output("stderr", received)),
-    )
+    errors = pump.add(pipes[1], lambda received: execution.has_output("stderr", received))
+    execution.pacing.sources = (output, errors)
 
 
 def _reader_of(execution: Execution) -> Sink:
@@ -197,7 +218,7 @@ async def _heed_result(execution: Execution, leader: Leader, watch: ResultWatch,
 async def _wind_down(execution: Execution, keeper: KeeperClient, leader: Leader) -> None:
     if execution.intent is not None:
         leftovers: list[int] = []
-        await escalate(keeper, leader, execution.grace, execution.hurry)
+        await escalate(keeper, leader, execution.grace, execution.hurry, on_terminal=execution.terminal is not None)
     else:
         leftovers = await _let_linger(execution, keeper, leader)
         if leftovers and execution.spec.leftovers == "detach" and execution.intent is None:
@@ -271,19 +292,26 @@ def _disconnect(execution: Execution) -> None:
     execution.has_no_more_output()
 
 
-async def escalate(keeper: KeeperClient, leader: Leader, grace: float, hurry: trio.CancelScope) -> None:
+async def escalate(
+    keeper: KeeperClient, leader: Leader, grace: float, hurry: trio.CancelScope, *, on_terminal: bool = False
+) -> None:
     """TERM, grace, KILL, until nothing of the tree is left or it has been shown that something cannot be ended.
 
-    With no grace at all, nobody is asked: a handler of TERM would race with the KILL.
+    With no grace at all, nobody is asked: a handler of TERM would race with the KILL. On a terminal, a leader that is
+    deaf to TERM, as every interactive shell is, is told by HUP that whoever sat there has gone.
 
     Args:
         keeper: signals it.
         leader: of the tree.
         grace: seconds from TERM to KILL.
         hurry: a fresh scope; cancelling it ends the grace.
+        on_terminal: its leader has one.
     """
     if not leader.gone.is_set() and grace > 0:
+        is_deaf = on_terminal and ignores(leader.pid, signal.SIGTERM)
         await keeper.terminate(leader)
+        if is_deaf:
+            await keeper.signal(leader, signal.SIGHUP)
         with hurry:
             hurry.deadline = min(hurry.deadline, trio.current_time() + grace)
             await leader.gone.wait()

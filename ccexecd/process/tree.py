@@ -6,7 +6,7 @@ Owns what is remembered of it, and when it has to be looked at again. Standard l
 import time
 from collections.abc import Iterable
 
-from ccexecd.process.containment import Process
+from ccexecd.process.containment import Process, let_exec, not_yet
 from ccexecd.process.control_groups import Leaf
 from ccexecd.process.limits import Limits, Watch, on_tree
 
@@ -47,6 +47,11 @@ class Pause:
     def is_out_of_patience(self) -> bool:
         """Whether what runs now will not stop."""
         return time.monotonic() >= self._ends
+
+    def spares(self, running: list[Process]) -> set[int]:
+        """The pids of those that must not be stopped yet. Nobody learns of a stop while everything stands still."""
+        is_frozen = self._frozen is not None and self._frozen.is_frozen
+        return let_exec(running) if is_frozen else not_yet(running)
 
     def wait_for(self, request: int) -> None:
         """Somebody else waits for it, as long as the first."""

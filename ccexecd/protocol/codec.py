@@ -32,6 +32,12 @@ Seconds = NewType("Seconds", float)
 Count = NewType("Count", int)
 """A non-negative integer."""
 
+Cells = NewType("Cells", int)
+"""Columns or rows of a terminal: 1 to `MAX_CELLS`."""
+
+MAX_CELLS = 65535
+"""What the kernel keeps of a terminal's size is an unsigned short (struct winsize, ioctl_tty(2))."""
+
 MAX_PROBLEMS = 20
 """Faults that are looked for in one array or object, and named in one answer: who sent more mends these first."""
 
@@ -142,6 +148,14 @@ def _structure_count(value: Any, _: Any) -> Count:
     return Count(value)
 
 
+def _structure_cells(value: Any, _: Any) -> Cells:
+    if type(value) is not int:
+        raise WireTypeError(f"expected integer, got {type_name(value)}")
+    if not 1 <= value <= MAX_CELLS:
+        raise ValueError(f"must be from 1 to {MAX_CELLS}")
+    return Cells(value)
+
+
 def _structure_literal(value: Any, literal: Any) -> Any:
     allowed = get_args(literal)
     if type(value) is str and value in allowed:
@@ -173,6 +187,7 @@ def _converter(*, forbid_extra_keys: bool) -> cattrs.Converter:
         (Text, _structure_text),
         (Seconds, _structure_seconds),
         (Count, _structure_count),
+        (Cells, _structure_cells),
     )
     for name, hook in named:
         converter.register_structure_hook_func(functools.partial(operator.is_, name), hook)

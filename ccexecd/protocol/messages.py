@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import attrs
 
-from ccexecd.protocol.codec import Count, Seconds, StructureError, Text, structure
+from ccexecd.protocol.codec import Cells, Count, Seconds, StructureError, Text, structure
 
 P = TypeVar("P")
 
@@ -57,6 +57,14 @@ class Limits:
 
 
 @attrs.frozen
+class TerminalSize:
+    """`pty` of `execute`."""
+
+    cols: Cells
+    rows: Cells
+
+
+@attrs.frozen
 class Execute:
     """`execute`: exactly one of `command` (run by the shell) and `argv` (run as it is)."""
 
@@ -78,8 +86,8 @@ class Execute:
     stdbuf: bool = False
     agent: Literal["auto", "claude", "none"] = "auto"
     post_result_grace: Seconds | None = None
+    pty: TerminalSize | None = None
     # Of the contract, served by later versions: only the value that changes nothing is taken.
-    pty: None = None
     stdio: Literal["pipe"] = "pipe"
     max_line_bytes: None = None
     idempotency_key: None = None
@@ -129,6 +137,15 @@ class WriteStdin:
     def __attrs_post_init__(self) -> None:
         if (self.data is None) == (self.data_base64 is None):
             raise StructureError([{"path": "$", "error": "exactly one of data and data_base64 is required"}])
+
+
+@attrs.frozen
+class ResizePty:
+    """`resize_pty`: a terminal has another size."""
+
+    cols: Cells
+    rows: Cells
+    execution_id: str | None = None
 
 
 @attrs.frozen
@@ -210,7 +227,6 @@ class Nothing:
 
 
 UNSERVED = {
-    "pty",
     "stdio",
     "max_line_bytes",
     "idempotency_key",

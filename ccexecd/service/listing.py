@@ -6,6 +6,8 @@ Owns the description of one, and keeping replies so small that every client can 
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any
 
+import attrs
+
 from ccexecd.core.execution import State
 from ccexecd.process.execution import Execution
 from ccexecd.process.measure import MEASURED, usage_of_each
@@ -131,5 +133,7 @@ def describe(execution: Execution) -> dict[str, Any]:
         "dropped_bytes": execution.log.dropped_bytes,
         "next_seq": execution.log.next_seq,
         "oldest_seq": execution.log.oldest_seq,
+        "stdin": "open" if spec.stdin_open else "closed",
+        "pty": attrs.asdict(execution.terminal.size) if execution.terminal else None,
         "labels": dict(spec.labels),
     }

@@ -16,7 +16,7 @@ import trio
 
 from ccexecd.core.execution import Reason
 from ccexecd.core.output import Chunk, Cursor
-from ccexecd.core.spec import Limits, Spec, TimeoutSource
+from ccexecd.core.spec import Limits, Spec, TerminalSize, TimeoutSource
 from ccexecd.engine import Engine, default_shell
 from ccexecd.process.execution import Execution
 from ccexecd.protocol import messages
@@ -35,7 +35,7 @@ def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing)
     Args:
         engine: whose configuration gives the defaults.
         wanted: the request.
-        framing: used where it names none.
+        framing: used where it names none, and there is no terminal, on which lines end when they like.
     """
     config = engine.config
     source: TimeoutSource = "none"
@@ -45,6 +45,7 @@ def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing)
     elif config.default_execution_timeout is not None:
         timeout, source = Seconds(config.default_execution_timeout), "default"
     argv = wanted.argv if wanted.command is None else (config.shell or default_shell(), "-c", wanted.command)
+    terminal = TerminalSize(wanted.pty.cols, wanted.pty.rows) if wanted.pty is not None else None
     return Spec(
         argv=tuple(argv or ()),
         display=wanted.command if wanted.command is not None else shlex.join(argv or ()),
@@ -56,9 +57,10 @@ def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing)
         timeout_source=source,
         stall_timeout=wanted.stall_timeout,
         grace=config.process_cleanup_timeout if wanted.grace is None else wanted.grace,
-        framing=wanted.framing or framing,
+        framing=wanted.framing or (framing if terminal is None else "raw"),
         policy=wanted.policy,
-        stdin_open=wanted.stdin == "open",
+        stdin_open=wanted.stdin == "open" or terminal is not None,
+        pty=terminal,
         on_disconnect=wanted.on_disconnect,
         limits=Limits(**attrs.asdict(wanted.limits)) if wanted.limits is not None else Limits(),
         labels=wanted.labels,
@@ -176,8 +178,21 @@ def write_stdin(peer: Peer, wanted: messages.WriteStdin) -> Awaitable[dict[str, 
 
 
 def close_stdin(peer: Peer, wanted: messages.Which) -> Awaitable[dict[str, Any]]:
-    """End a program's standard input, after what is being written to it."""
+    """End a program's standard input, after what is being written to it; on a terminal, type the end of file."""
     return _done(_target(peer, wanted.execution_id).stdin.close(), {})
+
+
+def resize_pty(peer: Peer, wanted: messages.ResizePty) -> dict[str, Any]:
+    """Give an execution's terminal another size; the kernel tells its foreground processes."""
+    execution = _target(peer, wanted.execution_id)
+    if execution.terminal is None:
+        raise RPCError(
+            ErrorCode.INVALID_STATE,
+            f"execution {execution.id} has no terminal; one is made by execute with pty",
+            {"state": execution.state.value},
+        )
+    execution.terminal.resize(TerminalSize(wanted.cols, wanted.rows))
+    return {}
 
 
 async def _done(deed: Awaitable[None], result: dict[str, Any]) -> dict[str, Any]:
@@ -331,6 +346,7 @@ EXECUTION_METHODS = {
     "control": Method(messages.Control, control),
     "write_stdin": Method(messages.WriteStdin, write_stdin),
     "close_stdin": Method(messages.Which, close_stdin),
+    "resize_pty": Method(messages.ResizePty, resize_pty),
     "attach": Method(messages.Attach, attach),
     "detach": Method(messages.Which, detach),
     "read_output": Method(messages.ReadOutput, read_output),

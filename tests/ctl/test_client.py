@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -119,6 +121,56 @@ def test_other_messages_before_the_answer_are_not_taken_for_it(ctl, daemon):
 
     daemon.answers["health"] = chatter
     assert ctl("health").out == "healthy\n"
+
+
+def test_a_signal_may_ask_in_the_midst_of_asking():
+    """What a handler sends goes behind what is being sent, never into it; nothing is left behind."""
+    ours, theirs = socket.socketpair()
+    client = client_module.Client(ours, Path("x"))
+    received = bytearray()
+
+    def read() -> None:
+        while piece := theirs.recv(1 << 20):
+            received.extend(piece)
+
+    def ask(*_: object) -> None:
+        asked.append(client.send("small"))
+
+    asked: list[int] = []
+    before = signal.signal(signal.SIGALRM, ask)
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+        with client:
+            large = [client.send("large", {"text": "x" * 500_000}) for _ in range(200)]
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        reader.join()
+        theirs.close()
+    requests = [json.loads(line) for line in received.splitlines()]
+    assert sorted(request["id"] for request in requests) == sorted(large + asked)
+    assert len({*large, *asked}) == len(large) + len(asked)
+    assert asked
+
+
+def test_a_message_or_something_else_is_waited_for():
+    """Each is told, both are told, and what has been read already counts."""
+    ours, theirs = socket.socketpair()
+    elsewhere, feed = os.pipe()
+    with client_module.Client(ours, Path("x")) as client, theirs:
+        os.write(feed, b"x")
+        assert client.message_or(elsewhere) == (False, True)
+        theirs.sendall(b'{"method": "a"}\n{"method": "b"}\n')
+        assert client.message_or(elsewhere) == (True, True)
+        os.read(elsewhere, 1)
+        assert client.message_or(elsewhere) == (True, False)
+        assert client.next_message() == {"method": "a"}
+        assert client.message_or(elsewhere) == (True, False)
+    os.close(elsewhere)
+    os.close(feed)
 
 
 def test_a_long_answer_is_read_whole(ctl, daemon):

@@ -62,6 +62,16 @@ def test_run_imports_little(daemon):
     assert not modules & BANNED.keys()
 
 
+def test_attach_imports_little(daemon):
+    """So does being with what runs already."""
+    known = {"execution_id": "e1", "state": "FINISHED", "pty": None, "stdin": "closed"}
+    ended = {"exit_code": 0, "reason": "exited"}
+    daemon.answers |= {"status": known, "attach": {"state": "FINISHED", "next_seq": 4}, "wait": ended}
+    modules = imported_by("--state-dir", str(daemon.directory), "attach", "e1")
+    assert "ccexecctl.following" in modules
+    assert not modules & BANNED.keys()
+
+
 def test_only_the_chosen_verb_is_imported(daemon):
     """One verb never pays for another."""
     loaded = imported_by("--state-dir", str(daemon.directory), "status")
@@ -70,4 +80,14 @@ def test_only_the_chosen_verb_is_imported(daemon):
 
 def test_the_table_of_verbs_is_complete():
     """The list above is about verbs that exist."""
-    assert {"status", "health", "ps", "version", "reload", "stop", "restart", "run"} <= commands.SUMMARIES.keys()
+    assert {
+        "status",
+        "health",
+        "ps",
+        "version",
+        "reload",
+        "stop",
+        "restart",
+        "run",
+        "attach",
+    } <= commands.SUMMARIES.keys()

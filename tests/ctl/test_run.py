@@ -3,11 +3,12 @@
 import base64
 import os
 import signal
+import subprocess
 import time
 
 import pytest
 
-from ccexecctl import foreground
+from ccexecctl import ending
 
 
 def executing(*steps):
@@ -73,6 +74,47 @@ def test_the_request_is_what_a_shell_would_do(ctl, daemon, monkeypatch, tmp_path
     assert environ == {**os.environ, "A": "b=c", "GREETING": "x"}
 
 
+def test_with_i_our_input_is_passed_on(daemon, ctl_process):
+    """One request after the other, each when the one before has been taken, and then the end."""
+    conversations = []
+    daemon.answers["execute"] = executing(conversations.append)
+    daemon.answers["write_stdin"] = {"accepted_bytes": 1}
+
+    def close(conversation, request):
+        conversation.reply(request, {})
+        conversation.completed()
+
+    daemon.answers["close_stdin"] = close
+    process = ctl_process("run", "-i", "--", "cat", stdin=subprocess.PIPE)
+    assert daemon.wait_for("execute")[0]["stdin"] == "open"
+    process.stdin.write(b"one\n")
+    process.stdin.flush()
+    assert daemon.wait_for("write_stdin") == [{"execution_id": "1f0c9b2e-full", "data_base64": "b25lCg=="}]
+    assert process.communicate(b"\xff", timeout=20) == (b"", b"")
+    assert process.returncode == 0
+    assert daemon.asked("write_stdin")[1:] == [{"execution_id": "1f0c9b2e-full", "data_base64": "/w=="}]
+    assert len(daemon.asked("close_stdin")) == 1
+
+
+def test_detached_an_input_is_left_open(ctl, daemon):
+    """For whoever attaches; a terminal for that has the usual size where we have none."""
+    daemon.answers["execute"] = executing()
+    assert ctl("run", "--detach", "-i", "--", "cat").code == 0
+    assert ctl("run", "--detach", "-t", "--", "bash").code == 0
+    with_input, with_terminal = daemon.asked("execute")
+    assert (with_input["stdin"], with_input.get("pty")) == ("open", None)
+    assert with_terminal["pty"] == {"cols": 80, "rows": 24}
+
+
+@pytest.mark.parametrize("words", [["-t"], ["-it"], ["-t", "--json"]])
+def test_a_terminal_needs_a_terminal(daemon, ctl_process, words):
+    """Exit 2 with what to do, before anything is started."""
+    process = ctl_process("run", *words, "--", "bash")
+    assert process.wait(timeout=20) == 2
+    assert b"hint: leave" in process.stderr.read()
+    assert daemon.requests == []
+
+
 def test_a_shell_command_goes_as_one_string(ctl, daemon):
     """--shell leaves the words to the daemon's shell; --cwd may be relative; --no-env sends only what was set."""
     daemon.answers["execute"] = executing(ended())
@@ -135,18 +177,18 @@ def test_the_exit_code_is_the_command_s(ctl, daemon, outcome, code):
     assert ctl("run", "--", "x").code == code
 
 
-@pytest.mark.parametrize("reason", sorted(foreground.EXPLANATIONS))
+@pytest.mark.parametrize("reason", sorted(ending.EXPLANATIONS))
 def test_an_ending_that_was_not_its_own_is_explained(ctl, daemon, reason):
     """Time-out, cancel, loss and the like are told on stderr."""
     daemon.answers["execute"] = executing(ended(-15, reason))
-    assert ctl("run", "--", "x").err == f"ccexecctl: execution 1f0c9b2e was {foreground.EXPLANATIONS[reason]}\n"
+    assert ctl("run", "--", "x").err == f"ccexecctl: execution 1f0c9b2e was {ending.EXPLANATIONS[reason]}\n"
 
 
 def test_what_was_left_behind_and_lost_is_told(ctl, daemon):
     """Stragglers that were ended, a shutdown under way, output that was dropped: that makes it a failure."""
     daemon.answers["execute"] = executing(
         lambda conversation: conversation.notify("process.gap", dropped_bytes=2048),
-        lambda conversation: conversation.notify("process.gap", dropped_bytes=None),
+        lambda conversation: conversation.notify("process.gap", to_seq=3, dropped_bytes=None),
         lambda conversation: conversation.notify("server.draining", deadline=None),
         ended(0, "exited", leftovers=[17]),
     )
@@ -154,6 +196,7 @@ def test_what_was_left_behind_and_lost_is_told(ctl, daemon):
     assert said.code == 1  # a script that sees 0 has all of the output
     assert said.err.splitlines() == [
         "ccexecctl: output comes faster than it is read here: some of it is dropped",
+        "ccexecctl: what it wrote before piece 4 is no longer kept",
         "ccexecctl: ccexecd is shutting down",
         "ccexecctl: execution 1f0c9b2e wrote 2.0 KiB that are missing here",
         "ccexecctl: execution 1f0c9b2e left processes behind, which were ended: [17]",

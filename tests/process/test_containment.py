@@ -457,3 +457,14 @@ def test_an_ordinary_child_borrows_nothing(start):
     process = start(Program(sh("sleep 1000 & echo ready; wait")))
     assert containment.children_of(process.pid)
     assert containment.borrowers(process.pid) == []
+
+
+def test_jobs_are_stopped_after_their_shell():
+    """Who is in another group than its parent, which still runs, is a job; nobody else waits for anybody."""
+    shell = containment.Process(10, "S", 1, parent=1, group=10)
+    job, of_pipeline = (containment.Process(pid, "S", 1, parent=10, group=11) for pid in (11, 12))
+    below = containment.Process(13, "S", 1, parent=11, group=11)
+    plain = containment.Process(14, "S", 1, parent=10, group=10)
+    assert containment.jobs([shell, job, of_pipeline, below, plain]) == {11, 12}
+    assert containment.jobs([job, of_pipeline, below, plain]) == set()
+    assert containment.jobs([]) == set()

@@ -64,6 +64,24 @@ def limited_descriptors() -> Iterator[Callable[[int], None]]:
 # Pipes
 
 
+async def test_a_terminal_ends_when_the_last_who_has_it_closes_it():
+    """The kernel says so with an error and not with an empty read; what was written before that has come."""
+    ours, theirs = os.openpty()
+    os.set_blocking(ours, False)
+    pieces: list[bytes] = []
+    async with running() as pump:
+        source = pump.add(ours, pieces.append)
+        another = os.dup(theirs)
+        os.write(theirs, b"some")
+        os.close(theirs)
+        await wait_for(lambda: pieces == [b"some"], "it has come")
+        assert not source.ended.is_set()
+        os.write(another, b"last words")
+        os.close(another)
+        await end_of(source)
+    assert b"".join(pieces) == b"somelast words"
+
+
 def test_a_pipe_holds_a_mebibyte_and_is_never_waited_for():
     """An agent that exits with a full pipe loses what does not fit."""
     read_end, write_end = open_pipe()

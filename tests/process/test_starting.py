@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,21 @@ def test_it_leads_a_session_and_heeds_the_signals_that_we_ignore():
     ignored = next(int(line.split()[1], 16) for line in text.splitlines() if line.startswith("SigIgn"))
     assert not ignored & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1)
     assert output_of(["python3", "-c", look]).startswith("True\n")
+
+
+def test_a_terminal_that_it_opens_controls_its_session():
+    """All three descriptors are it, and so is /dev/tty."""
+    ours, theirs = os.openpty()
+    script = "tty; tty <&1; tty <&2; echo named >/dev/tty"
+    pid = start(["sh", "-c", script], ENV, None, (theirs,), os.ttyname(theirs))
+    name = os.ttyname(theirs)
+    os.waitpid(pid, 0)
+    os.close(theirs)
+    text = b""
+    with suppress(OSError), os.fdopen(ours, "rb", buffering=0) as shown:  # EIO: its end
+        while piece := shown.read(1000):
+            text += piece
+    assert text.decode().split() == [name, name, name, "named"]
 
 
 @pytest.mark.parametrize(

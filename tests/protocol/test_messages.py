@@ -18,6 +18,8 @@ MINIMAL = {
     "Attach": {"execution_id": "e"},
     "ReadOutput": {"execution_id": "e"},
     "Wait": {"execution_id": "e"},
+    "TerminalSize": {"cols": 80, "rows": 24},
+    "ResizePty": {"cols": 80, "rows": 24},
     "ResumeSession": {"session_id": "s", "resume_token": "t"},
 }
 """The least that a class takes; those that are not here take nothing at all."""
@@ -61,6 +63,8 @@ def test_defaults_are_those_of_the_contract():
             "priority": None,
         },
         "Limits": dict.fromkeys(["memory_bytes", "cpu_seconds", "processes", "open_files", "file_bytes", "nice"]),
+        "TerminalSize": {"cols": 80, "rows": 24},
+        "ResizePty": {"execution_id": None, "cols": 80, "rows": 24},
         "Control": {"type": "PAUSE", "execution_id": None, "signal": None, "grace": None, "wait": True},
         "WriteStdin": {"execution_id": None, "data": "", "data_base64": None},
         "Which": {"execution_id": None},
@@ -205,9 +209,30 @@ def test_execute_takes_everything_that_is_served():
         "agent": "claude",
         "stdbuf": True,
         "post_result_grace": 0.5,
+        "pty": {"cols": 1, "rows": 65535},
     }
     taken = attrs.asdict(params(given_, messages.Execute))
     assert {name: list(taken[name]) if isinstance(taken[name], tuple) else taken[name] for name in given_} == given_
+
+
+@pytest.mark.parametrize(
+    ("size", "path", "error"),
+    [
+        ({"cols": 0, "rows": 24}, "$.pty.cols", "must be from 1 to 65535"),
+        ({"cols": 80, "rows": 65536}, "$.pty.rows", "must be from 1 to 65535"),
+        ({"cols": 80.0, "rows": 24}, "$.pty.cols", "expected integer, got number"),
+        ({"cols": True, "rows": 24}, "$.pty.cols", "expected integer, got boolean"),
+        ({"cols": 80}, "$.pty.rows", "required"),
+        ([80, 24], "$.pty", "expected object, got array"),
+        (True, "$.pty", "expected object, got boolean"),
+        ({"cols": 80, "rows": 24, "depth": 1}, "$.pty", "unknown field: depth; known: cols, rows"),
+    ],
+)
+def test_the_size_of_a_terminal(size, path, error):
+    """What the kernel can keep, and nothing that would have to be guessed."""
+    assert faults({"command": "ls", "pty": size}, messages.Execute) == [(path, error)]
+    if isinstance(size, dict) and "depth" not in size:
+        assert faults(size, messages.ResizePty) == [(path.replace(".pty", ""), error)]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ async def refused(one: Client, method: str, **params: object) -> RefusedError:
 def test_a_method_is_listed_under_its_name():
     """The table and the contract use the same words; the params of each are a class of `messages`."""
     assert set(EXECUTION_METHODS) == {
-        *("execute", "control", "write_stdin", "close_stdin"),
+        *("execute", "control", "write_stdin", "close_stdin", "resize_pty"),
         *("attach", "detach", "read_output", "wait", "list"),
         *("resume_session", "hook_status", "pong"),
     }
@@ -139,7 +139,6 @@ class TestExecute:
     @pytest.mark.parametrize(
         ("param", "value"),
         [
-            ("pty", {"cols": 80, "rows": 24}),
             ("stdio", "file"),
             ("lane", "a"),
         ],
@@ -371,6 +370,67 @@ class TestStandardInput:
                 assert await daemon.ask("write_stdin", execution_id=execution.id, data="\n") == {"accepted_bytes": 1}
                 await daemon.ask("close_stdin", execution_id=execution.id)
             assert (await execution.completed())["exit_code"] == 0
+
+
+SIZE = {"cols": 100, "rows": 30}
+
+
+class TestTerminal:
+    """A program on a terminal: what clients say and hear of it."""
+
+    async def test_all_of_it_is_one_stream_at_once(self, client):
+        """Output is `stdout`, an unfinished line as well; what is typed arrives, and Ctrl-C is a signal."""
+        execution = await client.execute(command="printf 'name? '; read name; echo hi $name >&2; sleep 60", pty=SIZE)
+        await execution.printed("name? ")
+        await client.request("write_stdin", execution_id=execution.id, data="you\n")
+        await execution.printed("hi you\r\n")
+        await client.request("write_stdin", execution_id=execution.id, data="\x03")
+        end = await execution.completed()
+        assert (end["reason"], end["signal"], end["stderr_bytes"]) == ("signaled", 2, 0)
+        assert execution.stdout == "name? you\r\nhi you\r\n^C"
+
+    @pytest.mark.parametrize(("env", "kind"), [({}, "xterm-256color"), ({"TERM": "vt100"}, "vt100")])
+    async def test_what_kind_it_is(self, client, env, kind):
+        """What the client says; else the daemon's own, and where that has none, the usual one."""
+        execution = await client.run(command="echo $TERM", pty=SIZE, env={"TERM": "", **env})
+        assert execution.stdout == f"{kind}\r\n"
+
+    async def test_another_framing_is_honoured(self, client):
+        """Whole lines, if that is what was asked for."""
+        execution = await client.run(command="printf a; sleep 0.1; echo b", pty=SIZE, framing="lines")
+        assert [each["data"] for each in execution.pieces()] == ["ab\r\n"]
+
+    async def test_its_size(self, client):
+        """`list` and `status` tell it, `resize_pty` changes it, and the program sees it."""
+        execution = await client.execute(command="echo ready; read line; stty size", pty=SIZE)
+        await execution.printed("ready")
+        assert (await client.request("status", execution_id=execution.id))["pty"] == SIZE
+        assert await client.request("resize_pty", execution_id=execution.id, cols=7, rows=3) == {}
+        (listed,) = (await client.request("list"))["executions"]
+        assert (listed["pty"], listed["stdin"]) == ({"cols": 7, "rows": 3}, "open")
+        await client.request("write_stdin", execution_id=execution.id, data="\n")
+        await execution.completed()
+        assert execution.stdout.endswith("3 7\r\n")
+        error = await refused(client, "resize_pty", execution_id=execution.id, cols=7, rows=3)
+        assert (error.code, error.facts) == (-32005, {"state": "FINISHED"})
+
+    async def test_what_has_none_has_no_size(self, client):
+        """-32005 says how to get one; nothing is told of the size of pipes."""
+        execution = await client.execute("sleep", "60")
+        error = await refused(client, "resize_pty", cols=7, rows=3)
+        assert (error.code, error.facts) == (-32005, {"state": "RUNNING"})
+        assert "has no terminal; one is made by execute with pty" in str(error)
+        described = await client.request("status", execution_id=execution.id)
+        assert (described["pty"], described["stdin"]) == (None, "closed")
+
+    async def test_closing_its_input_types_the_end_of_file(self, client):
+        """For a program that reads to the end."""
+        execution = await client.execute(command="stty -echo; echo ready; cat", pty=SIZE)
+        await execution.printed("ready")
+        await client.request("write_stdin", execution_id=execution.id, data="some")
+        await client.request("close_stdin", execution_id=execution.id)
+        assert (await execution.completed())["exit_code"] == 0
+        assert execution.stdout == "ready\r\nsome"
 
 
 class TestWatching:

@@ -1,0 +1,57 @@
+"""How an execution ended, for people and for scripts.
+
+Owns the words and the exit code for each ending. Must not know how it was followed.
+"""
+
+from typing import Any
+
+from ccexecctl import render
+from ccexecctl.errors import Exit
+
+OWN_ENDINGS = {"exited", "signaled", "post_result"}
+"""Reasons that need no explanation: the command, or who signalled it, decided."""
+
+EXPLANATIONS = {
+    "timeout": "ended by its time-out",
+    "stalled": "ended because it wrote nothing for too long",
+    "cancelled": "cancelled",
+    "disconnected": "ended because its client went away",
+    "session_expired": "ended because its session expired",
+    "shutdown": "ended by the shutdown of ccexecd",
+    "limit": "ended by a limit on its resources",
+    "lost": "lost: how it ended is not known",
+    "spawn_failed": "could not be started",
+}
+
+
+def explain(execution_id: str, outcome: dict[str, Any], missed_bytes: int | None = None) -> None:
+    """Tell what an exit code does not.
+
+    Args:
+        execution_id: which one.
+        outcome: the params of `process.completed`.
+        missed_bytes: of its output, how much did not come; None where all of it did.
+    """
+    which = f"execution {render.short(execution_id)}"
+    reason = outcome.get("reason")
+    if reason not in OWN_ENDINGS:
+        limit = f" ({outcome['limit']})" if outcome.get("limit") else ""
+        render.remark(f"{which} was {EXPLANATIONS.get(str(reason), str(reason))}{limit}")
+    if missed_bytes is not None:
+        render.remark(f"{which} wrote {render.size(missed_bytes)} that are missing here")
+    if outcome.get("left_running"):
+        render.remark(f"{which} left processes running: {outcome['leftovers']}")
+    elif outcome.get("leftovers"):
+        render.remark(f"{which} left processes behind, which were ended: {outcome['leftovers']}")
+
+
+def exit_code(outcome: dict[str, Any], *, is_incomplete: bool = False) -> int:
+    """The exit code of a shell for this ending.
+
+    Never 0 unless the command itself exited with 0 and nothing else ended it: a command that answers TERM with a clean
+    exit has not done what it was asked for. Nor where output is missing: 0 tells a script that it has all of it.
+    """
+    code = outcome.get("exit_code")
+    if code is None or (code == 0 and (is_incomplete or outcome.get("reason") not in OWN_ENDINGS)):
+        return Exit.FAILED
+    return 128 - code if code < 0 else int(code)

@@ -1,0 +1,108 @@
+"""Our standard input, passed on to an execution.
+
+Owns what has been read and not been taken yet: `LIMIT` bytes at most, and one request under way at a time, so that a
+program which does not read holds up whoever writes to us, as a pipe would. Must not wait: the one who waits for the
+daemon asks whether there is something to read (`wants`), and hands over the answers.
+"""
+
+import os
+import signal
+from binascii import b2a_base64
+from typing import Any
+
+from ccexecctl import terminal
+from ccexecctl.client import Client
+from ccexecctl.errors import RefusedError
+from ccexecd.protocol.errors import ErrorCode
+
+LIMIT = 32 * 1024
+"""Bytes of one request, and of what waits behind it. As base64 they fit into a socket's buffer: asking never waits."""
+
+NOBODY_READS = {ErrorCode.STDIN_CLOSED, ErrorCode.INVALID_STATE, ErrorCode.PROCESS_NOT_FOUND}
+"""Refusals that say that the program takes no more, or is no more. Its ending tells the rest."""
+
+
+class StandardInput:
+    """What we read, on its way.
+
+    Args:
+        client: where it goes.
+        may_detach: whether the key that leaves is heeded.
+        ends: whether its end is the program's, too; that of a terminal in raw mode is not, but is the terminal's end.
+
+    Attributes:
+        descriptor: what is read.
+        is_left: the key that leaves was typed.
+    """
+
+    def __init__(self, client: Client, *, may_detach: bool = False, ends: bool = True) -> None:
+        self.descriptor = terminal.KEYBOARD
+        self.is_left = False
+        self._client = client
+        self._may_detach = may_detach
+        self._ends = ends
+        self._execution_id = ""
+        self._waiting = bytearray()
+        self._under_way: int | None = None
+        self._is_at_end = False
+        self._is_over = False  # nothing more is to be asked
+
+    def begin(self, execution_id: str) -> None:
+        """There is somebody to read it."""
+        self._execution_id = execution_id
+
+    @property
+    def wants(self) -> bool:
+        """Whether it is to be read now. Where nobody takes it any more, it may still hold the key that leaves."""
+        if self._is_at_end or (self._is_over and not self._may_detach):
+            return False
+        return len(self._waiting) < LIMIT
+
+    def read(self) -> None:
+        """Take what is there, and pass it on.
+
+        Raises:
+            SignalledError: the terminal is gone.
+        """
+        try:
+            piece = os.read(self.descriptor, LIMIT - len(self._waiting))
+        except OSError:  # EIO: a terminal that is gone, or that others have in the foreground
+            piece = b""
+        if not piece and not self._ends:
+            raise terminal.SignalledError(signal.SIGHUP)
+        self._is_at_end = not piece
+        if self._may_detach:
+            piece, self.is_left = terminal.up_to_detach_key(piece)
+        if not self._is_over:
+            self._waiting += piece
+            self._pass_on()
+
+    def heard(self, answer: dict[str, Any]) -> None:
+        """Take an answer, which may be another's.
+
+        Raises:
+            RefusedError: it is refused, and not because nobody reads it.
+        """
+        if self._under_way is None or answer.get("id") != self._under_way:
+            return
+        self._under_way = None
+        if "error" in answer:
+            self._is_over = True
+            self._waiting.clear()
+            if answer["error"].get("code") not in NOBODY_READS:
+                raise RefusedError(answer["error"])
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        if self._is_over or (self._under_way is not None and not self.is_left):
+            return
+        if self._waiting:
+            text = b2a_base64(self._waiting, newline=False).decode()
+            self._waiting.clear()
+            self._under_way = self._ask("write_stdin", data_base64=text)
+        elif self._is_at_end:
+            self._is_over = True
+            self._ask("close_stdin")
+
+    def _ask(self, method: str, **params: str) -> int:
+        return self._client.send(method, {"execution_id": self._execution_id, **params})

@@ -1,0 +1,165 @@
+"""Our own terminal while a program elsewhere has it: every key is the program's.
+
+Owns its modes and their restoring on every way out, its size, and the keys that are ours after all. Must not know where
+the keys go.
+
+Signals. In raw mode the terminal makes no signals of keys, but others may send some. What would end us restores the
+terminal first; TSTP restores it, stops, and takes it again when we go on. KILL cannot be helped: `stty sane`.
+"""
+
+import atexit
+import os
+import signal
+import sys
+import termios
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from ccexecctl.errors import CtlError
+
+KEYBOARD = 0
+"""The descriptor of our standard input: the terminal, if it is one."""
+
+USUAL_SIZE = {"cols": 80, "rows": 24}
+"""Of a terminal that does not know its own."""
+
+DETACH_KEYS = (b"\x1d", b"\x1b[93;5u", b"\x1b[27;5;93~")
+"""Ctrl-], as terminals send it: as a control character, or by the program's wish as a sequence (fixterms, xterm)."""
+
+DETACH_NAME = "Ctrl-]"
+
+LEAVE_SCREEN = b"\x1b[?1049l\x1b[?25h\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[<u\x1b[>4m\x1b[0m"
+"""What a program that we leave may have asked of our terminal, undone: other screen, no cursor, mouse, paste, keys."""
+
+_CC = 6  # place of the control characters in what tcgetattr gives
+
+
+class SignalledError(CtlError):
+    """We were told to end while we had the terminal."""
+
+    name = "SIGNALLED"
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+def is_terminal(descriptor: int = KEYBOARD) -> bool:
+    """Whether somebody sits there."""
+    return os.isatty(descriptor)
+
+
+def size() -> dict[str, int]:
+    """The size of our terminal, as `execute` and `resize_pty` take it; the usual one where there is none."""
+    try:
+        cols, rows = os.get_terminal_size(KEYBOARD)
+    except OSError:
+        return dict(USUAL_SIZE)
+    return {"cols": cols, "rows": rows} if cols and rows else dict(USUAL_SIZE)
+
+
+def up_to_detach_key(typed: bytes) -> tuple[bytes, bool]:
+    """What was typed before the key that leaves, and whether that was there."""
+    places = [place for key in DETACH_KEYS if (place := typed.find(key)) >= 0]
+    return (typed[: min(places)], True) if places else (typed, False)
+
+
+def leave_screen() -> None:
+    """Undo what a program that goes on has asked of our terminal."""
+    if is_terminal(sys.stdout.fileno()):
+        sys.stdout.flush()
+        os.write(sys.stdout.fileno(), LEAVE_SCREEN)
+
+
+@contextmanager
+def raw(resized: Callable[[], None]) -> Iterator[None]:
+    """Have every key as it is typed, and nothing of what is shown changed, until left in whatever way.
+
+    Args:
+        resized: called, perhaps by a signal, when the size may be another.
+
+    Raises:
+        SignalledError: we were told to end meanwhile.
+    """
+    mode = _Mode(lambda: tty.setraw(KEYBOARD, termios.TCSADRAIN))
+    with mode.taken(), _signals(mode, resized):
+        yield
+
+
+@contextmanager
+def by_line() -> Iterator[None]:
+    """Have whole lines, as always, and the key that leaves at once: it ends a line, too."""
+
+    def take() -> None:
+        attributes = termios.tcgetattr(KEYBOARD)
+        attributes[_CC][termios.VEOL] = DETACH_KEYS[0]
+        termios.tcsetattr(KEYBOARD, termios.TCSADRAIN, attributes)
+
+    mode = _Mode(take)
+    with mode.taken(), _signals(mode, lambda: None):
+        yield
+
+
+class _Mode:
+    """A mode of our terminal that is not the one it had.
+
+    Args:
+        take: sets it.
+    """
+
+    def __init__(self, take: Callable[[], object]) -> None:
+        self.take = take
+        self._before = termios.tcgetattr(KEYBOARD)
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Have it, and restore what was before."""
+        atexit.register(self.restore)  # a signal may interrupt us in the midst of restoring
+        try:
+            self.take()
+            yield
+        finally:
+            self.restore()
+            atexit.unregister(self.restore)
+
+    def restore(self) -> None:
+        """Set what was before, unless it is a shell's by now, which has set its own."""
+        with suppress(OSError):  # ENOTTY: a terminal that does not control our session has no foreground
+            if os.tcgetpgrp(KEYBOARD) != os.getpgrp():
+                return
+        with suppress(termios.error):  # it is gone
+            termios.tcsetattr(KEYBOARD, termios.TCSADRAIN, self._before)
+
+
+@contextmanager
+def _signals(mode: _Mode, resized: Callable[[], None]) -> Iterator[None]:
+    def end(number: int, _: FrameType | None) -> None:
+        raise SignalledError(number)
+
+    def stop(_number: int, _: FrameType | None) -> None:
+        mode.restore()
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def go_on(_number: int, _: FrameType | None) -> None:
+        mode.take()
+        resized()
+
+    wanted: dict[int, Callable[[int, FrameType | None], None]] = {
+        signal.SIGHUP: end,
+        signal.SIGQUIT: end,
+        signal.SIGTERM: end,
+        signal.SIGTSTP: stop,
+        signal.SIGCONT: go_on,
+        signal.SIGWINCH: lambda *_: resized(),
+    }
+    before = {number: signal.getsignal(number) for number in wanted}
+    for number, action in before.items():
+        if action is signal.SIG_DFL:  # what is ignored stays so, and what is heeded already
+            signal.signal(number, wanted[number])
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
