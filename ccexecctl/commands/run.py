@@ -29,11 +29,20 @@ examples:
   ccexecctl run --detach --label job=nightly -- ./nightly.sh      prints the id; see: ccexecctl logs
   ccexecctl run --json -- git status | jq .exit_code
   ccexecctl run -t -- bash
+  ccexecctl run --limit memory_bytes=2G --limit cpu_seconds=600 -- make -j8
   tar c src | ccexecctl run -i -- ssh elsewhere tar x
   ccexecctl run --detach -t -- top                                and later: ccexecctl attach
 
 The global --timeout is given before the verb here; after it, --timeout is the command's own.
 """
+
+
+LIMITS = ("memory_bytes", "cpu_seconds", "processes", "open_files", "file_bytes", "nice")
+"""What can be limited, as the wire contract names it."""
+
+LIMIT_HELP = f"bound what it may use: {', '.join(LIMITS)}; sizes as 512M or 2G"
+
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -48,6 +57,7 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--env", action="append", default=[], type=pair, metavar="K=V", help="set a variable")
     parser.add_argument("--no-env", action="store_true", help="with the daemon's environment instead of this one")
     parser.add_argument("--label", action="append", default=[], type=pair, metavar="K=V", help="mark it")
+    parser.add_argument("--limit", action="append", default=[], type=limit, metavar="K=V", help=LIMIT_HELP)
     parser.add_argument("--stdbuf", action="store_true", help="have C programs in it write line by line")
     choices = ("kill", "detach")
     parser.add_argument("--leftovers", choices=choices, metavar="HOW", help="kill or detach processes that outlive it")
@@ -61,6 +71,20 @@ def pair(text: str) -> tuple[str, str]:
     if not (name and separator):
         raise ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     return name, value
+
+
+def limit(text: str) -> tuple[str, float]:
+    """Argparse type of LIMIT=NUMBER, where a number may end with K, M, G or T: powers of 1024."""
+    name, value = pair(text)
+    if name not in LIMITS:
+        raise ArgumentTypeError(f"there is no limit {name!r}, only {', '.join(LIMITS)}")
+    number = value.upper().removesuffix("B").removesuffix("I")
+    unit = number[-1:] if number[-1:] in UNITS else ""
+    try:
+        amount = float(number.removesuffix(unit)) * UNITS[unit]
+        return name, amount if name == "cpu_seconds" else int(amount)
+    except (ValueError, OverflowError):  # the latter: infinity
+        raise ArgumentTypeError(f"{value!r} is not a number such as 100, 1.5 or 512M") from None
 
 
 def run(arguments: Namespace) -> int:
@@ -107,6 +131,7 @@ def _request(arguments: Namespace) -> dict[str, Any]:
         "timeout": arguments.run_timeout,
         "grace": arguments.grace,
         "labels": dict(arguments.label),
+        "limits": dict(arguments.limit) or None,
         "leftovers": arguments.leftovers,
         "stdbuf": arguments.stdbuf or None,
         "stdin": "open" if arguments.stdin else None,

@@ -203,6 +203,37 @@ def test_what_was_left_behind_and_lost_is_told(ctl, daemon):
     ]
 
 
+def test_limits_are_asked_for(ctl, daemon):
+    """Sizes in the units that people use; what went beyond is told by name."""
+    daemon.answers["execute"] = executing(ended(-9, "limit", limit="memory_bytes"))
+    words = ["memory_bytes=1.5G", "cpu_seconds=0.5", "file_bytes=10MiB", "open_files=64", "nice=5", "processes=9"]
+    said = ctl("run", *(each for word in words for each in ("--limit", word)), "--", "x")
+    assert said.code == 137
+    assert said.err == "ccexecctl: execution 1f0c9b2e was ended by a limit on its resources (memory_bytes)\n"
+    assert daemon.asked("execute")[0]["limits"] == {
+        "memory_bytes": 1610612736, "cpu_seconds": 0.5, "file_bytes": 10485760, "open_files": 64, "nice": 5,
+        "processes": 9,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("word", "complaint"),
+    [
+        ("memory=1G", "there is no limit 'memory', only memory_bytes"),
+        ("nice", "'nice' is not NAME=VALUE"),
+        ("memory_bytes=much", "'much' is not a number such as 100, 1.5 or 512M"),
+        ("memory_bytes=nan", "'nan' is not a number"),
+        ("memory_bytes=G", "'G' is not a number"),
+    ],
+)
+def test_a_limit_that_is_none_is_wrong_usage(ctl, daemon, word, complaint):
+    """Before anything is asked for."""
+    said = ctl("run", "--limit", word, "--", "x")
+    assert said.code == 2
+    assert complaint in said.err
+    assert not daemon.asked("execute")
+
+
 def test_stdbuf_is_asked_for(ctl, daemon):
     """Only where it is wanted."""
     daemon.answers["execute"] = executing(ended(0, "exited"))
