@@ -35,7 +35,7 @@ async def end_inherited(epoch: int, leaders: dict[int, Leader], groups: Base | N
     forest = containment.Forest(epoch)
     forest.leaders.update({leader.pid: number for number, leader in leaders.items() if leader.pid})
     with trio.move_on_after(_PATIENCE):
-        while leaders or forest.strays():
+        while leaders or containment.children_of(os.getpid()):  # dead ones, too: they are to be reaped
             if groups is not None:
                 groups.kill_leaves()
             _end(forest, leaders)
