@@ -1,5 +1,6 @@
 """Sessions and executions: who may start one, what a parting means, what a program inherits, what is remembered."""
 
+import gc
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from ccexecd import engine as engine_module
 from ccexecd.config import Config
 from ccexecd.core.execution import Reason, State
 from ccexecd.core.sessions import Parting
-from ccexecd.core.spec import Spec
+from ccexecd.core.spec import Limits, Spec, TerminalSize
 from ccexecd.engine import AdmissionError, Engine, Refusal, Session
 from ccexecd.process.execution import Execution
 
@@ -557,6 +559,36 @@ async def test_what_has_finished_is_remembered_for_a_while(monkeypatch):
         assert engine.executions == session.executions == expected
         assert engine.live == session.live == {running.id: running}
         assert engine.started_total == 13
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {},
+        {"stdin_open": True},
+        {"pty": TerminalSize(80, 24), "stdin_open": True},
+        {"limits": Limits(cpu_seconds=100.0)},
+        {"stall_timeout": 100.0, "timeout": 100.0},
+        {"agent": "claude", "post_result_grace": 100.0},
+        {"leftovers": "detach"},
+    ],
+    ids=lambda wanted: ", ".join(wanted) or "plain",
+)
+async def test_what_has_been_forgotten_is_gone(monkeypatch, wanted):
+    """No cycle of references keeps a finished execution, and its output, until the collector comes around to it."""
+    monkeypatch.setattr(engine_module, "REMEMBERED_EXECUTIONS", 1)
+    async with running_engine() as engine:
+        session = await engine.open_session("test")
+        gc.collect()
+        gc.disable()
+        try:
+            kept = [weakref.ref(await run(engine, session, sh("echo x"), **wanted)) for _ in range(3)]
+            await run(engine, session, ("true",))
+            await wait_for(lambda: len(engine.executions) == 1, "the others have been forgotten")
+            await wait_all_tasks_blocked()
+            assert [ref() for ref in kept] == [None] * 3
+        finally:
+            gc.enable()
 
 
 async def test_the_memory_of_what_has_finished_is_bounded(monkeypatch):

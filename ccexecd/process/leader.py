@@ -79,8 +79,8 @@ class Leader:
         self._heed_limit: Callable[[str], None] | None = None
 
     def when_beyond(self, heed: Callable[[str], None]) -> None:
-        """Have something done when its tree is beyond a limit: now, if it is already."""
-        self._heed_limit = heed
+        """Have something done when its tree is beyond a limit, until it has exited: now, if it is already."""
+        self._heed_limit = None if self.exited.is_set() else heed
         if self.limit is not None:
             heed(self.limit)
 
@@ -93,12 +93,16 @@ class Leader:
     def has_exited(self, how: Exit) -> None:
         """It has been reaped."""
         self.exit = how
-        self.exited.set()
+        self._has_ended()
         if not how.survivors:
             self.gone.set()
 
     def is_lost(self) -> None:
         """Nothing more will be heard of it."""
         self.exit = self.exit or Exit(None, supervision_lost=True)
-        self.exited.set()
+        self._has_ended()
         self.gone.set()
+
+    def _has_ended(self) -> None:
+        self._heed_limit = None  # whoever heeds holds this leader: no cycle is to keep a finished execution
+        self.exited.set()

@@ -3,10 +3,15 @@
 Owns our end of the pipe and the order in which it is used. Must not know who writes.
 """
 
+import contextlib
 import functools
+import os
 from collections.abc import Awaitable, Callable
 
 import trio
+
+REMEMBERED_WRITES = 1000
+"""Names of writes that are known: a client repeats one soon after its connection was cut, or never."""
 
 
 class StdinClosedError(Exception):
@@ -27,19 +32,25 @@ class StandardInput:
         self._pipe: trio.lowlevel.FdStream | None = None
         self._in_use = trio.Lock()
         self._last: trio.Event | None = None
+        self._written: dict[str | None, int] = {}  # how many bytes of each named write, oldest name first
 
     def open(self, fd: int) -> None:
         """It can be written to; the descriptor is this object's from here."""
         self._pipe = trio.lowlevel.FdStream(fd)
 
-    def write(self, text: bytes) -> Awaitable[None]:
+    def write(self, text: bytes, write_id: str | None = None) -> Awaitable[None]:
         """Write, once it runs, after the writes that were asked for before.
+
+        Args:
+            text: the bytes.
+            write_id: the client's name for this write. Under a name that was used before, it goes on where that write
+                was given up: what the program has been given once, it is not given again.
 
         Returns:
             What to await until the pipe has taken all of it. Raises `StdinClosedError` where it was never open, has
             been closed, or the program has closed it.
         """
-        return self._after_earlier_ones(functools.partial(self._write, text))
+        return self._after_earlier_ones(functools.partial(self._write, text, write_id))
 
     def close(self) -> Awaitable[None]:
         """End it, after the writes that were asked for before.
@@ -72,13 +83,33 @@ class StandardInput:
 
         return act()
 
-    async def _write(self, text: bytes) -> None:
+    async def _write(self, text: bytes, write_id: str | None = None) -> None:
+        await trio.lowlevel.checkpoint()
         if self._pipe is None:
             raise StdinClosedError(f"the standard input of execution {self._id} is closed; execute with stdin: open")
-        try:
-            await self._pipe.send_all(text)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise StdinClosedError(f"the program of execution {self._id} takes no more input") from None
+        rest = memoryview(text)[self._written.get(write_id, 0) :]
+        while rest:
+            count = await self._write_some(rest)
+            rest = rest[count:]
+            if write_id is not None:
+                self._remember(write_id, len(text) - len(rest))
+
+    async def _write_some(self, rest: memoryview) -> int:
+        """Wait until some of it is taken; returns how many bytes. Given up while it waits, it has written nothing."""
+        while self._pipe is not None:
+            try:
+                return os.write(self._pipe.fileno(), rest)
+            except BlockingIOError:
+                with contextlib.suppress(trio.ClosedResourceError):
+                    await trio.lowlevel.wait_writable(self._pipe.fileno())
+            except OSError:  # EPIPE; on a terminal EIO
+                break
+        raise StdinClosedError(f"the program of execution {self._id} takes no more input")
+
+    def _remember(self, write_id: str, count: int) -> None:
+        self._written[write_id] = count
+        if len(self._written) > REMEMBERED_WRITES:
+            del self._written[next(iter(self._written))]
 
     async def _close(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -75,8 +75,8 @@ class Terminal(StandardInput):
             with contextlib.suppress(OSError):  # EIO: the last program has just gone
                 _set_size(self._pipe.fileno(), size)
 
-    async def _write(self, text: bytes) -> None:
-        await super()._write(text)
+    async def _write(self, text: bytes, write_id: str | None = None) -> None:
+        await super()._write(text, write_id)
         if text:
             self._line_is_empty = text[-1] in _LINE_ENDS
 

@@ -128,15 +128,18 @@ class Control:
 
 @attrs.frozen
 class WriteStdin:
-    """`write_stdin`: exactly one of `data` (text) and `data_base64`."""
+    """`write_stdin`: exactly one of `data` (text) and `data_base64`; `write_id` makes a repeat harmless."""
 
     execution_id: str | None = None
     data: str | None = attrs.field(default=None, repr=False)
     data_base64: str | None = attrs.field(default=None, repr=False)
+    write_id: str | None = None
 
     def __attrs_post_init__(self) -> None:
         if (self.data is None) == (self.data_base64 is None):
             raise StructureError([{"path": "$", "error": "exactly one of data and data_base64 is required"}])
+        if self.write_id is not None and len(self.write_id) > MAX_LABEL:
+            raise StructureError([{"path": "$.write_id", "error": f"is longer than {MAX_LABEL} characters"}])
 
 
 @attrs.frozen

@@ -174,7 +174,7 @@ def write_stdin(peer: Peer, wanted: messages.WriteStdin) -> Awaitable[dict[str, 
             text = base64.b64decode(wanted.data_base64 or "", validate=True)
         except ValueError:
             raise StructureError([{"path": "$.data_base64", "error": "is not base64"}]) from None
-    return _done(execution.stdin.write(text), {"accepted_bytes": len(text)})
+    return _done(execution.stdin.write(text, wanted.write_id), {"accepted_bytes": len(text)})
 
 
 def close_stdin(peer: Peer, wanted: messages.Which) -> Awaitable[dict[str, Any]]:

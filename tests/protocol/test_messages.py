@@ -66,7 +66,7 @@ def test_defaults_are_those_of_the_contract():
         "TerminalSize": {"cols": 80, "rows": 24},
         "ResizePty": {"execution_id": None, "cols": 80, "rows": 24},
         "Control": {"type": "PAUSE", "execution_id": None, "signal": None, "grace": None, "wait": True},
-        "WriteStdin": {"execution_id": None, "data": "", "data_base64": None},
+        "WriteStdin": {"execution_id": None, "data": "", "data_base64": None, "write_id": None},
         "Which": {"execution_id": None},
         "Attach": {"execution_id": "e", "from_seq": None},
         "ReadOutput": {

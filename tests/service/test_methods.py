@@ -1,6 +1,7 @@
 """Each method's own promises: what it takes, what it answers, and what it says when it cannot."""
 
 import base64
+import hashlib
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -338,6 +339,32 @@ class TestStandardInput:
         await client.request("close_stdin", execution_id=done.id)
         await done.completed()
         assert (await refused(client, "write_stdin", execution_id=done.id, data="x")).code == -32005
+
+    async def test_a_write_that_is_repeated_is_not_written_twice(self, client):
+        """A client that does not know whether its request arrived asks again."""
+        execution = await client.execute("cat", stdin="open")
+        for name, text in (("a", "one\n"), ("a", "one\n"), ("b", "one\n"), (None, "two\n"), (None, "two\n")):
+            answer = await client.request("write_stdin", execution_id=execution.id, data=text, write_id=name)
+            assert answer == {"accepted_bytes": 4}
+        await client.request("close_stdin", execution_id=execution.id)
+        await execution.completed()
+        assert execution.stdout == "one\none\ntwo\ntwo\n"
+
+    async def test_a_write_that_was_cut_goes_on_where_it_was(self, client, daemon):
+        """The connection is lost while the program has taken a part of it: the repeat brings the rest."""
+        command = "trap go=1 USR1; echo ready; while [ -z $go ]; do sleep 0.02; done; md5sum"
+        execution = await client.execute(command=command, stdin="open")
+        await execution.printed("ready")
+        text = "".join(f"{number}\n" for number in range(100_000))
+        async with daemon.client() as other:
+            await other.ask("write_stdin", execution_id=execution.id, data=text, write_id="w")
+            await other.request("pong")  # so it has begun: the pipe is full
+        await eventually(lambda: len(daemon.daemon._house.connections) == 1, "it has gone")
+        await execution.control("SIGNAL", signal="USR1")
+        await client.request("write_stdin", execution_id=execution.id, data=text, write_id="w")
+        await client.request("close_stdin", execution_id=execution.id)
+        await execution.completed()
+        assert execution.stdout.split()[1] == hashlib.md5(text.encode()).hexdigest()
 
     async def test_who_gives_up_his_turn_leaves_it_to_nobody_else(self, client, daemon):
         """While one write waits for the program, another client's is given up: the one behind it still waits."""
