@@ -276,10 +276,16 @@ class Engine:
             return spec
         try:
             argv = policy.words_of(spec.display) if spec.shell else spec.argv
-            policy.judge(argv, spec.env, allowed, self._resolve)
+            policy.judge(argv, self._changes_of(spec.env), allowed, self._resolve)
         except policy.RefusedError as refused:
-            raise AdmissionError(Refusal.NOT_ALLOWED, f"command not allowed: {refused}") from None
+            facts = {"environment": list(refused.environment)} if refused.environment else {}
+            raise AdmissionError(Refusal.NOT_ALLOWED, f"command not allowed: {refused}", **facts) from None
         return attrs.evolve(spec, argv=argv, shell=False)
+
+    def _changes_of(self, env: Mapping[str, str]) -> dict[str, str]:
+        """What of a client's environment is not inherited anyway: a terminal's is mostly the daemon's own."""
+        withheld = self.config.unset_environment
+        return {name: value for name, value in env.items() if name in withheld or self._inherited.get(name) != value}
 
     def _resolve(self, program: str) -> str | None:
         found = shutil.which(program, path=self._inherited.get("PATH", os.defpath))
