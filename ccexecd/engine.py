@@ -46,6 +46,10 @@ REMOVED_WHEN_EMPTY = ("ANTHROPIC_API_KEY",)
 """Names that must not be passed on empty: an empty key makes Claude Code wait for ever."""
 
 
+PREFIX_LENGTH = 4
+"""Characters of the shortest beginning of an id that can stand for it."""
+
+
 class Refusal(Enum):
     """Why an execution was not admitted."""
 
@@ -250,9 +254,9 @@ class Engine:
         return execution
 
     def find(self, execution_id: str, *, prefix: bool = False) -> Execution | None:
-        """An execution by its id or, where asked for, by the only id that starts so (four characters at least)."""
+        """An execution by its id or, where asked for, by the only id that starts so."""
         found = self.executions.get(execution_id)
-        if found is None and prefix and len(execution_id) >= 4:
+        if found is None and prefix and len(execution_id) >= PREFIX_LENGTH:
             matching = [each for key, each in self.executions.items() if key.startswith(execution_id)]
             found = matching[0] if len(matching) == 1 else None
         return found
