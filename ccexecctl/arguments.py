@@ -8,11 +8,15 @@ verb, the later one wins.
 import argparse
 import math
 from collections.abc import Sequence
+from typing import NoReturn
 
 from ccexecctl import commands
+from ccexecctl.errors import UsageError
 from ccexecd import __version__
 
 DESCRIPTION = "Manage ccexecd, the daemon that runs commands and never loses their output, exit or children."
+
+LAST_PORT = 65535
 
 EXAMPLES = """\
 examples:
@@ -25,6 +29,10 @@ exit codes:
   0  done                      3  ccexecd is not running
   1  failed or refused         4  not permitted
   2  wrong usage               run, attach: the command's own, 128+N after signal N
+
+Which daemon, without --state-dir and --socket: that of CCEXECD_SOCKET (a path), CCEXECD_CONTROL_SOCKET or
+CCEXECD_STATE_DIR, else of the state_dir and control_socket in your configuration file, else yours in the usual place,
+else the machine's.
 
 With --json, standard output is JSON and nothing else: the result, or {"error": {...}} in its place. What is meant for
 people goes to standard error.
@@ -46,6 +54,14 @@ class Parser(argparse.ArgumentParser):
             conflict_handler="resolve",  # a verb's own option may take the place of a global one
         )
         _add_global_options(self)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse a command line as everything else is refused.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(message, f"{self.prog} --help")
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -70,6 +86,28 @@ def seconds(text: str) -> float:
     return value
 
 
+def count(text: str) -> int:
+    """Argparse type of a number of things.
+
+    Raises:
+        argparse.ArgumentTypeError: not an integer from 0 up.
+    """
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0 up")
+    return int(text)
+
+
+def port(text: str) -> int:
+    """Argparse type of a TCP port; 0 stands for a free one.
+
+    Raises:
+        argparse.ArgumentTypeError: not one.
+    """
+    if not (text.isascii() and text.isdigit() and int(text) <= LAST_PORT):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to {LAST_PORT}")
+    return int(text)
+
+
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """Understand a command line.
 
@@ -80,15 +118,35 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         All options; `verb`, the chosen verb's name.
 
     Raises:
-        SystemExit: wrong usage (2), or help was asked for and has been printed (0).
+        UsageError: it cannot be understood.
+        SystemExit: help was asked for and has been printed (0).
     """
     top = top_parser()
     arguments = top.parse_args(words)
     verb, *rest = vars(arguments).pop("words")
     if verb not in commands.SUMMARIES:
-        top.error(f"there is no verb {verb!r}{_suggestion(verb)}")
+        raise UsageError(f"there is no verb {verb!r}", _suggestion(verb))
     arguments.verb = verb
     return verb_parser(verb).parse_args(rest, arguments)
+
+
+def wants_json(words: Sequence[str]) -> bool:
+    """Whether a command line that could not be understood asks for JSON, as far as anybody can tell."""
+    ours = words[: words.index("--")] if "--" in words else words
+    return "--json" in ours
+
+
+def at_place(hint: str, arguments: argparse.Namespace) -> str:
+    """A hint whose commands are about the daemon that a command line names, not about the usual one."""
+    import re  # noqa: PLC0415  # argparse has it already
+    import shlex  # noqa: PLC0415  # only a failure pays for it
+
+    given = (("--state-dir", arguments.state_dir), ("--socket", arguments.socket))
+    options = [word for flag, value in given if value for word in (flag, value)]
+    if not options:
+        return hint
+    verbs = "|".join(commands.SUMMARIES)
+    return re.sub(rf"\bccexecctl (?=({verbs})\b)", lambda _: f"ccexecctl {shlex.join(options)} ", hint)
 
 
 def top_parser() -> argparse.ArgumentParser:
@@ -119,7 +177,7 @@ def _add_global_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-h", "--help", action="help", help="show this help and exit")
     for flags, metavar, convert, text in (
         ("--state-dir", "DIR", str, "the daemon that keeps everything in DIR"),
-        ("--socket", "PATH", str, "the daemon behind this control socket"),
+        ("--socket", "PATH", str, "the daemon behind this control socket, whatever its state directory"),
         ("--timeout", "S", seconds, "seconds to wait for an answer, beyond what the request itself may take"),
     ):
         group.add_argument(flags, metavar=metavar, type=convert, default=argparse.SUPPRESS, help=text)
@@ -130,4 +188,4 @@ def _suggestion(verb: str) -> str:
     import difflib  # noqa: PLC0415  # only a mistake pays for it
 
     close = difflib.get_close_matches(verb, commands.SUMMARIES, n=1)
-    return f"; did you mean {close[0]!r}?" if close else "; see: ccexecctl --help"
+    return f"did you mean {close[0]!r}?" if close else "ccexecctl --help"

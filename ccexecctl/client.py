@@ -211,7 +211,7 @@ def connect(place: Place, timeout: float | None = None) -> Client:
         try:
             return Client(_open(path), path, ANSWER_TIMEOUT if timeout is None else timeout)
         except OSError as error:
-            failures.append(_explain(path, error))
+            failures.append(_explain(path, error, is_fallback=place.is_fallback(path)))
     # A daemon that is there tells the user more than the place where none is.
     raise next((each for each in failures if not isinstance(each, NotRunningError)), failures[0])
 
@@ -228,6 +228,7 @@ def _open(path: Path) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with ExitStack() as stack:
+                _require_held(path)
                 connection.setblocking(False)  # a full backlog is EAGAIN at once, not a wait without end
                 connection.connect(paths.socket_address(path, stack))
                 connection.setblocking(True)
@@ -243,8 +244,22 @@ def _open(path: Path) -> socket.socket:
             return connection
 
 
-def _explain(path: Path, error: OSError) -> CtlError:
+def _require_held(path: Path) -> None:
+    """See that a link to a control socket, which a daemon left beside its pidfile, is not that of one that was killed.
+
+    Raises:
+        FileNotFoundError: it is: who listens at its other end by now may be another daemon.
+    """
+    beside = pidfile_beside(path)
+    if path.is_symlink() and beside.exists() and not is_held(beside):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
+def _explain(path: Path, error: OSError, *, is_fallback: bool) -> CtlError:
     why = f"cannot reach ccexecd at {path}: {os.strerror(error.errno).lower() if error.errno else error}"
+    if error.errno in FORBIDDEN and is_fallback and not is_held(pidfile_beside(path)):
+        # Nothing shows that the machine has a daemon, and this user could not use it: only the own one counts.
+        return NotRunningError(why)
     if error.errno in FORBIDDEN:
         return NotPermittedError(why, "only root and the user that ccexecd runs as may; try sudo")
     if error.errno not in NOBODY_THERE:

@@ -40,6 +40,9 @@ class CtlError(Exception):
     Args:
         message: what failed, which object, and why: one sentence without a full stop.
         hint: what to do about it; empty where nobody can know.
+
+    Attributes:
+        facts: what else `--json` tells.
     """
 
     exit_code: int = Exit.FAILED
@@ -49,10 +52,12 @@ class CtlError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.facts: dict[str, Any] = {}
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints in place of a result."""
-        return {"name": self.name, "message": self.message, "hint": self.hint, "exit_code": int(self.exit_code)}
+        told = {"name": self.name, "message": self.message, "hint": self.hint, "exit_code": int(self.exit_code)}
+        return told | self.facts
 
 
 class UsageError(CtlError):

@@ -147,6 +147,8 @@ def execute(client: Client, request: dict[str, Any]) -> dict[str, Any]:
     except RefusedError as error:
         if error.code == ErrorCode.SPAWN_FAILED and isinstance(error.data, dict):
             _explain_spawn_failure(error, error.data, request)
+        elif error.code == ErrorCode.COMMAND_NOT_ALLOWED and isinstance(error.data, dict):  # names of the environment
+            error.hint = "run it in the daemon's environment instead of this one: ccexecctl run --no-env"
         raise
     return started
 

@@ -7,18 +7,24 @@ Several may start at the same moment (twenty `ccexecctl run` in a script). The l
 daemon; everybody else finds it held, waits for the same answer, and reports success.
 """
 
+import os
 import socket
+import stat
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ccexecctl.client import RETRY_INTERVAL, connect
-from ccexecctl.errors import CtlError, Exit, NotRunningError, UnreachableError
+from ccexecctl.errors import CtlError, Exit, NotPermittedError, NotRunningError, UnreachableError
 from ccexecctl.place import Place, holder, is_held
+from ccexecd.paths import CONTROL_SOCKET_LABEL, absolute
+
+if TYPE_CHECKING:
+    import subprocess
 
 START_TIMEOUT = 45.0
 """Seconds from the command to a daemon that answers. Longer than ccexecd's own patience, which gives a reason."""
@@ -36,15 +42,17 @@ class Launched(NamedTuple):
     Attributes:
         is_new: we started it; otherwise it was there, or somebody else's start was faster.
         status: its answer to `status`.
+        place: where it answers.
     """
 
     is_new: bool
     status: dict[str, Any]
+    place: Place
 
 
 def daemon_flags(arguments: Namespace, place: Place) -> list[str]:
     """The flags that make ccexecd use the place that ccexecctl was told to look at."""
-    flags = ["--state-dir", str(Path(arguments.state_dir).absolute())] if arguments.state_dir else []
+    flags = ["--state-dir", str(absolute(arguments.state_dir))] if arguments.state_dir else []
     return flags + (["--control-socket", str(place.sockets[0])] if place.is_named else [])
 
 
@@ -64,7 +72,9 @@ def launch(
     """
     deadline = time.monotonic() + (START_TIMEOUT if timeout is None else timeout)
     while True:
-        is_new = not is_running(place) and _spawn(place, flags, deadline, environ)
+        is_new = False
+        if not is_running(place):
+            place, is_new = _spawn(place, flags, deadline, environ)
         try:
             status = _await_answer(place, deadline)
         except NotRunningError as error:
@@ -73,7 +83,7 @@ def launch(
             continue  # the one we waited for has failed or ended: now it is our turn
         if status["state"] != "draining":
             _check_door(status["address"], deadline)
-            return Launched(is_new, status)
+            return Launched(is_new, status, place)
         await_end(Path(status["pidfile"]), status["pid"], deadline)
 
 
@@ -99,26 +109,74 @@ def await_end(path: Path, pid: int, deadline: float) -> None:
         time.sleep(RETRY_INTERVAL)
 
 
-def _spawn(place: Place, flags: list[str], deadline: float, environ: Mapping[str, str] | None) -> bool:
-    """Run `ccexecd`, which returns when the daemon is ready. False when somebody else's daemon was faster."""
+def require_valid(flags: list[str], environ: Mapping[str, str], timeout: float | None = None) -> None:
+    """Have `ccexecd` check the configuration that it would be started with.
+
+    Args:
+        flags: for `ccexecd`.
+        environ: environment of the new daemon.
+        timeout: seconds that the check may take; None for the default.
+
+    Raises:
+        CtlError: it could not be started, with all that is wrong.
+    """
+    deadline = time.monotonic() + (START_TIMEOUT if timeout is None else timeout)
+    attempt = _call([*flags, "--check"], deadline, environ)
+    if attempt.returncode:
+        raise _explain(attempt.stderr, attempt.returncode)
+
+
+def _spawn(place: Place, flags: list[str], deadline: float, environ: Mapping[str, str] | None) -> tuple[Place, bool]:
+    """Run `ccexecd`, which returns when the daemon is ready.
+
+    Returns:
+        Where the daemon answers, as it has told; whether it is new: False when somebody else's was faster.
+    """
+    _require_access(place.paths.state_dir)
+    attempt = _call(flags, deadline, environ)
+    if attempt.returncode == 0:
+        told = attempt.stdout.rstrip("\n").partition(CONTROL_SOCKET_LABEL)[2]
+        return (place._replace(sockets=[Path(told)]) if told else place), True
+    if is_running(place) or _answers(place):
+        return place, False
+    raise _explain(attempt.stderr, attempt.returncode)
+
+
+def _call(flags: list[str], deadline: float, environ: Mapping[str, str] | None) -> "subprocess.CompletedProcess[str]":
     import subprocess  # noqa: PLC0415  # only a start pays for it
 
     try:
-        attempt = subprocess.run(
+        return subprocess.run(
             [sys.executable, *DAEMON, *flags],
             stdin=subprocess.DEVNULL,
             capture_output=True,
+            encoding=sys.getfilesystemencoding(),
+            errors="surrogateescape",  # a path in it may be anything
             env=environ,
             timeout=max(deadline - time.monotonic(), RETRY_INTERVAL),
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise UnreachableError("ccexecd did not become ready in time", f"its log: {place.paths.log_file}") from error
-    if attempt.returncode == 0:
-        return True
-    if is_running(place) or _answers(place):
-        return False
-    raise _explain(attempt.stderr.decode(errors="replace"), attempt.returncode)
+        raise UnreachableError("ccexecd did not become ready in time", "its log may tell more") from error
+
+
+def _require_access(state_dir: Path) -> None:
+    """Tell a directory that is not ours before anything below it is tried.
+
+    Raises:
+        NotPermittedError: it may not be looked into, or not be written.
+    """
+    try:
+        is_ours = not stat.S_ISDIR(state_dir.stat().st_mode) or os.access(state_dir, os.W_OK | os.X_OK)
+    except PermissionError:
+        is_ours = False
+    except OSError:  # it is missing, so it will be made; or it cannot be one, and ccexecd says why
+        return
+    if not is_ours:
+        raise NotPermittedError(
+            f"the state directory {state_dir} is not accessible: permission denied",
+            "choose another with --state-dir DIR, or be its owner",
+        )
 
 
 def _answers(place: Place) -> bool:

@@ -1,10 +1,12 @@
 """Where the daemon is looked for, and whether somebody holds its lock.
 
-Owns turning `--state-dir`, `--socket` and the environment into paths. Must not connect to anything.
+Owns turning `--state-dir`, `--socket`, the environment and what the configuration file says of places into paths. Must
+not connect to anything, and must not judge that file: whatever is wrong with it is ccexecd's to tell.
 """
 
 import os
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +29,12 @@ class Place(NamedTuple):
 
     def own(self) -> "Place":
         """This place without the fall-back to the machine's daemon, which this user can neither start nor stop."""
-        system = paths.candidate_sockets({}, uid=0)
-        return self._replace(sockets=[each for each in self.sockets if each not in system] or self.sockets)
+        return self._replace(sockets=[each for each in self.sockets if not self.is_fallback(each)])
+
+    def is_fallback(self, control_socket: Path) -> bool:
+        """Whether a control socket is the machine's, tried because this user has none."""
+        is_system = control_socket in paths.candidate_sockets({}, uid=0)
+        return is_system and len(self.sockets) > 1 and control_socket != self.paths.control_socket
 
     @property
     def pidfiles(self) -> set[Path]:
@@ -37,7 +43,7 @@ class Place(NamedTuple):
 
 
 def locate(arguments: Namespace) -> Place:
-    """Decide where the daemon is to be looked for, from the options and the environment.
+    """Decide where the daemon is to be looked for, from the options, the environment and the configuration file.
 
     Raises:
         CtlError: this user has no place for one.
@@ -45,19 +51,47 @@ def locate(arguments: Namespace) -> Place:
     directory = arguments.state_dir or os.environ.get("CCEXECD_STATE_DIR")
     named = arguments.socket or (not arguments.state_dir and os.environ.get("CCEXECD_SOCKET"))
     try:
-        places = paths.default_places(state_dir=Path(directory) if directory else None)
+        places = paths.default_places(state_dir=paths.absolute(directory) if directory else None)
+        said = _said_by(paths.absolute(_config_file(arguments) or places.config_file))
+        if "state_dir" in said and not directory:
+            places = replace(paths.default_places(state_dir=said["state_dir"]), config_file=places.config_file)
     except paths.PlaceError as error:
         raise CtlError(str(error)) from error
     sockets = paths.candidate_sockets(
         state_dir=Path(arguments.state_dir) if arguments.state_dir else None,
         socket=Path(arguments.socket) if arguments.socket else None,
     )
+    if not (directory or named or os.environ.get("CCEXECD_CONTROL_SOCKET")):
+        usual = [places.control_socket] if "state_dir" in said else sockets
+        # Behind the first: there the daemon leaves a link to its socket, so that the lock beside it counts.
+        sockets = [*usual[:1], *([said["control_socket"]] if "control_socket" in said else []), *usual[1:]]
     return Place(places, sockets, is_named=bool(named))
+
+
+def _config_file(arguments: Namespace) -> str | Path | None:
+    """The file that was named: by `start --config`, or by the environment."""
+    return getattr(arguments, "config", None) or os.environ.get("CCEXECD_CONFIG")
+
+
+def _said_by(config_file: Path) -> dict[str, Path]:
+    """What a configuration file says of the places that matter here; nothing, when it cannot be understood."""
+    keys = ("state_dir", "control_socket")
+    try:
+        text = config_file.read_text(encoding="utf-8")
+        if not any(key in text for key in keys):  # nearly always: most verbs never load the reader of TOML
+            return {}
+        import tomllib  # noqa: PLC0415  # 10 ms
+
+        settings = tomllib.loads(text)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    named = {key: settings[key] for key in keys if isinstance(settings.get(key), str) and settings[key]}
+    return {key: paths.absolute(path, config_file.parent) for key, path in named.items()}
 
 
 def pidfile_beside(control_socket: Path) -> Path:
     """The pidfile of the daemon behind a control socket: in every usual place the two lie side by side."""
-    return control_socket.with_name(f"{paths.NAME}.pid")
+    return control_socket.with_name(paths.PIDFILE)
 
 
 def is_held(path: Path) -> bool:

@@ -73,8 +73,16 @@ def failure(error: CtlError, *, as_json: bool) -> None:
         _say(f"hint: {error.hint}", sys.stderr)
 
 
+def discard(stream: TextIO) -> None:
+    """Let what is still buffered, and all that follows, go nowhere: it must not raise at interpreter exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _say(text: str, stream: TextIO, end: str = "\n") -> None:
-    print(end.join(printable(line) for line in text.split("\n")), file=stream, end=end, flush=True)
+    try:
+        print(end.join(printable(line) for line in text.split("\n")), file=stream, end=end, flush=True)
+    except OSError:  # nobody is left to be told; the exit code still tells
+        discard(stream)
 
 
 def printable(text: str) -> str:

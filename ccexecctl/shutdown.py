@@ -69,10 +69,18 @@ def stop(place: Place, arguments: Namespace) -> Stopped | None:
         return _ask(place, arguments)
     except NotRunningError:
         return None
-    except UnreachableError:
+    except UnreachableError as error:
         if not arguments.force:
+            propose_force(error, arguments)
             raise
         return _force(place)
+
+
+def propose_force(error: UnreachableError, arguments: Namespace) -> None:
+    """Tell what can be done about a daemon that does not answer, where nobody has yet."""
+    if "--force" not in error.hint:
+        force = f"ccexecctl {arguments.verb} --force"
+        error.hint = f"{error.hint}; or end it by signals: {force}" if error.hint else f"end it by signals: {force}"
 
 
 def _ask(place: Place, arguments: Namespace) -> Stopped:

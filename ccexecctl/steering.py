@@ -17,7 +17,9 @@ def add_id(parser: ArgumentParser) -> None:
     """The execution that is meant."""
     parser.usage = f"{parser.prog} [OPTIONS] ID"
     parser.add_argument(
-        "execution_id", metavar="ID", help="an execution id of `ccexecctl ps`, or a unique beginning of it"
+        "execution_id",
+        metavar="ID",
+        help="an execution id of `ccexecctl ps`, or 4 or more characters that only it begins with",
     )
 
 

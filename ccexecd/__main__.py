@@ -15,7 +15,7 @@ from ccexecd import __version__, logs
 from ccexecd.config import ConfigError, LoadedConfig, load
 from ccexecd.detach import UMASK, Ready, StartError, reason_of, run_detached, run_in_foreground
 from ccexecd.keys import FIELDS, rules
-from ccexecd.paths import PlaceError, Places, make_private_directory
+from ccexecd.paths import CONTROL_SOCKET_LABEL, PlaceError, Places, make_private_directory
 from ccexecd.pidfile import AlreadyRunningError, PidFile
 from ccexecd.systemd import listen_fds
 
@@ -33,7 +33,9 @@ Every key of the configuration file can be set in the environment as well, as CC
 are stronger than the environment, and that is stronger than the file. ccexecctl controls the daemon.
 """
 
-_NOT_KEYS = ("foreground", "config")
+_NOT_KEYS = ("foreground", "config", "check")
+
+_FAILED, _USAGE = 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the command line without the program's name; None takes that of this process.
 
     Returns:
-        0 when it is running detached, or has ended as it was told to; 1 when it could not start, or failed.
+        0 when it is running detached, has ended as it was told to, or the check found nothing; 1 when it could not
+        start, or failed; 2 when a flag has a value that its key cannot have.
 
     Raises:
         SystemExit: with 2 after a wrong command line, with 0 after --help and --version.
@@ -53,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _start(arguments)
     except ConfigError as error:
-        return _refuse(*map(str, error.problems))
+        _refuse(*map(str, error.problems))
+        return _USAGE if any(problem.source.startswith("flag ") for problem in error.problems) else _FAILED
     except (PlaceError, AlreadyRunningError, StartError, OSError) as error:
         return _refuse(reason_of(error))
 
@@ -62,6 +66,9 @@ def _start(arguments: argparse.Namespace) -> int:
     flags = {key: value for key, value in vars(arguments).items() if key not in _NOT_KEYS}
     loaded = load(flags, os.environ, arguments.config)
     places = loaded.places()
+    if arguments.check:
+        print("ccexecd: the configuration is valid", flush=True)  # noqa: T201
+        return 0
     umask = os.umask(UMASK)
     _make_directories(places, with_log=not arguments.foreground)
     handed_over = listen_fds()
@@ -77,7 +84,9 @@ def _start(arguments: argparse.Namespace) -> int:
     try:
         if arguments.foreground:
             return run_in_foreground(serve, pidfile=pidfile, keep=keep)
-        return run_detached(serve, pidfile=pidfile, log_file=places.log_file, keep=keep, announce=_announcement(loaded))
+        return run_detached(
+            serve, pidfile=pidfile, log_file=places.log_file, keep=keep, announce=_announcement(loaded, places)
+        )
     finally:
         pidfile.release()  # where it was not passed on to a daemon
 
@@ -92,11 +101,12 @@ def _make_directories(places: Places, *, with_log: bool) -> None:
         make_private_directory(places.log_file.parent, "log directory")
 
 
-def _announcement(loaded: LoadedConfig) -> Callable[[int, str | None], None]:
+def _announcement(loaded: LoadedConfig, places: Places) -> Callable[[int, str | None], None]:
     def announce(pid: int, address: str | None) -> None:
         address = address or f"{loaded.config.host}:{loaded.config.port}"
         with suppress(OSError):  # the daemon is running, whether or not anybody reads it
-            print(f"ccexecd: started (pid {pid}), listening on {address}", flush=True)  # noqa: T201
+            told = f"ccexecd: started (pid {pid}), listening on {address}{CONTROL_SOCKET_LABEL}{places.control_socket}"
+            print(told, flush=True)  # noqa: T201
 
     return announce
 
@@ -104,7 +114,7 @@ def _announcement(loaded: LoadedConfig) -> Callable[[int, str | None], None]:
 def _refuse(*reasons: str) -> int:
     for reason in reasons:
         print(f"ccexecd: {reason}", file=sys.stderr)  # noqa: T201
-    return 1
+    return _FAILED
 
 
 def _open_standard_streams() -> None:
@@ -127,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--foreground", action="store_true", help="do not detach; log to stderr")
+    parser.add_argument("--check", action="store_true", help="check the configuration, and start nothing")
     parser.add_argument("--config", type=Path, metavar="FILE", help="configuration file (TOML); it must exist")
     parser.add_argument("--version", action="version", version=f"ccexecd {__version__}")
     keys = parser.add_argument_group("keys of the configuration")

@@ -7,7 +7,7 @@ keys themselves are in `keys`. Must not import Trio: this runs before the daemon
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -176,7 +176,7 @@ class _Merge:
                 settings = tomllib.load(stream)
         except OSError as error:
             if is_named or not isinstance(error, FileNotFoundError | NotADirectoryError):
-                self.problems.append(Problem("", source, str(error.strerror)))
+                self.problems.append(_unreadable(file, error, is_named=is_named))
             return False
         except (ValueError, RecursionError) as error:  # of TOML and of UTF-8
             self.problems.append(Problem("", source, f"not valid TOML: {error}"))
@@ -191,7 +191,7 @@ class _Merge:
             if environ.get(variable):
                 self.take_text(key, f"environment {variable}", environ[variable], directory)
             elif earlier and environ.get(earlier):
-                self.take_text(key, f"environment {earlier}", environ[earlier], directory)
+                self.take_text(key, f"environment {earlier}", _in_earlier_manner(key, environ[earlier]), directory)
         known = {_variable(key) for key in FIELDS} | NOT_KEYS
         for name in sorted(environ):
             if name.startswith(PREFIX) and name not in known:
@@ -221,6 +221,15 @@ class _Merge:
             self.sources[key] = source
 
 
+def _unreadable(file: Path, error: OSError, *, is_named: bool) -> Problem:
+    """What is wrong when a file cannot be read. One that nobody named is not the user's concern; its directory is."""
+    if is_named or os.access(file.parent, os.X_OK):
+        return Problem("", f"file {file}", str(error.strerror))
+    return Problem(
+        "", f"directory {file.parent}", f"not accessible: {error.strerror}; choose another with --state-dir DIR"
+    )
+
+
 def _working_directory() -> Path:
     try:
         return Path.cwd()
@@ -241,7 +250,8 @@ def _suggest(name: str) -> str:
     renamed = [key for key in FIELDS if rules(key).earlier == base.upper()]
     close = renamed or get_close_matches(base, FIELDS, n=1)
     if not close:
-        return f"the keys are {', '.join(FIELDS)}"
+        some = ", ".join(get_close_matches(base, FIELDS, n=3, cutoff=0.0))
+        return f"there are {some} and others, see `ccexecctl config show` or docs/configuration.md"
     return f"did you mean {_variable(close[0]) if name.startswith(PREFIX) else close[0]}?"
 
 
@@ -252,7 +262,12 @@ def _boolean(text: str) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+    return [word.strip() for word in text.split(",")] if text else []
+
+
+def _in_earlier_manner(key: str, text: str) -> str:
+    """The text of an earlier variable: there, nothing between two commas was passed over."""
+    return ",".join(word for word in text.split(",") if word.strip()) if kind_of(key) is tuple else text
 
 
 _FROM_TEXT: Mapping[type, Callable[[str], object]] = {bool: _boolean, int: int, float: float, str: str, tuple: _words}
@@ -264,12 +279,22 @@ def _check(key: str, value: object) -> tuple[Any, list[tuple[str, str]]]:
 
     if rules(key).choices and isinstance(value, str):
         value = value.lower()
+    faults = _faults_inside(key, value) if isinstance(value, list | tuple) else []
     try:
         checked = getattr(structure({key: value}, Config), key)
     except StructureError as error:
         inside = len(f"$.{key}")
-        return None, [(p["path"][inside:], f"{p['error']}; it must be {allowed(key)}") for p in error.problems]
-    return checked, [] if _is_within_limits(key, checked) else [("", f"must be {allowed(key)}, got {value!r}")]
+        faults += [(p["path"][inside:], f"{p['error']}; it must be {allowed(key)}") for p in error.problems]
+        return None, sorted(faults)
+    if faults or _is_within_limits(key, checked):
+        return checked, faults
+    return checked, [("", f"must be {allowed(key)}, got {value!r}")]
+
+
+def _faults_inside(key: str, words: Sequence[object]) -> list[tuple[str, str]]:
+    """What is wrong with the words of a list: (index, message) of each that is one."""
+    wrong = [index for index, word in enumerate(words) if isinstance(word, str) and (not word or "\0" in word)]
+    return [(f"[{index}]", f"must not be empty nor hold NUL; it must be {allowed(key)}") for index in wrong]
 
 
 def _is_within_limits(key: str, value: object) -> bool:

@@ -102,7 +102,7 @@ class Daemon:
         Raises:
             OSError: it cannot come up; the text says what, where and what to do.
         """
-        control = control_listener.bind(self._places.control_socket)
+        control = control_listener.bind(self._places.control_socket, self._places.signpost)
         try:
             async with control, trio.open_nursery() as control_nursery:
                 async with trio.open_nursery() as engine_nursery:
@@ -122,7 +122,7 @@ class Daemon:
                 self._stopped.set()
                 control_nursery.cancel_scope.cancel(reason="the daemon ends")
         finally:
-            control_listener.remove(self._places.control_socket)
+            control_listener.remove(self._places.control_socket, self._places.signpost)
 
     # What its operator asks
 
@@ -171,7 +171,11 @@ class Daemon:
 
     def configuration(self) -> dict[str, Any]:
         """The configuration in force, and where each value comes from."""
-        return {"config": self._engine.config.as_public_dict(), "sources": self._sources}
+        return {
+            "config": self._engine.config.as_public_dict(),
+            "sources": self._sources,
+            "paths": self._places.as_public_dict(),
+        }
 
     def reload(self) -> dict[str, Any]:
         """Read the configuration again and use it, whole or not at all; reopen the log.

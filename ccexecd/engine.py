@@ -51,6 +51,8 @@ REMOVED_WHEN_EMPTY = ("ANTHROPIC_API_KEY",)
 
 TERMINAL_KIND = "xterm-256color"
 """TERM of a program on a terminal, where nobody names another: what people's terminals, and browsers', are like."""
+PREFIX_LENGTH = 4
+"""Characters of the shortest beginning of an id that can stand for it."""
 
 
 class Refusal(Enum):
@@ -263,9 +265,9 @@ class Engine:
         return execution
 
     def find(self, execution_id: str, *, prefix: bool = False) -> Execution | None:
-        """An execution by its id or, where asked for, by the only id that starts so (four characters at least)."""
+        """An execution by its id or, where asked for, by the only id that starts so."""
         found = self.executions.get(execution_id)
-        if found is None and prefix and len(execution_id) >= 4:
+        if found is None and prefix and len(execution_id) >= PREFIX_LENGTH:
             matching = [each for key, each in self.executions.items() if key.startswith(execution_id)]
             found = matching[0] if len(matching) == 1 else None
         return found
@@ -292,10 +294,16 @@ class Engine:
             return spec
         try:
             argv = policy.words_of(spec.display) if spec.shell else spec.argv
-            policy.judge(argv, spec.env, allowed, self._resolve)
+            policy.judge(argv, self._changes_of(spec.env), allowed, self._resolve)
         except policy.RefusedError as refused:
-            raise AdmissionError(Refusal.NOT_ALLOWED, f"command not allowed: {refused}") from None
+            facts = {"environment": list(refused.environment)} if refused.environment else {}
+            raise AdmissionError(Refusal.NOT_ALLOWED, f"command not allowed: {refused}", **facts) from None
         return attrs.evolve(spec, argv=argv, shell=False)
+
+    def _changes_of(self, env: Mapping[str, str]) -> dict[str, str]:
+        """What of a client's environment is not inherited anyway: a terminal's is mostly the daemon's own."""
+        withheld = self.config.unset_environment
+        return {name: value for name, value in env.items() if name in withheld or self._inherited.get(name) != value}
 
     def _resolve(self, program: str) -> str | None:
         found = shutil.which(program, path=self._inherited.get("PATH", os.defpath))

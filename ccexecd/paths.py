@@ -19,6 +19,12 @@ NAME = "ccexecd"
 CONTROL_SOCKET = "control.sock"
 """File name of the operators' socket in its runtime directory."""
 
+PIDFILE = f"{NAME}.pid"
+"""File name of the pidfile in its runtime directory."""
+
+CONTROL_SOCKET_LABEL = ", control socket "
+"""What stands before the control socket's path at the end of the line by which `ccexecd` says that it has started."""
+
 SOCKET_PATH_MAX = 107
 """Bytes of a Unix socket's path: `sun_path` of unix(7) has 108 with its final NUL."""
 
@@ -46,6 +52,17 @@ class Places:
     control_socket: Path
     log_file: Path
     token_file: Path
+
+    def as_public_dict(self) -> dict[str, str]:
+        """Return those places that are keys of the configuration, as they are in effect."""
+        keys = ("state_dir", "control_socket", "pidfile", "log_file", "token_file")
+        return {key: str(getattr(self, key)) for key in keys}
+
+    @property
+    def signpost(self) -> Path | None:
+        """Where ccexecctl looks for the control socket, when that is somewhere else and the lock there is ours."""
+        usual = self.runtime_dir / CONTROL_SOCKET
+        return usual if self.control_socket != usual and self.pidfile == self.runtime_dir / PIDFILE else None
 
 
 class PlaceError(Exception):
@@ -106,12 +123,17 @@ def candidate_sockets(
     if socket is None and state_dir is None:
         socket = _path(environ, f"{NAME.upper()}_SOCKET") or _path(environ, f"{NAME.upper()}_CONTROL_SOCKET")
     if socket is not None:
-        return [socket.absolute()]
+        return [absolute(socket)]
     if named_dir is not None:
-        return [named_dir.absolute() / CONTROL_SOCKET]
+        return [absolute(named_dir) / CONTROL_SOCKET]
     uid = os.geteuid() if uid is None else uid
     directories = [_ROOT_RUNTIME] if uid == 0 else [*_user_runtimes(environ, uid), _ROOT_RUNTIME]
     return [directory / CONTROL_SOCKET for directory in dict.fromkeys(directories)]
+
+
+def absolute(path: str | Path, directory: Path | None = None) -> Path:
+    """A path of a setting, from a directory (None: the working directory) on; a leading `~` is the home directory."""
+    return Path(directory or "").absolute() / os.path.expanduser(path)  # noqa: PTH111  # Path's own raises for an unknown user
 
 
 def make_private_directory(directory: Path, what: str) -> None:
@@ -164,7 +186,7 @@ def _places(*, config: Path, state: Path, runtime: Path, logs: Path) -> Places:
         config_file=config / f"{NAME}.toml",
         state_dir=state,
         runtime_dir=runtime,
-        pidfile=runtime / f"{NAME}.pid",
+        pidfile=runtime / PIDFILE,
         control_socket=runtime / CONTROL_SOCKET,
         log_file=logs / f"{NAME}.log",
         token_file=state / "token",

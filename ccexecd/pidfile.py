@@ -68,7 +68,7 @@ class PidFile:
 
         Raises:
             AlreadyRunningError: another process holds it.
-            OSError: the file cannot be opened, or is no regular file.
+            OSError: the file cannot be opened, or is no pidfile.
         """
         deadline = time.monotonic() + pid_wait
         while not self._try_acquire():
@@ -115,6 +115,8 @@ class PidFile:
                 raise OSError(errno.EINVAL, "not a regular file", str(self.path))
             if not _lock(fd, fcntl.LOCK_EX):
                 return False
+            if not _is_pidfile(fd):
+                raise OSError(errno.EEXIST, "not a pidfile, so it stays; move it, or choose another", str(self.path))
             os.ftruncate(fd, 0)  # at once: the number of a daemon that was killed must not look like ours
             if not _is_at(self.path, fd):  # the previous holder removed it between our open and its release
                 return False
@@ -195,6 +197,13 @@ def _lock(fd: int, kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _is_pidfile(fd: int) -> bool:
+    """Whether nothing is lost when it is emptied: it is empty, or a number, or what a power cut made of one (NULs)."""
+    text = os.pread(fd, _PID_BYTES + 1, 0)
+    number = text.strip(b"\0").strip()
+    return len(text) <= _PID_BYTES and (not number or number.isdigit())
 
 
 def _is_at(path: Path, fd: int) -> bool:

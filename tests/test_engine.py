@@ -306,6 +306,22 @@ async def test_an_allow_list_is_kept():
         assert engine.started_total == 1
 
 
+async def test_an_allow_list_judges_what_a_client_changes():
+    """A loader's name with the value that is inherited anyway is no change; another value, or a withheld name, is."""
+    environ = {"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": "/lib"}
+    async with running_engine(environ, allowed_commands=("echo",), unset_environment=("LD_LIBRARY_PATH",)) as engine:
+        session, _ = await connected(engine)
+        same = await run(engine, session, ("echo", "same"), env={"PATH": os.environ["PATH"], "HOME": "/x"})
+        assert same.log.text("stdout") == b"same\n"
+        for env in ({"PATH": "/tmp"}, {"LD_LIBRARY_PATH": "/lib"}):
+            with pytest.raises(AdmissionError) as refused:
+                begin(engine, session, ("echo",), env=env)
+            assert refused.value.facts == {"environment": list(env)}
+        with pytest.raises(AdmissionError, match="'true' is not an allowed command") as refused:
+            begin(engine, session, ("true",))
+        assert refused.value.facts == {}
+
+
 async def test_another_configuration_is_for_what_comes():
     """What runs keeps what it was started with."""
     async with running_engine(max_buffer_size=4096) as engine:

@@ -89,7 +89,10 @@ def test_start_says_so(run: Run, state: Path):
     told = run()
     pid = running_pid(state / "ccexecd.pid")
     assert (told.returncode, told.stderr) == (0, "")
-    assert told.stdout == f"ccexecd: started (pid {pid}), listening on 127.0.0.1:8003\n"
+    assert (
+        told.stdout
+        == f"ccexecd: started (pid {pid}), listening on 127.0.0.1:8003, control socket {state}/control.sock\n"
+    )
 
 
 def test_second_start_says_who_runs(run: Run, state: Path):
@@ -112,7 +115,7 @@ def test_twenty_simultaneous_starts(state: Path, environ: dict[str, str]):
     pid = running_pid(state / "ccexecd.pid")
     assert sorted(code for *_, code in answers) == [0] + [1] * 19
     assert [told for told, _, code in answers if code == 0] == [
-        f"ccexecd: started (pid {pid}), listening on 127.0.0.1:8003\n"
+        f"ccexecd: started (pid {pid}), listening on 127.0.0.1:8003, control socket {state}/control.sock\n"
     ]
     refusals = [complaint for _, complaint, code in answers if code]
     assert all(complaint.startswith(f"ccexecd: already running (pid {pid})") for complaint in refusals)
@@ -286,11 +289,12 @@ def test_starter_never_loads_trio(run: Run, environ: dict[str, str], tmp_path: P
 
 
 def test_all_problems_of_the_configuration(run: Run, state: Path):
-    """A bad configuration starts nothing: every problem is printed on its own line, and the exit code is 1."""
+    """A bad configuration starts nothing: every problem is printed on its own line; 2 tells that a flag is wrong."""
     state.mkdir()
     (state / "ccexecd.toml").write_text('prot = 1\nmax_sessions = "many"\n')
+    assert run().returncode == 1
     told = run("--port", "70000")
-    assert (told.returncode, told.stdout) == (1, "")
+    assert (told.returncode, told.stdout) == (2, "")
     assert [line.split(":")[1].split()[0] for line in told.stderr.splitlines()] == ["prot", "max_sessions", "port"]
     assert all(line.startswith("ccexecd: ") for line in told.stderr.splitlines())
     assert not (state / "ccexecd.pid").exists()
@@ -349,13 +353,25 @@ def test_version(run: Run):
     assert run("--version").stdout == f"ccexecd {__version__}\n"
 
 
+def test_check_starts_nothing(run: Run, state: Path):
+    """--check tells whether the configuration is valid, as a start would, and leaves no trace."""
+    assert run("--check").stdout == "ccexecd: the configuration is valid\n"
+    assert not state.exists()
+    assert run("--check", "--port", "70000").returncode == 2
+
+
 def test_help(run: Run):
     """--help has examples that can be parsed, explains every flag and tells no key that does not exist."""
     told = run("--help")
     assert told.returncode == 0
     examples = re.findall(r"^  ccexecd(?: (.*?))?  ", told.stdout.split("examples:")[1], re.MULTILINE)
     assert len(examples) == 3
-    documented = set(re.findall(r"^  --([a-z-]+)", told.stdout, re.MULTILINE)) - {"foreground", "config", "version"}
+    documented = set(re.findall(r"^  --([a-z-]+)", told.stdout, re.MULTILINE)) - {
+        "foreground",
+        "config",
+        "check",
+        "version",
+    }
     assert {flag.replace("-", "_") for flag in documented} < set(FIELDS)
 
 
@@ -367,7 +383,10 @@ def test_real_daemon(state: Path, environ: dict[str, str]):
     told = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60)
     pid = running_pid(state / "ccexecd.pid")
     assert (told.returncode, told.stderr) == (0, "")
-    assert told.stdout == f"ccexecd: started (pid {pid}), listening on 127.0.0.1:{port}\n"
+    assert (
+        told.stdout
+        == f"ccexecd: started (pid {pid}), listening on 127.0.0.1:{port}, control socket {state}/control.sock\n"
+    )
     socket.create_connection(("127.0.0.1", port), timeout=5).close()
     second = [*command[:-3], f"{state}-2", "--port", str(port)]
     told = subprocess.run(second, env=environ, capture_output=True, text=True, check=False, timeout=60)

@@ -331,3 +331,21 @@ def test_refusal_is_prompt(path: Path, holder: Holder):
     with pytest.raises(AlreadyRunningError):
         PidFile(path).acquire(pid_wait=30)
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("content", [b"precious\n", b"4711\nmore\n", b"1" * 1000])
+def test_a_file_that_is_no_pidfile_stays(path: Path, content: bytes):
+    """A slip in `pidfile` must not empty somebody's file."""
+    path.write_bytes(content)
+    with pytest.raises(OSError, match="not a pidfile, so it stays"):
+        PidFile(path).acquire()
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"4711\n", b"4711", b"\0\0\0\0\0"])
+def test_what_an_ended_daemon_left_is_taken(path: Path, content: bytes):
+    """A pid without its line feed, nothing at all, or NULs after a power cut: the next start just works."""
+    path.write_bytes(content)
+    pidfile = PidFile(path).acquire()
+    assert path.read_bytes() == b""
+    pidfile.release()

@@ -20,7 +20,8 @@ examples:
 
 SHOW_DESCRIPTION = """\
 Show every key with its value and where that comes from: the running daemon's, or, when none runs, what one started now
-would have."""
+would have. Paths are shown as they are in effect, also those that follow from the state directory; with --json they
+are in `paths`."""
 
 SHOW_EXAMPLES = """\
 example:
@@ -61,13 +62,14 @@ def run(arguments: Namespace) -> int:
 def _show(arguments: Namespace) -> int:
     try:
         with connect_to(arguments) as client:
-            shown = {**client.call("config"), "from": "daemon"}
+            shown = {"paths": {}, **client.call("config"), "from": "daemon"}
     except NotRunningError:
         loaded = _load(arguments, None)
         shown = {"config": loaded.config.as_public_dict(), "sources": dict(loaded.sources), "from": "files"}
-    rows = [
-        (key, json.dumps(value, ensure_ascii=False), shown["sources"][key]) for key, value in shown["config"].items()
-    ]
+        shown["paths"] = loaded.places().as_public_dict()
+        render.remark("ccexecd is not running: this is what one that was started now would have")
+    values = {**shown["config"], **shown["paths"]}
+    rows = [(key, json.dumps(values[key], ensure_ascii=False), shown["sources"][key]) for key in shown["config"]]
     render.show(shown, render.table(("KEY", "VALUE", "SOURCE"), rows), as_json=arguments.json)
     return Exit.DONE
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ccexecctl import render
+from ccexecctl.arguments import count
 from ccexecctl.client import Client, connect_to
 from ccexecctl.errors import Exit, RefusedError
 from ccexecctl.output import Passed, piece_of
@@ -28,11 +29,13 @@ FOLLOW_WAIT = 20.0
 def configure(parser: ArgumentParser) -> None:
     """Add which execution, and which part of its output."""
     parser.usage = f"{parser.prog} [OPTIONS] ID"
-    parser.add_argument("execution_id", metavar="ID", help="an execution id of `ccexecctl ps`, or a unique beginning")
+    parser.add_argument(
+        "execution_id", metavar="ID", help="an execution id, or 4 or more characters that only it begins with"
+    )
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the execution has finished")
     parser.add_argument("--stdout", action="store_true", help="only its stdout")
     parser.add_argument("--stderr", action="store_true", help="only its stderr")
-    parser.add_argument("--since-seq", type=int, default=0, metavar="N", help="only pieces from number N on")
+    parser.add_argument("--since-seq", type=count, default=0, metavar="N", help="only pieces from number N on")
 
 
 def run(arguments: Namespace) -> int:

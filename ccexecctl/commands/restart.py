@@ -10,13 +10,15 @@ from ccexecctl import render, shutdown
 from ccexecctl.client import connect
 from ccexecctl.commands.stop import report
 from ccexecctl.errors import CtlError, Exit, NotRunningError, UnreachableError
-from ccexecctl.launch import daemon_flags, launch
+from ccexecctl.launch import daemon_flags, launch, require_valid
 from ccexecctl.place import Place, locate
+from ccexecctl.shutdown import Stopped
 
 DESCRIPTION = """\
 Stop ccexecd and start it again with the flags and environment settings that the running one was started with, on the
-same port; the configuration file is read anew. One that is not running is started. Under systemd use: systemctl
-restart ccexecd"""
+same port; the configuration file is read anew. The new configuration is checked first: when any of it is wrong, nothing
+is ended. One that is not running is started, with no flags: those of a daemon that was killed are not known. Under
+systemd use: systemctl restart ccexecd"""
 
 EXAMPLES = """\
 examples:
@@ -43,14 +45,15 @@ def run(arguments: Namespace) -> int:
     """Do both, and say how it went."""
     place = locate(arguments).own()
     settings = _settings(place, arguments)
+    flags, environ = [*daemon_flags(arguments, place), *settings.flags], {**settings.environ, **os.environ}
+    _require_valid(flags, environ, arguments.timeout)
     stopped = shutdown.stop(place, arguments)
-    launched = launch(
-        place,
-        [*daemon_flags(arguments, place), *settings.flags],
-        arguments.timeout,
-        {**settings.environ, **os.environ},
-    )
-    status = launched.status
+    try:
+        status = launch(place, flags, arguments.timeout, environ).status
+    except CtlError as error:
+        if stopped is not None:
+            _tell_of_the_end(error, stopped)
+        raise
     if stopped is None:
         document = {"result": "started", "previous_pid": None, "ended": [], **status}
         lines = [f"ccexecd was not running; started (pid {status['pid']}), listening on {status['address']}"]
@@ -62,6 +65,27 @@ def run(arguments: Namespace) -> int:
     return Exit.DONE
 
 
+def _require_valid(flags: list[str], environ: dict[str, str], timeout: float | None) -> None:
+    """Refuse before anything has ended what could not be started after.
+
+    Raises:
+        CtlError: the new configuration is not valid.
+    """
+    try:
+        require_valid(flags, environ, timeout)
+    except CtlError as error:
+        error.message = f"not restarted, nothing was ended: {error.message}"
+        error.hint = error.hint or "check the file with: ccexecctl config validate"
+        raise
+
+
+def _tell_of_the_end(error: CtlError, stopped: Stopped) -> None:
+    """Add to a failed start what the stop before it has ended."""
+    lines = [f"ccexecd {stopped.manner} (pid {stopped.pid})", *report(stopped.ended)]
+    error.message = "\n  ".join([error.message, *lines])
+    error.facts = {"previous_pid": stopped.pid, "ended": stopped.ended}
+
+
 def _settings(place: Place, arguments: Namespace) -> Settings:
     """Ask the running daemon what it was started with."""
     try:
@@ -70,8 +94,9 @@ def _settings(place: Place, arguments: Namespace) -> Settings:
             config = client.call("config")
     except NotRunningError:
         return Settings([], {})
-    except UnreachableError:
+    except UnreachableError as error:
         if not arguments.force:
+            shutdown.propose_force(error, arguments)
             raise
         render.remark("it does not answer, so the flags that it was started with are not known")
         return Settings([], {})

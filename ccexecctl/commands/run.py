@@ -20,7 +20,8 @@ DESCRIPTION = """\
 Run a command under ccexecd as if it ran here: in this directory, with this environment, its output passed on the moment
 it is written, its exit code ours (128+N after signal N; 127 not found, 126 not executable). A daemon is started when
 none is running. Ctrl-C or TERM cancels the command, the second time it is killed. Its standard input is empty, unless
--i passes ours on. With -t it has a terminal, which ours shows: every key is the command's, Ctrl-C and Ctrl-Z too."""
+-i passes ours on; its umask and resource limits (ulimit) are the daemon's. With -t it has a terminal, which ours shows:
+every key is the command's, Ctrl-C and Ctrl-Z too."""
 
 EXAMPLES = """\
 examples:
@@ -120,6 +121,8 @@ def _request(arguments: Namespace) -> dict[str, Any]:
     argv = arguments.argv[arguments.argv[:1] == ["--"] :]
     if bool(argv) == (arguments.shell is not None):
         raise UsageError("give a command, either CMD ARGS or --shell COMMAND", "ccexecctl run -- sh -c 'echo hello'")
+    if not (argv[0] if arguments.shell is None else arguments.shell.strip()):
+        raise UsageError("the command is empty", "ccexecctl run -- sh -c 'echo hello'")
     _require_text("the command", [arguments.shell or "", *argv])
     cwd = str(_directory(arguments.cwd))
     _require_text("the directory", [cwd])
@@ -181,4 +184,4 @@ def _reach(arguments: Namespace) -> Client:
     launched = launch(own, daemon_flags(arguments, own), arguments.timeout)
     if launched.is_new:
         render.remark(f"started ccexecd (pid {launched.status['pid']})")
-    return connect(own, arguments.timeout)
+    return connect(launched.place, arguments.timeout)

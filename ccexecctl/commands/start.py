@@ -2,9 +2,11 @@
 
 from argparse import REMAINDER, ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 from ccexecctl import render
-from ccexecctl.errors import Exit
+from ccexecctl.arguments import port
+from ccexecctl.errors import Exit, UsageError
 from ccexecctl.launch import daemon_flags, launch
 from ccexecctl.place import locate
 
@@ -24,7 +26,7 @@ def configure(parser: ArgumentParser) -> None:
     """Add the options that pass through to ccexecd."""
     parser.usage = f"{parser.prog} [OPTIONS] [-- FLAGS]"
     parser.add_argument("--host", metavar="ADDRESS", help="listen on this address")
-    parser.add_argument("--port", type=int, metavar="N", help="listen on this port; 0 takes a free one")
+    parser.add_argument("--port", type=port, metavar="N", help="listen on this port; 0 takes a free one")
     parser.add_argument("--config", type=Path, metavar="FILE", help="read this configuration file")
     parser.add_argument("flags", nargs=REMAINDER, metavar="-- FLAGS", help="any other flags of ccexecd")
 
@@ -32,15 +34,35 @@ def configure(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> int:
     """Start it, and say what became of it."""
     place = locate(arguments).own()
-    launched = launch(place, [*daemon_flags(arguments, place), *_flags(arguments)], arguments.timeout)
+    flags = _flags(arguments)
+    launched = launch(place, [*daemon_flags(arguments, place), *flags], arguments.timeout)
     status = launched.status
     what = "started" if launched.is_new else "already running"
+    unused = [] if launched.is_new else _unused(flags, status)
+    document = {"result": what.replace(" ", "_"), **status}
     render.show(
-        {"result": what.replace(" ", "_"), **status},
+        document if launched.is_new else {**document, "unused_flags": unused},
         [f"ccexecd {what} (pid {status['pid']}), listening on {status['address']}"],
         as_json=arguments.json,
     )
+    if unused:
+        render.remark(f"it keeps the settings that it was started with; not used: {' '.join(unused)}")
+    if not _is_found(status, arguments):
+        render.remark(f"it is not in the usual place; name it: ccexecctl --socket {status['control_socket']} status")
     return Exit.DONE
+
+
+def _unused(flags: list[str], status: dict[str, Any]) -> list[str]:
+    """The flags that had no effect because it was running; none if they only say where it listens anyway."""
+    host, _, port = status["address"].rpartition(":")
+    as_it_is = [["--port", port], ["--host", host], ["--host", host, "--port", port]]
+    return [] if flags in as_it_is else flags
+
+
+def _is_found(status: dict[str, Any], arguments: Namespace) -> bool:
+    """Whether the next verb, which knows no --config, finds this daemon, perhaps by the link that it left."""
+    place = locate(Namespace(**{**vars(arguments), "config": None}))
+    return Path(status["control_socket"]).resolve() in [each.resolve() for each in place.sockets]
 
 
 def _flags(arguments: Namespace) -> list[str]:
@@ -51,5 +73,9 @@ def _flags(arguments: Namespace) -> list[str]:
         flags += ["--port", str(arguments.port)]
     if arguments.config is not None:
         flags += ["--config", str(arguments.config.absolute())]
-    flags += arguments.flags[arguments.flags[:1] == ["--"] :]
-    return flags
+    others: list[str] = arguments.flags[arguments.flags[:1] == ["--"] :]
+    if any(word.partition("=")[0] == "--state-dir" for word in others):
+        raise UsageError(
+            "--state-dir stands before the --: ccexecctl has to know it, too", "ccexecctl --state-dir DIR start"
+        )
+    return flags + others

@@ -5,8 +5,10 @@ not know what is asked.
 """
 
 import contextlib
+import errno
 import os
 import socket
+import stat
 import struct
 from pathlib import Path
 
@@ -40,15 +42,22 @@ def credentials(connected: trio.SocketStream) -> PeerCredentials:
     return PeerCredentials(*_UCRED.unpack(raw))
 
 
-def bind(path: Path) -> trio.SocketListener:
-    """Listen on a path, replacing what is there: the pidfile's lock says that it is nobody's any more.
+def bind(path: Path, signpost: Path | None = None) -> trio.SocketListener:
+    """Listen on a path, replacing a socket that nobody listens on any more.
 
     The socket is bound under another name, mode 0600 from its first moment, listens, and is then renamed into place: a
     client sees the old one, or this one ready, or none.
 
+    Args:
+        path: of the socket.
+        signpost: a place where it is looked for, too: gets a symbolic link to it.
+
     Raises:
-        OSError: the directory cannot be written.
+        OSError: the directory cannot be written, or what is there is somebody's.
     """
+    for place in (path, signpost):
+        if place is not None:
+            _require_free(place)
     made = path.with_name(f".{path.name}.{os.getpid()}")
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
@@ -62,6 +71,8 @@ def bind(path: Path) -> trio.SocketListener:
                 os.umask(previous)
         listening.listen(_BACKLOG)
         made.rename(path)
+        if signpost is not None:
+            _point(signpost, path)
     except BaseException:
         listening.close()
         made.unlink(missing_ok=True)
@@ -69,6 +80,40 @@ def bind(path: Path) -> trio.SocketListener:
     return trio.SocketListener(trio.socket.from_stdlib_socket(listening))
 
 
-def remove(path: Path) -> None:
-    """Take the socket's name away; while the pidfile's lock is held, it is ours."""
-    path.unlink(missing_ok=True)
+def _require_free(path: Path) -> None:
+    """See that nothing is lost when a path is replaced.
+
+    Raises:
+        OSError: it is no socket and no link, or somebody listens there.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISSOCK(mode) and _is_listened_on(path):
+        raise OSError(errno.EADDRINUSE, "another program listens on this control socket; choose another", str(path))
+    if not (stat.S_ISSOCK(mode) or stat.S_ISLNK(mode)):
+        raise OSError(errno.EEXIST, "not a socket, so it stays; move it, or choose another control socket", str(path))
+
+
+def _is_listened_on(path: Path) -> bool:
+    with (
+        contextlib.ExitStack() as stack,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as trial,
+    ):
+        return trial.connect_ex(socket_address(path, stack)) in {0, errno.EAGAIN}  # EAGAIN: its backlog is full
+
+
+def _point(signpost: Path, path: Path) -> None:
+    made = signpost.with_name(f".{signpost.name}.{os.getpid()}")
+    made.unlink(missing_ok=True)
+    made.symlink_to(path)
+    made.rename(signpost)
+
+
+def remove(path: Path, signpost: Path | None = None) -> None:
+    """Take the socket's name away, and the link to it; never what somebody else has put there."""
+    if path.is_socket() and not path.is_symlink():
+        path.unlink(missing_ok=True)
+    if signpost is not None and signpost.is_symlink():
+        signpost.unlink(missing_ok=True)

@@ -22,7 +22,15 @@ _LOADER_PREFIXES = ("LD_", "BASH_FUNC_", "PYTHON")
 
 
 class RefusedError(Exception):
-    """The policy does not allow a command; the text says why and what to do."""
+    """The policy does not allow a command; the text says why and what to do.
+
+    Attributes:
+        environment: the names in the environment that it refuses, if it is these.
+    """
+
+    def __init__(self, message: str, environment: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.environment = environment
 
 
 def words_of(command: str) -> tuple[str, ...]:
@@ -64,16 +72,20 @@ def judge(
 
     Args:
         argv: the words; the first is a name or an absolute path.
-        env: names that the client adds to the environment.
+        env: names that the client adds to the environment, or gives another value.
         allowed: program names (found in the daemon's PATH) and absolute paths.
         resolve: a name or path to the absolute real path of the program that it stands for; None if there is none.
 
     Raises:
         RefusedError: it may not.
     """
-    for name in env:
-        if name in _LOADER_NAMES or name.startswith(_LOADER_PREFIXES):
-            raise RefusedError(f"environment name {name} could make an allowed program run another one")
+    loaders = tuple(name for name in env if name in _LOADER_NAMES or name.startswith(_LOADER_PREFIXES))
+    if loaders:
+        raise RefusedError(
+            f"environment name {', '.join(loaders)} could make an allowed program run another one; "
+            "leave it as the daemon has it",
+            loaders,
+        )
     name = argv[0] if argv else ""
     if "/" in name and not name.startswith(
         "/"

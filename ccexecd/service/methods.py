@@ -26,6 +26,7 @@ from ccexecd.protocol.jsonrpc import RPCError
 from ccexecd.service.delivery import growth, output_params
 from ccexecd.service.dispatch import Answer, Method
 from ccexecd.service.listing import REPLY_BYTES, list_executions, size_of
+from ccexecd.service.naming import unnamed
 from ccexecd.service.peer import Peer
 
 
@@ -307,14 +308,11 @@ def known(peer: Peer, execution_id: str) -> Execution:
     """The execution of an id, live or remembered.
 
     Raises:
-        RPCError: there is none.
+        RPCError: there is none, or the beginning of an id is not enough.
     """
     execution = peer.engine.find(execution_id, prefix=peer.manner.prefixes)
     if execution is None:
-        raise RPCError(
-            ErrorCode.PROCESS_NOT_FOUND,
-            f"no execution {execution_id[:64]!r}; `list` tells the ones that are known",
-        )
+        raise unnamed(peer.engine, execution_id, prefix=peer.manner.prefixes)
     return execution
 
 

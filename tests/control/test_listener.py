@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from ccexecd.control import listener as listener_module
 from ccexecd.control.listener import PeerCredentials, bind, credentials, remove
 from ccexecd.paths import SOCKET_PATH_MAX, socket_address
 from tests.in_process import descriptors
@@ -84,8 +85,9 @@ async def test_the_socket_has_its_mode_before_it_has_its_name(tmp_path, monkeypa
         assert [each.name for each in tmp_path.iterdir()] == ["control.sock"]
 
 
-async def test_nobody_is_refused_while_the_socket_is_replaced(tmp_path):
+async def test_nobody_is_refused_while_the_socket_is_replaced(tmp_path, monkeypatch):
     """A client reaches the old socket or the new one: at no moment is there none, or one that does not listen."""
+    monkeypatch.setattr(listener_module, "_is_listened_on", lambda _: False)
     path = tmp_path / "control.sock"
     refused: list[OSError] = []
     connections = 0
@@ -123,6 +125,36 @@ async def test_a_socket_that_was_left_behind_is_replaced(tmp_path):
         connect(path)
     with bound(path) as listener:
         assert await greeted(listener, path)
+
+
+async def test_what_is_no_socket_stays(tmp_path):
+    """A file that happens to lie at the path is not ours to replace, and at the end not ours to remove."""
+    path = tmp_path / "control.sock"
+    path.write_text("precious")
+    with pytest.raises(FileExistsError, match="not a socket, so it stays"):
+        bind(path)
+    remove(path)
+    assert path.read_text() == "precious"
+
+
+async def test_a_socket_that_is_listened_on_stays(tmp_path):
+    """Two daemons that were given one control socket: the second is refused, the first stays reachable."""
+    path = tmp_path / "control.sock"
+    with bound(path):
+        with pytest.raises(OSError, match="another program listens"):
+            bind(path)
+        connect(path).close()
+
+
+async def test_a_signpost_leads_to_the_socket(tmp_path):
+    """Whoever looks in the usual place reaches it; one that was left is replaced, and the end takes both away."""
+    path, usual = tmp_path / "elsewhere.sock", tmp_path / "control.sock"
+    usual.symlink_to(tmp_path / "gone")
+    listener = bind(path, usual)
+    with closing(listener.socket):
+        assert await greeted(listener, usual)
+        remove(path, usual)
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_start_that_was_killed_half_way_is_no_obstacle(tmp_path):
@@ -173,7 +205,7 @@ def _file_for_a_directory(directory: Path) -> Path:
     [
         (_name_too_long, errno.ENAMETOOLONG),
         (_directory_missing, errno.ENOENT),
-        (_directory_in_the_way, errno.EISDIR),
+        (_directory_in_the_way, errno.EEXIST),
         (_file_for_a_directory, errno.ENOTDIR),
     ],
 )

@@ -280,7 +280,8 @@ class TestIds:
         async with daemon.operator() as one:
             await one.execute("sleep", "60")
             await one.execute("sleep", "60")
-            assert (await refused(daemon, "status", execution_id="aaaa")).code == -32003
+            error = await refused(daemon, "status", execution_id="aaaa")
+            assert (error.code, error.facts) == (-32014, {"executions": ["aaaa-1", "aaaa-2"]})
             assert (await daemon.ask("status", execution_id="aaaa-1"))["state"] == "RUNNING"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -168,6 +169,11 @@ class Said(NamedTuple):
     @property
     def json(self) -> Any:
         return json.loads(self.out)
+
+    @property
+    def plain(self) -> str:
+        """What is on stderr, as if no place had been named."""
+        return re.sub(r" --state-dir \S+", "", self.err)
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ does wrong is chosen with --fault:
     door      answer HTTP with 503           deaf      ignore `stop`          stubborn  ignore TERM as well
     crash     die when told to stop          slow      take a second to get ready
     hang      never get ready
+A file DIR/invalid makes it find its configuration wrong.
 """
 
 import argparse
@@ -28,11 +29,16 @@ parser.add_argument("--state-dir", type=Path, required=True)
 parser.add_argument("--control-socket", type=Path)
 parser.add_argument("--port", type=int, default=0)
 parser.add_argument("--fault", default=os.environ.get("FAULT", ""))
+parser.add_argument("--check", action="store_true")
 arguments, _ = parser.parse_known_args()
 place: Path = arguments.state_dir
 path = arguments.control_socket or place / "control.sock"
 place.mkdir(exist_ok=True)
 
+if (place / "invalid").exists():
+    sys.exit("ccexecd: max_session (file x.toml): unknown key; did you mean max_sessions?")
+if arguments.check:
+    sys.exit(0)
 if arguments.fault == "refuse":
     sys.exit("ccexecd: cannot listen on 127.0.0.1:8003: address already in use\nhint: choose another with --port N")
 lock = PidFile(place / "ccexecd.pid")
@@ -84,6 +90,7 @@ STATUS = {
     "version": __version__,
     "address": f"127.0.0.1:{door.getsockname()[1]}",
     "pidfile": str(lock.path),
+    "control_socket": str(path),
     "config_file": os.environ.get("CONFIG_FILE"),
 }
 CONFIG = {

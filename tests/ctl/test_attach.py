@@ -113,7 +113,7 @@ def test_an_unknown_execution_is_told(ctl, execution, refusal):
     execution.answers["status"] = refusal(-32003, "no execution 'x'")
     said = ctl("attach", "x")
     assert said.code == 1
-    assert "ccexecctl ps --all" in said.err
+    assert "ps --all" in said.err
 
 
 def test_a_reader_that_goes_ends_us_and_not_the_execution(execution, ctl_process):

@@ -8,6 +8,7 @@ def test_show_asks_the_daemon(ctl, daemon):
     daemon.answers["config"] = {
         "config": {"port": 8100, "allowed_commands": ["ls"], "shell": None},
         "sources": {"port": "flag --port", "allowed_commands": "environment ALLOWED_COMMANDS", "shell": "default"},
+        "paths": {},
     }
     said = ctl("config", "show")
     assert said.code == 0
@@ -28,6 +29,11 @@ def test_show_without_a_daemon_reads_the_files(ctl, stopped_daemon):
     assert answer["sources"]["port"] == f"file {stopped_daemon.directory}/ccexecd.toml"
     assert answer["sources"]["max_sessions"] == "default"
     assert answer["from"] == "files"
+    assert answer["config"]["pidfile"] is None
+    assert answer["paths"]["pidfile"] == f"{stopped_daemon.directory}/ccexecd.pid"
+    shown = ctl("config", "show")
+    assert "ccexecd is not running: this is what one that was started now would have" in shown.err
+    assert f'"{stopped_daemon.directory}/control.sock"' in shown.out
 
 
 def test_a_valid_file_is_valid(ctl, tmp_path):

@@ -81,7 +81,7 @@ def test_a_mistyped_verb_is_corrected(ctl):
     """The nearest verb is proposed."""
     said = ctl("strat")
     assert said.code == 2
-    assert "there is no verb 'strat'; did you mean 'start'?" in said.err
+    assert said.err == "ccexecctl: there is no verb 'strat'\nhint: did you mean 'start'?\n"
 
 
 @pytest.mark.parametrize("words", [["status", "--no-such"], ["status", "surplus"], ["config"], ["config", "shwo"]])
@@ -110,3 +110,46 @@ def test_the_timeout_of_run_is_the_command_s():
     """Before the verb --timeout is that of the answer, after it that of the command."""
     parsed = command_line.parse(["--timeout", "3", "run", "--timeout", "60", "--", "make"])
     assert (parsed.timeout, parsed.run_timeout) == (3.0, 60.0)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["start", "--port", "99999"],
+        ["start", "--port", "-1"],
+        ["logs", "--since-seq", "-1", "1f0c9b2e"],
+        ["run", "--", ""],
+        ["run", "--shell", " "],
+        ["start", "--", "--state-dir", "/x"],
+        ["start", "--", "--state-dir=/x"],
+        ["surplus"],
+        ["status", "--no-such"],
+    ],
+)
+def test_wrong_usage_is_json_too(ctl, words):
+    """A value that no daemon could take is wrong usage: with --json an object on stdout, and a sentence on stderr."""
+    said = ctl("--json", *words)
+    assert said.code == 2
+    error = said.json["error"]
+    assert (error["name"], error["exit_code"]) == ("USAGE", 2)
+    assert error["message"] in said.err
+
+
+def test_the_command_s_json_is_not_ours(ctl):
+    """A --json behind -- belongs to the command."""
+    assert ctl("run", "--no-such", "--", "x", "--json")[:2] == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--state-dir", "/a b", "status"], "--state-dir '/a b' "),
+        (["status", "--socket", "/s"], "--socket /s "),
+        (["status"], ""),
+    ],
+)
+def test_a_hint_is_about_the_daemon_that_was_named(words, names):
+    """What is proposed can be typed as it is; words that are no command stay."""
+    hint = "ccexecctl may be old: ccexecctl start; or ccexecctl stop --force"
+    shown = command_line.at_place(hint, command_line.parse(words))
+    assert shown == f"ccexecctl may be old: ccexecctl {names}start; or ccexecctl {names}stop --force"

@@ -46,7 +46,8 @@ def test_one_shot_verbs_import_little(daemon, refusal, verb):
     daemon.answers["stop"] = refusal(-32603, "no")  # coming as far as that is enough
     modules = imported_by("--state-dir", str(daemon.directory), verb)
     assert "ccexecctl.client" in modules
-    assert not {name: BANNED[name] for name in modules & BANNED.keys()}
+    checks_first = {"subprocess"} if verb == "restart" else set()  # it asks ccexecd whether it could start again
+    assert not {name: BANNED[name] for name in (modules - checks_first) & BANNED.keys()}
 
 
 def test_run_imports_little(daemon):

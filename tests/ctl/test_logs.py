@@ -143,7 +143,7 @@ def test_an_unknown_id_is_refused(ctl, daemon, refusal):
     daemon.answers["status"] = refusal(-32003, "no execution 'x'")
     said = ctl("logs", "x")
     assert said[:2] == (1, "")
-    assert "ccexecctl ps --all" in said.err
+    assert "ccexecctl ps --all" in said.plain
 
 
 def test_a_reader_that_leaves_is_no_failure(ctl_process, daemon):

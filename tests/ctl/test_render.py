@@ -2,6 +2,7 @@
 
 import io
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +77,39 @@ def test_an_encoding_that_lacks_a_character_is_no_failure(monkeypatch):
 def test_the_terminal_has_a_width_only_when_it_is_one(capfd):
     """Nothing is cut in a pipe."""
     assert render.terminal_width() is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ps"], ["status"], ["status", "--json"], ["health"], ["version"], ["config", "show"],
+        ["run", "--", "x"], ["run", "--json", "--", "x"], ["logs", "e1"], ["logs", "-f", "e1"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_output_that_cannot_be_written_is_a_failure(daemon, ctl_process, words):
+    """A full disk: one line that says so, and exit 1; no traceback, and no success."""
+
+    def execute(conversation, request):
+        conversation.reply(request, {"execution_id": "e1", "status": "started"})
+        conversation.output("hello\n")
+        conversation.completed()
+
+    chunk = {"type": "stdout", "seq": 1, "data": "hello\n"}
+    read = {"chunks": [chunk], "next_seq": 2, "oldest_seq": 1, "state": "FINISHED"}
+    status = daemon.answers["status"]
+    daemon.answers |= {"list": {"executions": []}, "execute": execute, "read_output": read}
+    daemon.answers["status"] = {**status, "next_seq": 2}
+    with Path("/dev/full").open("wb") as full:
+        process = ctl_process(*words, stdout=full)
+        _, err = process.communicate(timeout=20)
+    assert err == b"ccexecctl: cannot write the output: no space left on device\n"
+    assert process.returncode == 1
+
+
+def test_a_failure_that_nobody_can_be_told_is_one(ctl_process):
+    """Without a place for the reason, the exit code still tells."""
+    with Path("/dev/full").open("wb") as full:
+        process = ctl_process("status", stderr=full)
+        assert process.communicate(timeout=20)[0] == b""
+    assert process.returncode == 3

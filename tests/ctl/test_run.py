@@ -285,7 +285,15 @@ def test_a_refusal_is_told(ctl, daemon, refusal, code, name, hint):
     assert said.code == 1
     assert said.json["error"]["name"] == name
     assert "$.argv: must not be empty" in said.err
-    assert hint in said.err
+    assert hint in said.plain
+
+
+def test_an_environment_that_is_refused_can_be_left_out(ctl, daemon, refusal):
+    """Under an allow-list, a name that the daemon has otherwise is refused; what to do is said."""
+    daemon.answers["execute"] = refusal(-32002, "environment name PATH could …", {"environment": ["PATH"]})
+    said = ctl("run", "--", "x")
+    assert said.code == 1
+    assert "ccexecctl run --no-env" in said.plain
 
 
 def test_a_daemon_that_dies_in_the_middle_is_a_failure(ctl, daemon):

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import threading
 import time
 
@@ -161,3 +162,35 @@ def test_the_door_is_asked_where_it_can_be_reached(address):
         thread.start()
         launch._check_door(address.format(port=port), time.monotonic() + 5)
         thread.join()
+
+
+def test_flags_that_had_no_effect_are_named(ctl, stand_in):
+    """A daemon that runs keeps its settings: exit 0, where it listens, and which flags were for nothing."""
+    first = ctl("start", "--json").json
+    said = ctl("start", "--port", "9601")
+    assert said.code == 0
+    assert f"listening on {first['address']}" in said.out
+    assert "it keeps the settings that it was started with; not used: --port 9601" in said.err
+    assert ctl("start", "--port", "9601", "--json").json["unused_flags"] == ["--port", "9601"]
+    host, _, port = first["address"].rpartition(":")
+    assert ctl("start", "--host", host, "--port", port).err == ""
+
+
+def test_a_directory_that_is_not_ours_is_not_permitted(tmp_path):
+    """Another user's state directory: exit 4, as with every other verb, and the directory is named."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    for directory in [tmp_path, *tmp_path.parents]:
+        if directory.name.startswith("pytest-"):
+            directory.chmod(0o755)
+    tmp_path.chmod(0o755)
+    program = (
+        "import os, shlex, subprocess, sys; from ccexecctl import __main__ as ctl, commands; commands.load('start')\n"
+        "os.setuid(65534) if os.geteuid() == 0 else os.chmod(sys.argv[1], 0)\n"
+        "sys.exit(ctl.main(['--state-dir', sys.argv[1] + '/x', 'start']))"
+    )
+    command = [sys.executable, "-c", program, str(closed)]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    closed.chmod(0o700)
+    assert said.stderr.startswith(f"ccexecctl: the state directory {closed}/x is not accessible: permission denied\n")
+    assert said.returncode == 4

@@ -45,7 +45,7 @@ def test_an_unknown_id_is_refused(ctl, daemon, refusal):
     said = ctl("pause", "nope", "--json")
     assert said.code == 1
     assert said.json["error"]["name"] == "PROCESS_NOT_FOUND"
-    assert "hint: every id that is known: ccexecctl ps --all" in said.err
+    assert "hint: every id that is known: ccexecctl ps --all" in said.plain
 
 
 def test_the_daemon_s_words_are_escaped(ctl, daemon, refusal):

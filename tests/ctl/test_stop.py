@@ -164,3 +164,33 @@ def test_restart_by_force_says_what_is_lost(ctl, stand_in, monkeypatch):
     said = ctl("restart", "--timeout", "0.5", "--force")
     assert said.code == 0
     assert "are not known" in said.err
+
+
+def test_restart_with_a_wrong_configuration_ends_nothing(ctl, stand_in):
+    """What could not be started again is not stopped: exit 1, and what is wrong."""
+    pid = ctl("start", "--json").json["pid"]
+    (stand_in.directory / "invalid").touch()
+    said = ctl("restart")
+    assert said.code == 1
+    assert "not restarted, nothing was ended: cannot start ccexecd: max_session (file x.toml)" in said.err
+    assert pidfile.running_pid(stand_in.pidfile) == pid
+
+
+def test_a_restart_that_fails_half_way_tells_what_it_ended(ctl, stand_in, monkeypatch):
+    """The daemon has gone and none has come: exit 1, and the report of the stop is not lost."""
+    pid = ctl("start", "--json").json["pid"]
+    monkeypatch.setenv("FAULT", "refuse")
+    said = ctl("restart", "--json")
+    assert said.code == 1
+    assert said.json["error"]["previous_pid"] == pid
+    assert said.json["error"]["ended"][0]["reason"] == "shutdown"
+    assert "ended 1f0c9b2e (shutdown)" in said.err
+
+
+@pytest.mark.parametrize("verb", ["stop", "restart"])
+def test_force_is_proposed_for_a_daemon_that_hangs(ctl, daemon, verb):
+    """A daemon that takes the connection and never answers: what to do about it is said."""
+    daemon.answers["status"] = lambda *_: None
+    said = ctl("--timeout", "0.2", verb)
+    assert said.code == 1
+    assert f"ccexecctl {verb} --force" in said.plain

@@ -442,3 +442,95 @@ def test_every_json_is_json(ctl):
         assert said.isascii()
         assert said.count("\n") == 1
         json.loads(said)
+
+
+# Where it is
+
+
+class Unplaced(Ctl):
+    """Calls ccexecctl without naming a place."""
+
+    def _command(self, words: tuple[str, ...]) -> list[str]:
+        return [sys.executable, "-m", "ccexecctl", *words]
+
+
+def test_the_configuration_file_says_where(stopped, tmp_path, monkeypatch):
+    """`state_dir` in the file: every verb finds the daemon there, from the start to the end."""
+    monkeypatch.setenv("CCEXECD_CONFIG", str(tmp_path / "ccexecd.toml"))
+    (tmp_path / "ccexecd.toml").write_text('state_dir = "d"\n')
+    ctl = Unplaced(stopped.state_dir)
+    started = ctl("start", "--json")
+    assert (started.returncode, started.stderr) == (0, "")
+    assert json.loads(started.stdout)["state_dir"] == str(stopped.state_dir)
+    assert "already running" in ctl.ok("start")
+    assert ctl.ok("run", "--", "echo", "hi") == "hi"
+    assert ctl.json("restart")["result"] == "restarted"
+    assert "ccexecd stopped" in ctl.ok("stop")
+    assert not pidfile.is_locked(stopped.pidfile)
+
+
+@pytest.mark.parametrize("how", ["flag", "file", "environment"])
+def test_a_control_socket_elsewhere_is_found(stopped, tmp_path, monkeypatch, how):
+    """The daemon leaves a link where ccexecctl looks; nothing is left of it at the end."""
+    elsewhere = tmp_path / "else" / "x.sock"
+    flags = ["--", "--control-socket", str(elsewhere)] if how == "flag" else []
+    if how == "file":
+        stopped.state_dir.mkdir()
+        (stopped.state_dir / "ccexecd.toml").write_text(f'control_socket = "{elsewhere}"\n')
+    if how == "environment":
+        monkeypatch.setenv("CCEXECD_CONTROL_SOCKET", str(elsewhere))
+    started = stopped("start", "--timeout", "20", *flags)
+    assert (started.returncode, started.stderr) == (0, "")
+    assert stopped.json("status")["control_socket"] == str(elsewhere)
+    assert stopped.json("restart")["control_socket"] == str(elsewhere)
+    stopped.ok("stop")
+    assert not elsewhere.exists()
+    assert not (stopped.state_dir / "control.sock").is_symlink()
+
+
+def test_a_daemon_in_no_usual_place_is_named(stopped, tmp_path):
+    """With its pidfile elsewhere as well it cannot be found: start succeeds, and says how to name it."""
+    flags = ["--control-socket", str(tmp_path / "x.sock"), "--pidfile", str(tmp_path / "x.pid")]
+    started = stopped("start", "--timeout", "20", "--", *flags)
+    assert started.returncode == 0
+    assert f"name it: ccexecctl --socket {tmp_path}/x.sock status" in started.stderr
+    stopped.ok("--socket", str(tmp_path / "x.sock"), "stop")
+    assert not pidfile.is_locked(tmp_path / "x.pid")
+
+
+@pytest.mark.parametrize("name", ["control.sock", "ccexecd.pid"])
+def test_a_file_in_the_way_stays(stopped, name):
+    """What is no socket, or no pidfile, is somebody's: the start is refused, and the file is as it was."""
+    stopped.state_dir.mkdir()
+    (stopped.state_dir / name).write_text("precious\n")
+    refused = stopped("start")
+    assert refused.returncode == 1
+    assert f"{stopped.state_dir / name}" in refused.stderr
+    assert "so it stays" in refused.stderr
+    assert (stopped.state_dir / name).read_text() == "precious\n"
+
+
+def test_a_restart_into_a_wrong_configuration_is_refused(ctl):
+    """The whole configuration is checked while the daemon runs, and what it runs goes on."""
+    execution_id = ctl.detached("sleep", "600")
+    (ctl.state_dir / "ccexecd.toml").write_text("max_sessions = 0\nprot = 1\n")
+    refused = ctl("restart", "--json")
+    assert refused.returncode == 1
+    message = json.loads(refused.stdout)["error"]["message"]
+    assert message.startswith("not restarted, nothing was ended: cannot start ccexecd: ")
+    assert "max_sessions" in message
+    assert "prot" in message
+    assert ctl.known(execution_id)["state"] == "RUNNING"
+
+
+def test_run_under_an_allow_list(stopped, monkeypatch):
+    """The environment that the daemon has, too, is no obstacle; another PATH is refused, and --no-env helps."""
+    monkeypatch.setenv("CCEXECD_ALLOWED_COMMANDS", "echo")
+    stopped.ok("start")
+    assert stopped.ok("run", "--", "echo", "hi") == "hi"
+    monkeypatch.setenv("PATH", f"/elsewhere:{os.environ['PATH']}")
+    refused = stopped("run", "--", "echo", "hi")
+    assert refused.returncode == 1
+    assert "environment name PATH could make an allowed program run another one" in refused.stderr
+    assert "run --no-env" in refused.stderr
+    assert stopped.ok("run", "--no-env", "--", "echo", "hi") == "hi"
