@@ -294,16 +294,18 @@ class Engine:
             return spec
         try:
             argv = policy.words_of(spec.display) if spec.shell else spec.argv
-            policy.judge(argv, self._changes_of(spec.env), allowed, self._resolve)
+            policy.judge(argv, self._changes_of(spec), allowed, self._resolve)
         except policy.RefusedError as refused:
             facts = {"environment": list(refused.environment)} if refused.environment else {}
             raise AdmissionError(Refusal.NOT_ALLOWED, f"command not allowed: {refused}", **facts) from None
         return attrs.evolve(spec, argv=argv, shell=False)
 
-    def _changes_of(self, env: Mapping[str, str]) -> dict[str, str]:
+    def _changes_of(self, spec: Spec) -> dict[str, str]:
         """What of a client's environment is not inherited anyway: a terminal's is mostly the daemon's own."""
         withheld = self.config.unset_environment
-        return {name: value for name, value in env.items() if name in withheld or self._inherited.get(name) != value}
+        removed = {name: "" for name in spec.unset if name in self._inherited}
+        added = spec.env.items()
+        return removed | {name: text for name, text in added if name in withheld or self._inherited.get(name) != text}
 
     def _resolve(self, program: str) -> str | None:
         found = shutil.which(program, path=self._inherited.get("PATH", os.defpath))

@@ -317,6 +317,10 @@ async def test_an_allow_list_judges_what_a_client_changes():
             with pytest.raises(AdmissionError) as refused:
                 begin(engine, session, ("echo",), env=env)
             assert refused.value.facts == {"environment": list(env)}
+        with pytest.raises(AdmissionError) as refused:  # the program would be looked for elsewhere
+            begin(engine, session, ("echo",), unset=("PATH",))
+        assert refused.value.facts == {"environment": ["PATH"]}
+        begin(engine, session, ("echo",), unset=("HOME", "LD_PRELOAD"))  # neither is inherited
         with pytest.raises(AdmissionError, match="'true' is not an allowed command") as refused:
             begin(engine, session, ("true",))
         assert refused.value.facts == {}

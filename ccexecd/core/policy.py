@@ -72,7 +72,7 @@ def judge(
 
     Args:
         argv: the words; the first is a name or an absolute path.
-        env: names that the client adds to the environment, or gives another value.
+        env: names that the client adds to the environment, takes from it, or gives another value.
         allowed: program names (found in the daemon's PATH) and absolute paths.
         resolve: a name or path to the absolute real path of the program that it stands for; None if there is none.
 
