@@ -695,13 +695,13 @@ LEAVING = (LEADER_FIRST, PIPE_HOLDER)
 """Programs that end, and leave something."""
 
 
-@pytest.fixture
-def doomed() -> Iterator[subprocess.Popen[bytes]]:
+@pytest.fixture(params=["walk", "control groups"])
+def doomed(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
     """A daemon in a process of its own, with fifty hostile programs and what two others have left running."""
     programs = [(program, "kill") for program in [*HOSTILE.values()] * 3 + [TERM_PROOF] * 5]
     programs += [(program, "detach") for program in LEAVING]
     daemon = subprocess.Popen(
-        [sys.executable, "-m", "tests.process.lone_engine"],
+        [sys.executable, "-m", "tests.process.lone_engine", request.param],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[1],

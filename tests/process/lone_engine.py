@@ -1,8 +1,8 @@
 """A daemon without doors, to be killed: it executes what standard input lists, and tells when all of it is in place.
 
-Run as a program; reads JSON from standard input: ``[[argv, lines, leftovers], …]``, where `lines` tells when a program
-is in place, and `leftovers` what becomes of those that it leaves: under "detach", in place means finished. Writes one
-line, ``up KEEPER_PID``, and waits for ever.
+Run as a program, with the word ``walk`` for one that makes no control groups; reads JSON from standard input: ``[[argv,
+lines, leftovers], …]``, where `lines` tells when a program is in place, and `leftovers` what becomes of those that it
+leaves: under "detach", in place means finished. Writes one line, ``up KEEPER_PID``, and waits for ever.
 """
 
 import json
@@ -22,7 +22,7 @@ GRACE = 0.5
 
 async def main() -> None:
     """Run until killed."""
-    keeper, pump = KeeperClient(0o022), Pump()
+    keeper, pump = KeeperClient(0o022, with_groups="walk" not in sys.argv), Pump()
     engine = Engine(Config(), keeper, pump, os.environ)
     async with trio.open_nursery() as nursery:
         await nursery.start(keeper.run)

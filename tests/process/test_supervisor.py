@@ -17,6 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from ccexecd.core.execution import IllegalTransitionError, Outcome, Reason, State
 from ccexecd.core.output import PIECE
+from ccexecd.core.spec import Limits, TerminalSize
 from ccexecd.process import keeper_client, supervisor
 from ccexecd.process.execution import Execution
 
@@ -454,13 +455,16 @@ async def test_two_hundred_are_stopped_in_two_seconds():
         await nothing_is_left(stage)
 
 
+@both_ways
 async def test_nothing_adds_up():
-    """Descriptors and tasks are back where they were after 300 executions of every kind."""
+    """Descriptors and tasks are back where they were after a thousand executions of every kind."""
     async with open_stage() as stage:
 
         async def some() -> None:
             executions = [
-                *[stage.begin(("true",), stdin_open=bool(number % 2)) for number in range(30)],
+                *[stage.begin(("true",), stdin_open=bool(number % 2)) for number in range(20)],
+                *[stage.begin(("true",), pty=TerminalSize(80, 24), stdin_open=True) for _ in range(5)],
+                *[stage.begin(("true",), limits=Limits(open_files=99, cpu_seconds=99.0)) for _ in range(5)],
                 *[stage.begin(sh("echo x; exec sleep 1000"), timeout=0.05) for _ in range(15)],
                 *[stage.begin(("/nowhere",)) for _ in range(15)],
                 *[stage.begin(SLEEPER) for _ in range(15)],
@@ -474,7 +478,7 @@ async def test_nothing_adds_up():
         await wait_all_tasks_blocked()
         before = (open_descriptors(), trio.lowlevel.current_statistics().tasks_living)
         of_keeper = open_descriptors(stage.keeper.pid)
-        for _ in range(4):
+        for _ in range(13):
             await some()
         await wait_all_tasks_blocked()
         assert (open_descriptors(), trio.lowlevel.current_statistics().tasks_living) == before
