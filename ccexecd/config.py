@@ -6,7 +6,6 @@ keys themselves are in `keys`. Must not import Trio: this runs before the daemon
 """
 
 import os
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -173,6 +172,8 @@ class _Merge:
         source = f"file {file}"
         try:
             with file.open("rb") as stream:
+                import tomllib  # noqa: PLC0415  # 1 MiB, of no use where there is no file
+
                 settings = tomllib.load(stream)
         except OSError as error:
             if is_named or not isinstance(error, FileNotFoundError | NotADirectoryError):

@@ -15,7 +15,6 @@ import contextlib
 import ctypes
 import os
 import resource
-import secrets
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -67,7 +66,7 @@ def become_subreaper() -> None:
 
 def new_epoch() -> int:
     """A number for one keeper's life, so that its tags differ from those of a daemon inside or outside of it."""
-    return secrets.randbits(_EPOCH_BITS)
+    return int.from_bytes(os.urandom(4)) >> 32 - _EPOCH_BITS  # the secrets module would bring OpenSSL along: 4 MiB
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 
 _PREFIX = "ccexecd-"
 _OWN = "daemon"  # the group of the daemon: one that divides its resources may have no processes of its own
@@ -67,7 +66,7 @@ def claim() -> Base | None:
 
 
 def _make_base(home: str) -> Base | None:
-    path = os.path.join(home, f"{_PREFIX}{secrets.token_hex(4)}")
+    path = os.path.join(home, f"{_PREFIX}{os.urandom(4).hex()}")
     try:
         os.mkdir(path)
         lock = _locked(path)

@@ -10,7 +10,6 @@ import _thread
 import contextlib
 import itertools
 import os
-import secrets
 import time
 from collections.abc import Callable
 
@@ -33,7 +32,7 @@ class Leaves:
         self._can_move = bool(base)
         self._moved = moved
         self._names = map(str, itertools.count(1))
-        self._run = secrets.token_hex(4)  # the leaves of a lost keeper may still be there
+        self._run = os.urandom(4).hex()  # the leaves of a lost keeper may still be there
         self._leaves: dict[str, Leaf] = {}
         self._here: Leaf | None = None
         self._goal: Leaf | None = None  # of the move that is under way
