@@ -20,11 +20,12 @@ PATIENCE = 20.0
 """Seconds until what is waited for is taken as not coming."""
 
 _ON_TERMINAL = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execvp(sys.argv[1], sys.argv[1:])
 """
-"""Makes our terminal the one that controls a program's session, and becomes the program."""
+"""Makes our terminal the one that controls a program's session, and becomes the program. A terminal is no nohup."""
 
 _LOOK = 0.01  # seconds between two looks
 
