@@ -44,6 +44,10 @@ class Rules:
     reloadable: bool = True
 
 
+LONGEST = 1_000_000_000
+"""Seconds: as much as a client may ask for (`protocol.codec.MAX_SECONDS`)."""
+
+
 def _key(default: object, meaning: str, **rules: Any) -> Any:
     return attrs.field(default=default, metadata={_RULES: Rules(meaning, **rules)})
 
@@ -79,8 +83,10 @@ class Config:
         None, "programs that may be executed; not set: every program", earlier="ALLOWED_COMMANDS"
     )
     max_sessions: int = _key(100, "sessions at the same time", earlier="MAX_SESSIONS", minimum=1, maximum=100_000)
-    session_timeout: float = _key(3600.0, "seconds until an idle session ends", earlier="SESSION_TIMEOUT", minimum=0)
-    resume_window: float = _key(300.0, "seconds that a session outlives a cut connection", minimum=0)
+    session_timeout: float = _key(
+        3600.0, "seconds until an idle session ends", earlier="SESSION_TIMEOUT", minimum=0, maximum=LONGEST
+    )
+    resume_window: float = _key(300.0, "seconds that a session outlives a cut connection", minimum=0, maximum=LONGEST)
     max_connections: int = _key(1024, "client connections at the same time", minimum=1, maximum=100_000)
     max_buffer_size: int = _key(
         8_388_608,
@@ -90,27 +96,31 @@ class Config:
         maximum=1 << 40,
     )
     stream_timeout: float = _key(
-        600.0, "seconds that a client may take to accept output", earlier="STREAM_TIMEOUT", minimum=0
+        600.0, "seconds that a client may take to accept output", earlier="STREAM_TIMEOUT", minimum=0, maximum=LONGEST
     )
     process_cleanup_timeout: float = _key(
         10.0,
         "seconds from TERM to KILL when an execution is ended",
         earlier="PROCESS_CLEANUP_TIMEOUT",
         minimum=0,
+        maximum=LONGEST,
     )
     default_execution_timeout: float | None = _key(
         None,
         "seconds an execution may run when its request does not say; not set: no limit",
         earlier="DEFAULT_EXECUTION_TIMEOUT",
         minimum=0,
+        maximum=LONGEST,
     )
     drain_timeout: float = _key(
-        0.0, "seconds that a stop lets running executions finish by themselves before TERM", minimum=0
+        0.0, "seconds that a stop lets running executions finish by themselves before TERM", minimum=0, maximum=LONGEST
     )
     ws_ping_interval: float = _key(
-        20.0, "seconds between two WebSocket pings", earlier="WS_PING_INTERVAL", minimum=0.001
+        20.0, "seconds between two WebSocket pings", earlier="WS_PING_INTERVAL", minimum=0.001, maximum=LONGEST
     )
-    ws_ping_timeout: float = _key(30.0, "seconds to wait for a pong", earlier="WS_PING_TIMEOUT", minimum=0.001)
+    ws_ping_timeout: float = _key(
+        30.0, "seconds to wait for a pong", earlier="WS_PING_TIMEOUT", minimum=0.001, maximum=LONGEST
+    )
     ws_max_size: int = _key(
         10_485_760,
         "bytes of the largest message accepted from a client",
@@ -127,7 +137,7 @@ class Config:
         choices=("kill", "detach"),
     )
     post_result_grace: float | None = _key(
-        None, "seconds that an agent may stay after its final result; not set: no limit", minimum=0
+        None, "seconds that an agent may stay after its final result; not set: no limit", minimum=0, maximum=LONGEST
     )
 
     def as_public_dict(self) -> dict[str, object]:

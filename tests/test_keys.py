@@ -47,7 +47,7 @@ def test_every_key_explains_itself(key: str):
 def test_words_for_what_is_allowed():
     """The values of a key are described by type, limits or choices."""
     assert allowed("port") == "an integer from 0 to 65535"
-    assert allowed("resume_window") == "a number of at least 0"
+    assert allowed("resume_window") == "a number from 0 to 1000000000"
     assert allowed("debug") == "true or false"
     assert allowed("log_level") == "one of debug, info, warning, error, critical"
     assert allowed("allowed_commands") == "a list of strings, none empty"

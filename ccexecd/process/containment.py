@@ -52,6 +52,11 @@ class Process(NamedTuple):
     parent: int = 0
     group: int = 0
 
+    @property
+    def identity(self) -> tuple[int, int]:
+        """What no other process has, nor ever will."""
+        return self.pid, self.started
+
 
 def become_subreaper() -> None:
     """Make orphaned descendants of this process its children.

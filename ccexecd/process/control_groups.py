@@ -9,16 +9,17 @@ processes.
 Standard library only: the keeper imports it without site-packages. Must not decide when anything ends.
 """
 
-import contextlib
-import errno
 import fcntl
 import os
+import time
 
 _PREFIX = "ccexecd-"
 _OWN = "daemon"  # the group of the daemon: one that divides its resources may have no processes of its own
 _CONTROLLERS = ("memory", "pids")
 _DELEGATED = ("trusted.delegate", "user.delegate")  # systemd marks what it delegates; only root sees the first
 _ATTEMPTS = 3
+_DYING = 1.0  # seconds that killed processes may take to leave their group
+_LOOK = 0.002  # seconds between looks whether they have
 
 
 class Base:
@@ -93,7 +94,9 @@ def _sweep(home: str) -> None:
         path = os.path.join(home, name)
         if name.startswith(_PREFIX) and (lock := _locked(path)) is not None:
             _write(os.path.join(path, "cgroup.kill"), "1")
-            remove(path)
+            deadline = time.monotonic() + _DYING
+            while not remove(path) and time.monotonic() < deadline:
+                time.sleep(_LOOK)
             os.close(lock)
 
 
@@ -171,6 +174,12 @@ class Leaf:
         """KILL everything in it, in one step that no fork outruns."""
         _write(self._file("cgroup.kill"), "1")
 
+    @property
+    def has_others(self) -> bool:
+        """Whether anything but this process is in it, or a group below it."""
+        inside = _read(self._file("cgroup.procs")).split()
+        return inside != [str(os.getpid())] or bool(_groups_in(self.path))
+
     def freeze(self) -> bool:
         """Have everything in it stand still. Returns whether it will; `is_frozen` tells when it does."""
         return _write(self._file("cgroup.freeze"), "1")
@@ -213,9 +222,9 @@ class Leaf:
         """Bound its processes and threads. Returns whether they are."""
         return _write(self._file("pids.max"), str(count))
 
-    def remove(self) -> None:
-        """Take it away, and what was made below it. Dead processes do not keep it, living ones do."""
-        remove(self.path)
+    def remove(self) -> bool:
+        """Take it away, and what was made below it; returns whether it is gone. Only what lives in it keeps it."""
+        return remove(self.path)
 
     def _file(self, name: str) -> str:
         return os.path.join(self.path, name)
@@ -243,18 +252,18 @@ def move_to(group: str) -> bool:
     return _write(os.path.join(group, "cgroup.procs"), "0")
 
 
-def remove(path: str) -> None:
-    """Remove a group and those below it, as far as they are empty."""
+def remove(path: str) -> bool:
+    """Remove a group and those below it, as far as they are empty; returns whether all are gone."""
     try:
         os.rmdir(path)
-    except OSError as error:
-        if error.errno in (errno.EBUSY, errno.ENOTEMPTY):
-            below = _groups_in(path)
-            for name in below:
-                remove(os.path.join(path, name))
-            if below:
-                with contextlib.suppress(OSError):
-                    os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError:  # EBUSY: there are groups below it, or processes in it
+        below = _groups_in(path)
+        for name in below:
+            remove(os.path.join(path, name))
+        return bool(below) and not _groups_in(path) and remove(path)
+    return True
 
 
 def _fields(path: str) -> dict[str, int]:

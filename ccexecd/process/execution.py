@@ -102,6 +102,7 @@ class Execution:
         self._paused_at = 0.0
         self._paused_seconds = 0.0
         self._control_done: trio.Event | None = None
+        self._told = "resumed"
         self._deferred: list[Callable[[], None]] = []
         self._framers: dict[Stream, Framer] = {
             "stdout": Framer(spec.framing, window),
@@ -117,7 +118,7 @@ class Execution:
         self._started_clock = time.monotonic()
         self._last_output = trio.current_time()
         if self.spec.timeout is not None:
-            self.scope.relative_deadline = self.spec.timeout
+            self.scope.deadline = trio.current_time() + self.spec.timeout
         self.apply(Event.SPAWNED)
         self._note("process.started", {"status": "started", **self._process_ids()})
         self.spawned.set()
@@ -132,7 +133,7 @@ class Execution:
 
     def has_output(self, stream: Stream, received: bytes) -> None:
         """Bytes were read."""
-        self._last_output = trio.current_time()
+        self._last_output = trio.current_time() if self.going.is_set() else self._paused_at
         for piece in self._framers[stream].feed(received):
             self.log.append(stream, piece)
         self._wake_watchers()
@@ -345,7 +346,8 @@ class Execution:
                     result = await deed()
                 finally:
                     done.set()
-            if self.state is state:
+            if self.state is state and self._told != status:  # what was taken back meanwhile is not told of
+                self._told = status
                 self._note(method, {"status": status, **self._process_ids()})
             return result
 

@@ -33,6 +33,7 @@ from ccexecd.process.tree import Pause, Tree
 PROTOCOL = 1
 """Version of the messages; the hello carries it."""
 
+_LONGEST_SLEEP = 3600.0  # seconds: the kernel counts milliseconds in 31 bits
 _KILL_BURST = 0.05  # seconds that one pass may chase a tree which forks faster than it is killed
 
 _MAX_LISTED = 1000  # pids in one message: the list of a fork bomb would not fit into a packet
@@ -285,19 +286,30 @@ class Keeper:
             self._channel.send({"event": "limit", "n": tree.number, "limit": limit})
 
     def _chase(self, tree: Tree) -> None:
-        """Kill everything in a tree, and what it forks meanwhile, until nothing new turns up."""
+        """Kill everything in a tree, and what it forks meanwhile, until nothing new turns up.
+
+        When something does, what is new is stopped first, until there is nothing that has not been: what is killed
+        makes room for what others fork, what has stopped does not.
+        """
         burst_ends = time.monotonic() + _KILL_BURST
-        killed: set[tuple[int, int]] = set()  # pid, start time
         if tree.group is not None:
             tree.group.kill()
         while time.monotonic() < burst_ends:
-            fresh = [p for p in self._forest.members(tree.number) if (p.pid, p.started) not in killed]
-            if not fresh:
+            left = [process for process in self._forest.members(tree.number) if process.identity not in tree.killed]
+            running = [process for process in left if process.identity not in tree.stopped]
+            if not left:
                 return
-            for process in fresh:
-                containment.send(process, signal.SIGKILL)
-                killed.add((process.pid, process.started))
-            self._reap()
+            if tree.killed and running:
+                self._send_all(running, signal.SIGSTOP, tree.stopped)
+            else:
+                self._send_all(left, signal.SIGKILL, tree.killed)
+                self._reap()
+
+    @staticmethod
+    def _send_all(processes: list[containment.Process], signum: int, told: set[tuple[int, int]]) -> None:
+        for process in processes:
+            containment.send(process, signum)
+            told.add(process.identity)
 
     def _forget(self, tree: Tree) -> None:
         self._end_pause(tree, [])
@@ -331,7 +343,7 @@ class Keeper:
         looks = [look for tree in self._unsettled if (look := tree.next_look) is not None]
         if self._leaves.move_at is not None:
             looks.append(self._leaves.move_at)
-        return max(min(looks) - time.monotonic(), 0.0) if looks else None
+        return min(max(min(looks) - time.monotonic(), 0.0), _LONGEST_SLEEP) if looks else None
 
     def _drain_wake_pipe(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -35,6 +35,7 @@ class Leaves:
         self._run = os.urandom(4).hex()  # the leaves of a lost keeper may still be there
         self._leaves: dict[str, Leaf] = {}
         self._here: Leaf | None = None
+        self._emptied: list[Leaf] = []  # those that are to be taken away
         self._goal: Leaf | None = None  # of the move that is under way
         self._moving = _thread.allocate_lock()
         self._occupied_since = 0.0
@@ -82,6 +83,8 @@ class Leaves:
         if leaf is not None:
             leaf.numbers.discard(number)
             self._drop_if_empty(leaf)
+        if self._emptied:
+            self._sweep()
 
     # Moves
 
@@ -136,11 +139,21 @@ class Leaves:
             remove(self._base)
 
     def _drop_if_empty(self, leaf: Leaf) -> None:
-        if not leaf.numbers:
-            leaf.is_shared = leaf.is_reserved = False
-            if leaf.is_vacated:
-                self._leaves.pop(os.path.basename(leaf.path), None)
-                leaf.remove()
+        """All whose leaf it was are over: what is still in it is nobody's, and is ended."""
+        if leaf.numbers:
+            return
+        if leaf.is_vacated:
+            self._leaves.pop(os.path.basename(leaf.path), None)
+            leaf.kill()
+            self._emptied.append(leaf)
+            self._sweep()
+        elif leaf.is_shared and self._can_move and self._goal is None and leaf.has_others:
+            self.move()  # it can be killed when we have left it
+        leaf.is_shared = leaf.is_reserved = False
+
+    def _sweep(self) -> None:
+        """Take away the leaves that are over; what was killed in one may take a moment to leave it."""
+        self._emptied = [leaf for leaf in self._emptied if not leaf.remove()]
 
     def _name_of(self, pid: int) -> str:
         """The name of the leaf that a process is in, or below; empty if it is in none."""

@@ -79,11 +79,22 @@ class Tree:
         leader_reaped: the exit has been reported.
         kill_at: moment (monotonic) from which everything in it is killed on sight.
         pause: the stop that is under way.
+        killed, stopped: the identities of processes that were sent KILL, and STOP before it.
     """
 
     __slots__ = (
-        "_look_at", "_watch", "grace", "kill_at", "leader_reaped", "leaf", "limits", "number", "pause",
+        "_look_at",
+        "_watch",
+        "grace",
+        "kill_at",
+        "killed",
+        "leader_reaped",
+        "leaf",
+        "limits",
+        "number",
+        "pause",
         "pid",
+        "stopped",
     )  # fmt: skip
 
     def __init__(self, number: int, pid: int, grace: float, leaf: Leaf | None, limits: Limits) -> None:
@@ -95,6 +106,8 @@ class Tree:
         self.leader_reaped = False
         self.kill_at: float | None = None
         self.pause: Pause | None = None
+        self.killed: set[tuple[int, int]] = set()
+        self.stopped: set[tuple[int, int]] = set()
         self._watch: Watch | None = None
         self._look_at = 0.0
 

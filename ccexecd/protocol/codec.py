@@ -27,7 +27,10 @@ Text = NewType("Text", str)
 """A string that the kernel can take as a word: no NUL."""
 
 Seconds = NewType("Seconds", float)
-"""A finite, non-negative number of seconds."""
+"""A number of seconds from 0 to `MAX_SECONDS`."""
+
+MAX_SECONDS = 1e9
+"""31 years: what every clock, calendar and system call that comes after can count."""
 
 Count = NewType("Count", int)
 """A non-negative integer."""
@@ -137,6 +140,8 @@ def _structure_seconds(value: Any, _: Any) -> Seconds:
     seconds = _structure_float(value, float)
     if seconds < 0:
         raise ValueError("must not be negative")
+    if seconds > MAX_SECONDS:
+        raise ValueError(f"must be at most {MAX_SECONDS:g} seconds")
     return Seconds(seconds)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import trio
 
-from ccexecd.core.execution import Reason
+from ccexecd.core.execution import Reason, State
 from ccexecd.core.output import Chunk, Cursor
 from ccexecd.core.spec import Limits, Spec, TerminalSize, TimeoutSource
 from ccexecd.engine import Engine, default_shell
@@ -119,7 +119,10 @@ def control(peer: Peer, wanted: messages.Control) -> Awaitable[dict[str, Any]]:
         case "RESUME":
             return _resumed(execution, execution.resume())
         case "SIGNAL":
-            return _signal(execution, _signal_number(wanted.signal or ""))
+            number = _signal_number(wanted.signal or "")
+            if number == signal.SIGCONT and execution.state is State.PAUSED:  # it runs then, and so does its clock
+                return _resumed(execution, execution.resume(), "signalled")
+            return _signal(execution, number)
         case "CANCEL":
             execution.cancel(Reason.CANCELLED, wanted.grace)
             return _ended(execution, "cancelled", wait=wanted.wait)
@@ -132,9 +135,9 @@ async def _paused(execution: Execution, pausing: Awaitable[list[int]]) -> dict[s
     return _controlled("paused", execution, survivors=await pausing)
 
 
-async def _resumed(execution: Execution, resuming: Awaitable[list[int]]) -> dict[str, Any]:
+async def _resumed(execution: Execution, resuming: Awaitable[list[int]], status: str = "resumed") -> dict[str, Any]:
     await resuming
-    return _controlled("resumed", execution)
+    return _controlled(status, execution)
 
 
 async def _signal(execution: Execution, signum: int) -> dict[str, Any]:

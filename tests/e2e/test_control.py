@@ -93,7 +93,10 @@ class TestPause:
         """EXECUTE and PAUSE without waiting for the reply: it is paused as soon as it has started."""
         async with client(subprotocol=None) as one:
             for _ in range(10):
-                asked = [await one.ask("execute", command="sleep 300"), await one.ask("control", type="PAUSE")]
+                asked = [
+                    await one.ask("execute", command="sleep 300", timeout=0.2),
+                    await one.ask("control", type="PAUSE"),
+                ]
                 answers = [await one.answer(number) for number in asked]
                 assert [answer["status"] for answer in answers] == ["started", "paused"]
                 assert state_of(answers[0]["pid"]) == "T"

@@ -200,6 +200,32 @@ async def test_what_cannot_be_started_cannot_be_paused():
             await execution.pause()
 
 
+async def test_what_comes_during_a_pause_does_not_move_the_clock():
+    """What was in the pipe, or a terminal's echo: the stall time-out still counts from where it stood."""
+    async with open_stage() as stage:
+        execution = await begun(stage, TERM_PROOF)
+        await execution.pause()
+        stood_at = execution.idle_seconds
+        await wait_for(lambda: execution._paused_at + 0.2 < trio.current_time(), "a while has passed")
+        execution.has_output("stdout", b"x")
+        await execution.resume()
+        assert 0 <= execution.idle_seconds < stood_at + 0.2
+        await ended(execution)
+
+
+async def test_what_was_taken_back_at_once_is_not_told_of():
+    """PAUSE, RESUME and PAUSE in one go: it was paused once, as far as anybody could see."""
+    async with open_stage() as stage:
+        execution = await begun(stage, TERM_PROOF)
+        deeds = [execution.pause(), execution.resume(), execution.pause()]
+        for deed in deeds:
+            await deed
+        assert notes_of(execution) == ["started", "paused"]
+        await execution.resume()
+        assert notes_of(execution) == ["started", "paused", "resumed"]
+        await ended(execution)
+
+
 async def test_a_pause_that_nobody_waits_for_any_more_is_done_all_the_same():
     """The client may be gone: what was decided is not half done, and what is decided after it is done, too."""
     async with open_stage() as stage:

@@ -587,6 +587,18 @@ def test_a_program_that_ends_at_term_is_not_killed():
     channel.process.communicate()
 
 
+@pytest.mark.parametrize("grace", [3e6, 1e9])
+def test_a_grace_of_months_is_waited_for(grace):
+    """The kernel counts the milliseconds of a wait in 31 bits."""
+    channel = Channel()
+    pid, _ = channel.start_and_read(1, Program(sh("trap '' TERM; echo ready; exec sleep 1000")), grace=grace)
+    channel.hang_up()
+    wait_until(lambda: state_of(channel.process.pid) == "S", "it waits")
+    os.kill(pid, signal.SIGKILL)
+    _, complaints = channel.process.communicate(timeout=PATIENCE)
+    assert (channel.process.returncode, complaints) == (0, b"")
+
+
 def test_a_keeper_that_leaves_starts_nothing_more():
     """It would wait for what it has just started, for ever."""
     channel = Channel()

@@ -129,6 +129,20 @@ def test_a_leaf_that_two_share_is_nobodys(leaves, start):
     leaves.forget(two.leaf, 2)
 
 
+def test_what_nobody_can_tell_whose_it_is_ends_with_the_last_who_might_have_started_it(leaves, start):
+    """Two share a leaf, and one of them leaves a daemon in it without a mark: when both are over, that is."""
+    one, two = start(1), start(2, "sh", "-c", "echo $$; exec sleep 1000")
+    stray = int(two.line())
+    for each in (one, two):
+        assert is_alive(stray)
+        leaves.forget(each.leaf, 1 if each is one else 2)
+    arrive(leaves)
+    assert one.leaf is not leaves._here
+    two.process.wait(PATIENCE)
+    leaves.forget(None, 0)
+    assert leaf_dirs(leaves) == {Path(leaves._here.path).name}
+
+
 def test_short_commands_follow_each_other_without_a_move(leaves, start):
     """There is no reason to move on for what has ended, and it costs no group."""
     here = leaves._here

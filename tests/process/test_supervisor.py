@@ -624,6 +624,33 @@ async def test_what_runs_as_another_user_is_ended(program, how):
 
 @as_root
 @both_ways
+async def test_a_tree_that_grows_into_every_gap_is_ended():
+    """As many as its user may have, and each forks all the time: who is killed makes room for another."""
+    for program in ("prlimit", "setpriv"):
+        if not shutil.which(program):
+            pytest.skip(f"no {program} here")
+    code = (
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "for _ in range(10**9):\n"
+        "    try:\n"
+        "        if not os.fork(): os.setsid()\n"
+        "    except BlockingIOError:\n"
+        "        os.write(1, b'full\\n')\n"
+        "    time.sleep(0.001)\n"
+    )
+    limited = ("prlimit", "--nproc=80", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *python(code))
+    async with open_stage() as stage:
+        execution = await begun(stage, Program(limited))
+        execution.cancel(Reason.CANCELLED, 0.0)
+        await end_of(execution)
+        assert outcome_of(execution).survivors == ()
+        await nothing_is_left(stage)
+
+
+@as_root
+@both_ways
 async def test_a_daemon_of_another_user_is_ended_when_it_was_met():
     """`su` resets every limit (pam_limits), the tag among them; but its leader lives when it is looked for."""
     await _leave_a_daemon_of_another_user("sleep 1000")

@@ -144,6 +144,7 @@ def test_a_type_is_as_strict_by_itself(kind):
         (Count, -1, "must not be negative"),
         (Count, None, "expected integer, got null"),
         (Seconds, -0.1, "must not be negative"),
+        (Seconds, 1e9 + 1, "must be at most 1e+09 seconds"),
         (Seconds, 10**400, "number must be finite"),
         (Seconds, float("inf"), "number must be finite"),
         (float, float("nan"), "number must be finite"),

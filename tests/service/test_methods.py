@@ -236,6 +236,15 @@ class TestControl:
         assert (error.code, error.facts[0]["path"]) == (-32602, "$.signal")
         assert (await client.request("status", execution_id=execution.id))["state"] == "RUNNING"
 
+    async def test_a_continue_is_a_resume(self, client):
+        """What was paused runs then, and so does its clock."""
+        execution = await client.execute("sleep", "60", timeout=0.5)
+        await execution.control("PAUSE")
+        answer = await execution.control("SIGNAL", signal="CONT")
+        assert answer["status"] == "signalled"
+        assert (await execution.completed())["reason"] == "timeout"
+        assert "process.resumed" in execution.sequence()
+
     @pytest.mark.parametrize("params", [{"type": "SIGNAL"}, {"type": "KILL", "signal": "INT"}])
     async def test_a_signal_belongs_to_signal(self, client, params):
         """Neither without nor elsewhere."""
