@@ -4,7 +4,8 @@ Owns its modes and their restoring on every way out, its size, and the keys that
 the keys go.
 
 Signals. In raw mode the terminal makes no signals of keys, but others may send some. What would end us restores the
-terminal first; TSTP restores it, stops, and takes it again when we go on. KILL cannot be helped: `stty sane`.
+terminal first; TSTP restores it, stops, and takes it again when we go on. KILL cannot be helped, nor can a crash of the
+interpreter: `stty sane`.
 """
 
 import atexit
@@ -33,6 +34,14 @@ DETACH_NAME = "Ctrl-]"
 LEAVE_SCREEN = b"\x1b[?1049l\x1b[?25h\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[<u\x1b[>4m\x1b[0m"
 """What a program that we leave may have asked of our terminal, undone: other screen, no cursor, mouse, paste, keys."""
 
+_HARMLESS = {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH}
+_STOPPING = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+_FAULTS = {signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
+"""Our own crashes: a handler of Python's would never get to run, for the faulty instruction is repeated for ever."""
+
+_ENDING = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP} - _HARMLESS - _STOPPING - _FAULTS
+"""Signals that end whoever does nothing about them (signal(7))."""
+
 _CC = 6  # place of the control characters in what tcgetattr gives
 
 
@@ -42,8 +51,13 @@ class SignalledError(CtlError):
     name = "SIGNALLED"
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"ended by {signal.Signals(number).name}")
+        super().__init__(f"ended by {_name(number)}")
         self.exit_code = 128 + number
+
+
+def _name(number: int) -> str:
+    """Of a signal; those of real time have numbers only."""
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 def is_terminal(descriptor: int = KEYBOARD) -> bool:
@@ -147,19 +161,17 @@ def _signals(mode: _Mode, resized: Callable[[], None]) -> Iterator[None]:
         resized()
 
     wanted: dict[int, Callable[[int, FrameType | None], None]] = {
-        signal.SIGHUP: end,
-        signal.SIGQUIT: end,
-        signal.SIGTERM: end,
+        **dict.fromkeys(_ENDING, end),
         signal.SIGTSTP: stop,
         signal.SIGCONT: go_on,
         signal.SIGWINCH: lambda *_: resized(),
     }
-    before = {number: signal.getsignal(number) for number in wanted}
-    for number, action in before.items():
-        if action is signal.SIG_DFL:  # what is ignored stays so, and what is heeded already
-            signal.signal(number, wanted[number])
+    # What is ignored stays so, and what is heeded already.
+    taken = [number for number in wanted if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, wanted[number])
     try:
         yield
     finally:
-        for number, action in before.items():
-            signal.signal(number, action)
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)

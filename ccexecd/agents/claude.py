@@ -2,8 +2,10 @@
 
 Under `--output-format stream-json` it prints one JSON object a line, the last of which has the type "result". It may
 stay all the same: a server that it started keeps it, or an unfinished hook. Told turn by turn through its standard
-input, it prints a result after each; the next turn takes that back. Owns the recognition of both. Nothing inside of a
-string can be mistaken for a type, because quotes are escaped there; nothing deeper in an event, because it is parsed.
+input, it prints a result after each; the next turn takes that back. So does every event that follows, but for those
+that are known to belong to its end: to be ended in the middle of a turn is worse than to stay. Owns the recognition of
+both. Nothing inside of a string can be mistaken for a type, because quotes are escaped there; nothing deeper in an
+event, because it is parsed.
 """
 
 import re
@@ -21,10 +23,17 @@ LONGEST_LINE = 4 * 1024 * 1024
 """Bytes of a line that is waited for. A result repeats the last answer, which models limit to less than a mebibyte."""
 
 _RESULT = re.compile(rb'"type"\s*:\s*"result"')
-_RESULT_OR_TURN = re.compile(rb'"type"\s*:\s*"(?:result|assistant|user|stream_event)"')
+_EVENT = re.compile(rb'"type"\s*:')
 
-_TURN = {"assistant", "user", "stream_event"}
-"""Types of the events of a turn: when one follows a result, that was not the final one."""
+_AFTER_A_RESULT = (
+    {"type": "system", "subtype": "hook_started", "hook_event": "SessionEnd"},
+    {"type": "system", "subtype": "hook_progress", "hook_event": "SessionEnd"},
+    {"type": "system", "subtype": "hook_response", "hook_event": "SessionEnd"},
+    {"type": "system", "subtype": "session_state_changed", "state": "idle"},
+    {"type": "system", "subtype": "files_persisted"},
+    {"type": "prompt_suggestion"},
+)
+"""What Claude Code may print between a result and the next turn (its Agent SDK's messages): none has begun by it."""
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=", re.ASCII)
 
@@ -81,13 +90,15 @@ class ResultLines:
         return self.result is not before
 
     def _hold(self, part: bytes) -> None:
-        is_none = not self._held and not part.startswith(b"{")
-        if self._is_passed_over or is_none or self._held_size + len(part) > LONGEST_LINE:
-            self._forget()
-            self._is_passed_over = True
-        else:
+        is_event = bool(self._held) or part.startswith(b"{")
+        if is_event and not self._is_passed_over and self._held_size + len(part) <= LONGEST_LINE:
             self._held.append(part)
             self._held_size += len(part)
+            return
+        if is_event and not self._is_passed_over:
+            self.result = None  # too long to know what it says, but it says that something goes on
+        self._forget()
+        self._is_passed_over = True
 
     def _read_held(self) -> None:
         line = b"".join(self._held)
@@ -104,19 +115,23 @@ class ResultLines:
         if self.result is None and (b'"result"' not in lines or not _RESULT.search(lines)):
             return
         for line in lines.split(b"\n"):
-            if line.startswith(b"{") and len(line) <= LONGEST_LINE and _RESULT_OR_TURN.search(line):
+            if not line.startswith(b"{"):
+                continue
+            if len(line) > LONGEST_LINE:
+                self.result = None
+            elif _RESULT.search(line) or (self.result is not None and _EVENT.search(line)):
                 self._take(line)
 
     def _take(self, line: bytes) -> None:
+        """Read one event. What cannot be read, for half of a surrogate pair in it, say, is one all the same."""
         try:
             event = orjson.loads(line)
         except orjson.JSONDecodeError:
-            return
-        if not isinstance(event, dict):
+            self.result = None
             return
         if event.get("type") == "result":
             self.result = _result_of(event)
-        elif event.get("type") in _TURN:
+        elif "type" in event and not any(known.items() <= event.items() for known in _AFTER_A_RESULT):
             self.result = None
 
 

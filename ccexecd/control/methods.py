@@ -13,7 +13,7 @@ from ccexecd.config import ConfigError
 from ccexecd.protocol import messages
 from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError
-from ccexecd.service.dispatch import Answer, Method
+from ccexecd.service.dispatch import Answer, Kind, Method
 from ccexecd.service.methods import EXECUTION_METHODS
 from ccexecd.service.peer import Peer
 from ccexecd.service.status import status_method
@@ -71,5 +71,5 @@ def operator_methods(daemon: Operated) -> dict[str, Method]:
         "config": Method(messages.Nothing, config),
         "version": Method(messages.Nothing, version),
         "reload": Method(messages.Nothing, reload),
-        "stop": Method(messages.Stop, stop),
+        "stop": Method(messages.Stop, stop, Kind.WAITING),
     }

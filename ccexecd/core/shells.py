@@ -32,12 +32,19 @@ _SPECIAL = frozenset(_NAMES.split())
 
 _STATUS = re.compile(r"\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5]")
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-_SETTINGS = frozenset({"BASH_COMPAT", "BASH_ENV", "BASHOPTS", "ENV", "POSIXLY_CORRECT", "SHELLOPTS"})
+_WISHES = {"ENV", "POSIXLY_CORRECT", "SHELLOPTS"}
+_CHANGED = {
+    *("COMP_WORDBREAKS", "EPOCHREALTIME", "EPOCHSECONDS", "HISTCMD", "IFS", "LINENO", "OPTERR", "OPTIND", "PPID"),
+    *("PS1", "PS2", "PS4", "RANDOM", "SRANDOM"),
+}
+"""Names besides BASH* that Bash sets anew or takes away, so that its programs find them otherwise."""
 
 
 def is_plain(env: Mapping[str, str]) -> bool:
-    """Whether an environment has no wishes of a certain shell, and no names that only some shells pass on."""
-    return not any(name in _SETTINGS or not _IDENTIFIER.fullmatch(name) for name in env)
+    """Whether an environment has no wishes of a certain shell, and nothing that only some shells pass on as it is."""
+    if not _WISHES.isdisjoint(env) or not _CHANGED.isdisjoint(env):
+        return False
+    return not any(name.startswith("BASH") or not _IDENTIFIER.fullmatch(name) for name in env)
 
 
 def simple_commands_of(command: str) -> list[list[str]] | None:

@@ -220,10 +220,12 @@ class Keeper:
 
     def _reap_leader(self, tree: Tree) -> Message:
         """Take a leader, whose zombie pins its pid until its survivors are known; gives what there is to tell."""
-        survivors = _pids(self._forest.orphans(tree.number))
+        orphans = self._forest.orphans(tree.number)
+        survivors = _pids(orphans)
         _, waited, used = os.wait4(tree.pid, 0)
         status = os.waitstatus_to_exitcode(waited)
-        limit = limits.told_by(status, tree.limits, tree.group)
+        tree.count(used.ru_utime + used.ru_stime)
+        limit = limits.told_by(status, tree.limits, tree.group) or tree.exceeded(orphans)
         del self._forest.leaders[tree.pid]
         tree.leader_reaped = True
         if survivors:

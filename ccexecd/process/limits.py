@@ -3,7 +3,8 @@
 Owns the limits of a tree, inside the keeper. Those that a control group can bear are put on its leaf, where the kernel
 keeps them for all of its processes together. The rest is the leader's from its first instruction, and its descendants
 inherit it; what counts for each process alone there (processor time, memory) is added up for the tree, at intervals, by
-a `Watch`.
+a `Watch`, and once more when the leader has ended. The kernel's own limit of processor time lies above: it acts if we
+could not.
 Standard library only. Must not end anything: it says what has been exceeded.
 """
 
@@ -24,9 +25,10 @@ OOM_SCORE = 200
 """What is added to the keeper's own `oom_score_adj` (proc(5)) for what it starts: as if it used a fifth of the memory
 of the machine more than it does, so that the daemon, which uses little, is never the one to go."""
 
+_BACKSTOP = 2  # seconds of processor time beyond the limit after which the kernel acts on a process by itself
 _LAST_WARNING = 5  # seconds of processor time from SIGXCPU to SIGKILL
-_INTERVAL = 0.25  # seconds between looks at memory and processes that no control group counts
-_SHORTEST_INTERVAL, _LONGEST_INTERVAL = 0.05, 5.0  # seconds between looks at processor time
+_INTERVAL = 0.25  # seconds between looks at what no control group counts
+_SHORTEST_INTERVAL, _LONGEST_INTERVAL = 0.05, 5.0  # seconds between looks at processor time that one counts
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGESIZE")
@@ -72,7 +74,7 @@ def on_processes(limits: Limits, *, memory: bool) -> Callable[[], None] | None:
     """
     wanted = {}
     if "cpu_seconds" in limits:
-        seconds = math.ceil(limits["cpu_seconds"])
+        seconds = math.ceil(limits["cpu_seconds"]) + _BACKSTOP
         wanted[resource.RLIMIT_CPU] = (seconds, seconds + _LAST_WARNING)
     if "memory_bytes" in limits and memory:
         wanted[resource.RLIMIT_AS] = (int(limits["memory_bytes"]),) * 2
@@ -133,13 +135,14 @@ class Watch:
         leaf: its control group.
 
     Attributes:
-        reaped_seconds: processor time of its orphans that have been waited for.
+        reaped_seconds: processor time of its orphans, and of its leader, that have been waited for.
     """
 
     def __init__(self, limits: Limits, leaf: Leaf | None) -> None:
         self._limits = limits
         self._leaf = leaf
         self._cores = os.cpu_count() or 1
+        self._time = ProcessorTime()
         self.reaped_seconds = 0.0
 
     @property
@@ -153,26 +156,31 @@ class Watch:
         Args:
             processes: all that is alive of it.
         """
+        processes = list(processes)
         pids = [process.pid for process in processes]
         if len(pids) > self._limits.get("processes", math.inf):
             return "processes"
         if "memory_bytes" in self._limits and self._memory_of(pids) > self._limits["memory_bytes"]:
             return "memory_bytes"
-        if self._seconds_left(pids) <= 0:
+        if self._seconds_left(processes) <= 0:
             return "cpu_seconds"
         return None
 
     def interval(self, processes: Iterable[Process]) -> float:
-        """Seconds until it has to be looked at again: no tree can use up its processor time before."""
-        left = self._seconds_left(process.pid for process in processes)
-        longest = _INTERVAL if self._limits.keys() - {"cpu_seconds"} else _LONGEST_INTERVAL
-        return min(max(left / self._cores, _SHORTEST_INTERVAL), longest)
+        """Seconds until it has to be looked at again.
 
-    def _seconds_left(self, pids: Iterable[int]) -> float:
+        No tree can use up its processor time before. Without a control group there are more looks: of what dies and is
+        waited for by nobody, only what has been seen is known.
+        """
+        left = self._seconds_left(processes)
+        is_counted = self._leaf is not None and not self._limits.keys() - {"cpu_seconds"}
+        return min(max(left / self._cores, _SHORTEST_INTERVAL), _LONGEST_INTERVAL if is_counted else _INTERVAL)
+
+    def _seconds_left(self, processes: Iterable[Process]) -> float:
         most = self._limits.get("cpu_seconds")
         if most is None:
             return math.inf
-        return most - (self._leaf.cpu_seconds if self._leaf else self.reaped_seconds + sum(map(_cpu_seconds, pids)))
+        return most - (self._leaf.cpu_seconds if self._leaf else self._time.used(processes, self.reaped_seconds))
 
     def _memory_of(self, pids: list[int]) -> int:
         """Bytes in memory. What processes share is counted exactly only where it decides: that takes longer."""
@@ -182,6 +190,44 @@ class Watch:
         return sum(map(_proportional, pids))
 
 
+class ProcessorTime:
+    """The processor time of a tree that no control group counts: at least what is given, never less than that.
+
+    Two things are known of its dead: what those who waited for them have been told, and what was seen of each while it
+    lived. Both may be of the same dead, so the larger counts. What is missed: the time after the last look of a process
+    that nobody waits for (its parent ignores SIGCHLD), one that comes and goes between two looks, and what such a one
+    was told of its own dead.
+    """
+
+    def __init__(self) -> None:
+        self._own: dict[tuple[int, int], int] = {}  # ticks of each process by pid and start, as last seen
+        self._vanished = 0
+        self._most = 0.0
+
+    def used(self, processes: Iterable[Process], reaped: float) -> float:
+        """Seconds so far.
+
+        Args:
+            processes: all that is alive, each behind its parent: what is waited for meanwhile is not counted twice.
+            reaped: seconds of what we have waited for.
+        """
+        before, self._own = self._own, {}
+        known = {process.pid: process.started for process in processes}
+        for pid, started in before:  # dead ones that nobody has waited for yet are no longer among the living
+            known.setdefault(pid, started)
+        waited_for = 0
+        for pid, started in known.items():
+            stat = _stat(pid)
+            if stat and started in (0, int(stat[19])):
+                user, system, of_dead_user, of_dead_system = map(int, stat[11:15])
+                self._own[pid, int(stat[19])] = user + system
+                waited_for += of_dead_user + of_dead_system
+        self._vanished += sum(ticks for who, ticks in before.items() if who not in self._own)
+        of_dead = max(self._vanished / _TICKS, waited_for / _TICKS + reaped)
+        self._most = max(self._most, sum(self._own.values()) / _TICKS + of_dead)
+        return self._most
+
+
 def _stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat from the state on; empty when it has ended."""
     try:
@@ -189,11 +235,6 @@ def _stat(pid: int) -> list[str]:
             return file.read().decode(errors="replace").rpartition(") ")[2].split()
     except OSError:
         return []
-
-
-def _cpu_seconds(pid: int) -> float:
-    """Processor time of a process and of its children that it waited for."""
-    return sum(map(int, _stat(pid)[11:15])) / _TICKS
 
 
 def _resident(pid: int) -> int:

@@ -3,12 +3,27 @@
 import functools
 import os
 import shutil
+import struct
 from pathlib import Path
 
 from ccexecd.core import shells
 
 _QUICK = "dash"
 """The one small shell that has been compared with Bash (tests/process/test_shells.py): /bin/sh of Debian and Ubuntu."""
+
+
+_HEAD = 4096
+"""Bytes of a file that are looked at: linkers put the list of segments and the loader's name there. What names it
+further behind is left to Bash."""
+
+_LINE = 256
+"""Bytes of an interpreter line that the kernel looks at (BINPRM_BUF_SIZE)."""
+
+# elf(5), for words of 64 bits in the machine's own byte order
+_ELF = struct.Struct("=16xH14xQ14xHH")  # kind of file; segments: place, size of one, how many
+_SEGMENT = struct.Struct("=I4xQ16xQ16x")  # kind, place, size
+_STARTED = frozenset({2, 3})  # ET_EXEC, ET_DYN
+_LOADED, _LOADER = 1, 3  # PT_LOAD, PT_INTERP
 
 
 @functools.cache
@@ -34,8 +49,8 @@ def argv_of(command: str, path: str) -> tuple[str, ...]:
     """How a command string is run: by the default shell, or by less where nobody could tell the difference.
 
     A single program with its words needs no shell at all. Of several, a quicker shell sees to it. A script without an
-    interpreter line is run by whichever shell starts it, and a program that cannot be found is complained of in the
-    shell's words; so both are the default shell's.
+    interpreter is run by whichever shell starts it, and a program that is not there or cannot be started is complained
+    of in the shell's words; so both are the default shell's.
 
     Args:
         command: the string.
@@ -63,13 +78,59 @@ def _is_program(name: str, path: str) -> bool:
     found = shutil.which(name, path=path)
     if found is None:
         return False
+    head = _head_of(found)
+    if not head.startswith(b"#!"):
+        return _is_binary(head)
+    interpreter = _interpreter_of(head)
+    return interpreter is not None and os.access(interpreter, os.X_OK) and _is_binary(_head_of(interpreter))
+
+
+def _head_of(path: str | bytes) -> bytes:
+    """The first `_HEAD` bytes of a file; none where it cannot be read, which some that can be started cannot."""
     try:
-        fd = os.open(found, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
-        return False
+        return b""
     try:
-        return os.read(fd, 4).startswith((b"\x7fELF", b"#!"))
+        return os.read(fd, _HEAD)
     except OSError:
-        return False
+        return b""
     finally:
         os.close(fd)
+
+
+def _interpreter_of(head: bytes) -> bytes | None:
+    """The program that an interpreter line names by an absolute path; None where a shell might read it otherwise."""
+    line, found, _ = head[2:_LINE].partition(b"\n")
+    if b"\0" in line or not (found or len(head) < _LINE):
+        return None
+    words = line.replace(b"\t", b" ").split(b" ")
+    first = next(filter(None, words), b"")
+    return first if first.startswith(b"/") else None
+
+
+def _is_binary(head: bytes) -> bool:
+    """Whether a file that begins so is a program for this machine whose loader, if it names one, is there."""
+    if len(head) < _ELF.size or _kind_of(head) != _own_kind():
+        return False
+    start, at, size, count = _ELF.unpack_from(head)
+    if start not in _STARTED or size != _SEGMENT.size or at + size * count > len(head):
+        return False
+    segments = {kind: (offset, length) for kind, offset, length in _SEGMENT.iter_unpack(head[at : at + size * count])}
+    if _LOADER not in segments:
+        return _LOADED in segments
+    offset, length = segments[_LOADER]
+    loader = head[offset : offset + length]
+    return loader.startswith(b"/") and loader.endswith(b"\0") and os.access(loader.rstrip(b"\0"), os.X_OK)
+
+
+def _kind_of(head: bytes) -> bytes:
+    """What makes a program one for a certain machine: magic number, word size, byte order, version; architecture."""
+    return head[:7] + head[18:20]
+
+
+@functools.cache
+def _own_kind() -> bytes | None:
+    """The kind of the program that we are; None where its words are not the 64 bits that we can read."""
+    kind = _kind_of(_head_of("/proc/self/exe"))
+    return kind if kind.startswith(b"\x7fELF\2") else None

@@ -3,13 +3,16 @@
 Owns the order of things. Calls of one connection are begun in the order in which they came: what a call decides, it
 decides in the step in which it is begun (a method is a plain function up to there), so a `control` sent right behind
 its `execute` finds the execution. What then has to be waited for (a start, an end) is awaited in a task of its own:
-the reader never waits on work. `MAX_CALLS` bounds how many wait at a time.
+the reader never waits on work. `MAX_CALLS` bounds how many are under way at a time, each kind of them by itself: a
+`control` gets through whatever else waits.
 """
 
 import contextlib
 import inspect
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from enum import Enum
 from typing import Any
 
 import attrs
@@ -27,8 +30,26 @@ from ccexecd.service.peer import Peer
 
 log = logging.getLogger(__name__)
 
-MAX_CALLS = 128
-"""Calls of one connection that may be under way; the next one is read when one of them is done."""
+
+class Kind(Enum):
+    """What a call waits for, and among which others it counts while it does."""
+
+    BRIEF = "calls"  # something that comes soon, by itself
+    STEERING = "calls of control"
+    WAITING = "calls that wait for a program"
+    WRITING = "writes to programs"  # each holds what it writes
+
+
+MAX_CALLS = {Kind.BRIEF: 128, Kind.STEERING: 1024, Kind.WAITING: 1024, Kind.WRITING: 128}
+"""Calls of one connection that may be under way. One more brief call is read when one of them is done; one more of
+another kind may never be, so it is refused."""
+
+_PATIENCE = 0.1
+"""Seconds that the reader stops for a place that may be refused, once until one gets free: calls that are sent all at
+once, each of which is done soon, get theirs one after the other."""
+
+RETRY_AFTER = 1.0
+"""Seconds after which a refused call may be worth another try; nobody knows when programs do something."""
 
 _BATCH_BYTES = 1001 * 1024
 """Bytes of the answer to a batch, as long as a single reply may be. A result that does not fit in is refused."""
@@ -52,10 +73,12 @@ class Method:
     Attributes:
         params: the class of its params.
         call: takes the peer and the params; gives the result, an `Answer`, or an awaitable of either.
+        kind: what such an awaitable waits for.
     """
 
     params: type
     call: Callable[[Peer, Any], Any]
+    kind: Kind = Kind.BRIEF
 
 
 class Dispatcher:
@@ -71,7 +94,9 @@ class Dispatcher:
         self._methods = methods
         self._peer = peer
         self._nursery = nursery
-        self._under_way = trio.Semaphore(MAX_CALLS)
+        self._places = {
+            kind: _Places(most, math.inf if kind is Kind.BRIEF else _PATIENCE) for kind, most in MAX_CALLS.items()
+        }
 
     async def receive(self, text: bytes) -> None:
         """Take one message. Returns when its calls have been begun and there is room for another."""
@@ -79,34 +104,42 @@ class Dispatcher:
         batch = _Batch(len(message.calls)) if message.is_batch else None
         for call in message.calls:
             await self._begin(call, batch)
+            if batch is not None:
+                await trio.lowlevel.checkpoint()  # it may be long, and others have their turn
         await self._peer.room()
 
     async def _begin(self, call: Call | Fault, batch: "_Batch | None") -> None:
+        method = self._methods.get(call.method) if isinstance(call, Call) else None
+        places = self._places[method.kind if method is not None else Kind.BRIEF]
+        if places.are_taken:
+            await places.room()
         outcome: Any = None
         with self._barrier(call, batch):
-            outcome = call.error if isinstance(call, Fault) else self._call(call)
+            outcome = call.error if isinstance(call, Fault) else self._call(call, method, places)
             if not inspect.isawaitable(outcome):
                 self._answer(call, batch, outcome)
-        if inspect.isawaitable(outcome):
-            try:
-                await self._under_way.acquire()
-            finally:  # cancelled, too: what has been decided is begun
-                self._nursery.start_soon(self._finish, call, batch, outcome)
+        if inspect.isawaitable(outcome):  # what has been decided is begun, whatever happens to the reader now
+            places.take()
+            self._nursery.start_soon(self._finish, call, batch, outcome, places)
 
-    def _call(self, call: Call) -> Any:
-        method = self._methods.get(call.method)
+    def _call(self, call: Call, method: Method | None, places: "_Places") -> Any:
         if method is None:
             raise RPCError(ErrorCode.METHOD_NOT_FOUND, f"Method not found: {call.method[:100]!r}")
         if call.problems:
             raise StructureError(list(call.problems))
-        return method.call(self._peer, messages.params(call.params, method.params, lenient=self._peer.manner.lenient))
+        params: Any = messages.params(call.params, method.params, lenient=self._peer.manner.lenient)
+        if places.are_taken:
+            raise _too_many(method.kind)
+        return method.call(self._peer, params)
 
-    async def _finish(self, call: Call | Fault, batch: "_Batch | None", outcome: Awaitable[Any]) -> None:
+    async def _finish(
+        self, call: Call | Fault, batch: "_Batch | None", outcome: Awaitable[Any], places: "_Places"
+    ) -> None:
         try:
             with self._barrier(call, batch):
                 self._answer(call, batch, await outcome)
         finally:
-            self._under_way.release()
+            places.leave()
 
     @contextlib.contextmanager
     def _barrier(self, call: Call | Fault, batch: "_Batch | None") -> Iterator[None]:
@@ -139,6 +172,55 @@ class Dispatcher:
             if then is not None:
                 then()
         self._peer.flush()
+
+
+class _Places:
+    """The places of one kind of calls.
+
+    Args:
+        most: how many there are.
+        patience: seconds to wait for one.
+    """
+
+    __slots__ = ("_free", "_is_patient", "_left", "_patience")
+
+    def __init__(self, most: int, patience: float) -> None:
+        self._free = most
+        self._patience = patience
+        self._is_patient = True
+        self._left = trio.Event()
+
+    @property
+    def are_taken(self) -> bool:
+        """Whether there is none for another call."""
+        return self._free <= 0
+
+    async def room(self) -> None:
+        """Wait for one, for a while: the reader's only wait for calls, and not again until one of them is done."""
+        if self._is_patient:
+            self._is_patient = False
+            self._left = trio.Event()
+            with trio.move_on_after(self._patience):
+                await self._left.wait()
+
+    def take(self) -> None:
+        """A call is under way."""
+        self._free -= 1
+
+    def leave(self) -> None:
+        """It is done."""
+        self._free += 1
+        self._is_patient = True
+        self._left.set()
+
+
+def _too_many(kind: Kind) -> RPCError:
+    return RPCError(
+        ErrorCode.QUEUE_FULL,
+        f"{MAX_CALLS[kind]} {kind.value} are under way on this connection, as many as may be; nothing of this one has "
+        "been done: send it again when one of them is answered",
+        {"limit": MAX_CALLS[kind], "retry_after": RETRY_AFTER},
+    )
 
 
 class _Batch:

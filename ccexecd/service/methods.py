@@ -24,7 +24,7 @@ from ccexecd.protocol.codec import Seconds, StructureError
 from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError
 from ccexecd.service.delivery import growth, output_params
-from ccexecd.service.dispatch import Answer, Method
+from ccexecd.service.dispatch import Answer, Kind, Method
 from ccexecd.service.listing import REPLY_BYTES, list_executions, size_of
 from ccexecd.service.naming import unnamed
 from ccexecd.service.peer import Peer
@@ -344,14 +344,14 @@ def _target(peer: Peer, execution_id: str | None) -> Execution:
 
 EXECUTION_METHODS = {
     "execute": Method(messages.Execute, execute),
-    "control": Method(messages.Control, control),
-    "write_stdin": Method(messages.WriteStdin, write_stdin),
-    "close_stdin": Method(messages.Which, close_stdin),
+    "control": Method(messages.Control, control, Kind.STEERING),
+    "write_stdin": Method(messages.WriteStdin, write_stdin, Kind.WRITING),
+    "close_stdin": Method(messages.Which, close_stdin, Kind.WRITING),
     "resize_pty": Method(messages.ResizePty, resize_pty),
     "attach": Method(messages.Attach, attach),
     "detach": Method(messages.Which, detach),
-    "read_output": Method(messages.ReadOutput, read_output),
-    "wait": Method(messages.Wait, wait),
+    "read_output": Method(messages.ReadOutput, read_output, Kind.WAITING),
+    "wait": Method(messages.Wait, wait, Kind.WAITING),
     "list": Method(messages.List, list_executions),
     "resume_session": Method(messages.ResumeSession, resume_session),
     "hook_status": Method(messages.Nothing, hook_status),

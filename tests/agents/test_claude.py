@@ -139,7 +139,25 @@ def test_what_is_no_result_is_not_taken_for_one(output, size):
     assert read(output, size) is None
 
 
-@pytest.mark.parametrize("turn", [TEXT, line(type="user", message={}), line(type="stream_event", event={})])
+@pytest.mark.parametrize(
+    "turn",
+    [
+        TEXT,
+        INIT,
+        line(type="user", message={}),
+        line(type="stream_event", event={}),
+        line(type="system", subtype="task_started"),
+        line(type="system", subtype="session_state_changed", state="running"),
+        line(type="system", subtype="hook_response", hook_event="UserPromptSubmit"),
+        line(type="something_new"),
+        line(type=["odd"]),
+        b'{"type":"user","message":"\\ud83d"}\n',
+        line(type="user", message="x" * LONGEST_LINE),
+    ],
+    ids=[
+        *("text", "init", "user", "stream", "task", "running", "prompt", "new", "odd", "half a character", "overlong"),
+    ],
+)
 def test_another_turn_takes_a_result_back(turn):
     """A conversation has a result after each turn: only one that nothing follows is final."""
     reader = ResultLines()
@@ -150,8 +168,30 @@ def test_another_turn_takes_a_result_back(turn):
     assert not reader.feed(turn)
     assert reader.feed(RESULT)
     assert reader.feed(RESULT), "the wait begins anew with each"
-    assert read(RESULT + turn) is None
-    assert read(RESULT + turn + RESULT) == GOOD
+    for size in (4000, 65536, 2 * LONGEST_LINE):
+        assert read(RESULT + turn, size) is None
+        assert read(RESULT + turn + RESULT, size) == GOOD
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        HOOK,
+        line(type="system", subtype="hook_started", hook_event="SessionEnd", hook_name="x"),
+        line(type="system", subtype="session_state_changed", state="idle"),
+        line(type="system", subtype="files_persisted", files=[]),
+        line(type="prompt_suggestion", suggestion="Run the tests."),
+        line(message="no type"),
+        b"words\n",
+        b"{ words\n",
+        b"x" * (LONGEST_LINE + 1) + b"\n",
+    ],
+    ids=["hook", "hook begins", "idle", "files", "suggestion", "no type", "words", "braces", "long words"],
+)
+def test_what_comes_at_the_end_takes_no_result_back(event):
+    """Claude Code prints some events between a result and its end; and whatever is no event says nothing."""
+    for size in (100, 65536):
+        assert read(INIT + RESULT + event, size if len(event) < 1000 else 65536) == GOOD
 
 
 @pytest.mark.parametrize(
@@ -177,7 +217,7 @@ def test_a_result_is_good_when_nothing_says_otherwise(event, exit_code, subtype)
 
 
 def test_long_lines_are_bounded():
-    """One that is longer than any result is passed over, and what follows it is read."""
+    """One that is longer than any result is not kept, and what follows it is read."""
     reader = ResultLines()
     long_line = line(type="result", subtype="success", result="x" * LONGEST_LINE)
     for start in range(0, len(long_line), 65536):
@@ -217,7 +257,7 @@ def test_cuts_make_no_difference(lines, cuts):
     output, reader, start = b"".join(lines), ResultLines(), 0
     expected = None
     for each in lines:
-        expected = GOOD if each in (RESULT, LATE_TYPE) else None if each == TEXT else expected
+        expected = GOOD if each in (RESULT, LATE_TYPE) else None if each in (TEXT, INIT) else expected
     while start < len(output):
         size = cuts[start % len(cuts)]
         reader.feed(output[start : start + size])

@@ -59,9 +59,17 @@ def test_an_exit_without_unwinding_restores_it_too():
         assert screen.modes() == screen.modes_before
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGINT])
+SPARED = {
+    *("SIGKILL", "SIGSTOP"),  # cannot be caught
+    *("SIGCHLD", "SIGCONT", "SIGURG", "SIGWINCH", "SIGTSTP", "SIGTTIN", "SIGTTOU"),  # end nobody
+    *("SIGPIPE", "SIGXFSZ"),  # Python ignores them
+    *("SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV"),  # crashes
+}
+
+
+@pytest.mark.parametrize("number", sorted(signal.valid_signals() - {getattr(signal, name) for name in SPARED}))
 def test_a_signal_that_ends_us_restores_it(number):
-    """All but KILL."""
+    """All that can be caught, those of real time, too."""
     with on_screen(TAKEN.format("time.sleep(1000)")) as screen:
         screen.shows("taken")
         screen.signal(number)

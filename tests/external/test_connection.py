@@ -10,7 +10,8 @@ import pytest
 import trio
 
 from ccexecd.external.connection import Connection
-from ccexecd.service.dispatch import MAX_CALLS
+from ccexecd.protocol.errors import ErrorCode
+from ccexecd.service.dispatch import MAX_CALLS, Kind
 from tests.e2e.client import RefusedError
 from tests.e2e.daemon_process import eventually, state_of
 from tests.e2e.frames import PING, PONG, TEXT, RawSocket, call, frame
@@ -108,17 +109,32 @@ class TestLiveness:
                 )
                 assert [each["execution_id"] for each in resumed["executions"]] == [execution_id]
 
-    async def test_a_client_that_waits_for_much_is_not_taken_for_dead(self, tmp_path):
-        """While we do not read from a client that waits for as many calls as it may, its pongs are not missed."""
+    async def test_a_client_that_waits_for_much_may_still_end_it(self, tmp_path):
+        """It is not taken for dead, what is too much is refused, and a `control` on its connection gets through."""
         async with running(tmp_path, ws_ping_interval=0.2, ws_ping_timeout=0.6) as daemon, daemon.client() as one:
-            execution = await one.execute("sleep", "60")
-            waits = [await one.ask("wait", execution_id=execution.id) for _ in range(MAX_CALLS + 50)]
+            execution = await one.execute("sleep", "60", stdin="open")
+
+            async def ask(method: str, count: int, **params: Any) -> list[int]:
+                return [await one.ask(method, execution_id=execution.id, **params) for _ in range(count)]
+
+            waits = await ask("wait", 500)
+            reads = await ask("read_output", MAX_CALLS[Kind.WAITING] - 500, from_seq=2, wait_s=100.0)
+            excess = await ask("wait", 50)
+            await ask("write_stdin", 1, data="x" * 2**21)
+            await ask("write_stdin", MAX_CALLS[Kind.WRITING] - 1, data="x")
+            excess += await ask("write_stdin", 50, data="x")
+            for number in excess:
+                with pytest.raises(RefusedError) as refused:
+                    await one.answer(number)
+                assert refused.value.code == ErrorCode.QUEUE_FULL
             pinged = trio.current_time() + 1.2
             await eventually(lambda: trio.current_time() > pinged, "several ping time-outs have passed", 5)
             assert not one._over
-            await daemon.ask("control", type="KILL", execution_id=execution.id)
+            assert (await one.request("control", type="KILL", execution_id=execution.id))["status"] == "killed"
             for number in waits:
                 assert (await one.answer(number))["reason"] == "cancelled"
+            for number in reads:
+                assert (await one.answer(number))["state"] == "FINISHED"
 
     async def test_an_idle_session_ends_with_a_normal_close(self, tmp_path):
         """A client that runs nothing for session_timeout is told goodbye with 1000."""

@@ -164,12 +164,13 @@ async def test_a_result_that_is_taken_back_in_a_pause_ends_nothing():
         assert facts(execution)[::2] == (1, Reason.POST_RESULT)
 
 
-async def test_a_conversation_goes_on():
+@pytest.mark.parametrize("begins", [TURN, {"type": "system", "subtype": "init"}], ids=["words", "init"])
+async def test_a_conversation_goes_on(begins):
     """A result that another turn follows was not the final one; the wait begins with the next."""
     async with running_engine() as engine:
         chatty = python(
             "import os, sys, time\n"
-            f"result, turn = {json.dumps(RESULT)!r}, {json.dumps(TURN)!r}\n"
+            f"result, turn = {json.dumps(RESULT)!r}, {json.dumps(begins)!r}\n"
             "os.write(1, (result + '\\n').encode())\n"
             "for line in sys.stdin:\n"
             "    os.write(1, (turn + '\\n').encode())\n"

@@ -12,11 +12,12 @@ from ccexecd.core.execution import Outcome, Reason
 from ccexecd.core.spec import Limits
 from ccexecd.process import limits
 from ccexecd.process.containment import Process
+from ccexecd.process.control_groups import Leaf
 from ccexecd.process.execution import Execution
 from ccexecd.process.limits import Watch
 
 from .programs import python, sh
-from .stage import end_of, lines_of, living, open_stage
+from .stage import end_of, lines_of, living, open_stage, state_of, wait_for
 
 both_ways = pytest.mark.usefixtures("containment")
 
@@ -76,11 +77,72 @@ async def test_processor_time_is_that_of_the_whole_tree(way):
     assert (outcome.reason, outcome.limit, outcome.status) == (Reason.LIMIT, "cpu_seconds", "failed")
 
 
-async def test_a_program_that_the_kernel_stops_for_its_time_is_told_of():
-    """SIGXCPU has no other cause; the keeper need not have looked."""
-    code = "import signal; signal.setitimer(signal.ITIMER_REAL, 1000)\n" + BURN
+@both_ways
+async def test_a_shell_that_goes_on_after_its_child_hides_nothing():
+    """The tree is judged before the kernel acts on one process, and the exit code of a shell is no excuse."""
+    burn = " ".join(map(repr, python(BURN)))
+    outcome, text = await ended_by(sh(f"{burn}; echo after $?"), Limits(cpu_seconds=1.0), grace=0.5)
+    assert (outcome.reason, outcome.limit, text) == (Reason.LIMIT, "cpu_seconds", b"")
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("burn", "signum"), [("while time.process_time() < 0.6: pass", None), (BURN, signal.SIGXCPU)], ids=["exit", "XCPU"]
+)
+async def test_what_nobody_could_look_at_is_told_of_at_the_end(burn, signum):
+    """The keeper takes a last look when the leader has ended; if it is too slow for long, the kernel acts instead."""
+    code = f"import time\nprint('up', flush=True)\ninput()\n{burn}"
+    async with open_stage() as stage:
+        execution = stage.begin(python(code), limits=Limits(cpu_seconds=0.4), stdin_open=True)
+        await lines_of(execution, 1)
+        leader, keeper = execution.pid, stage.keeper.pid
+        assert leader is not None
+        os.kill(keeper, signal.SIGSTOP)
+        try:
+            await execution.stdin.write(b"go\n")
+            await wait_for(lambda: state_of(leader) == "Z", "the leader has ended")
+        finally:
+            os.kill(keeper, signal.SIGCONT)
+        await end_of(execution)
+        outcome = outcome_of(execution)
+        assert (outcome.reason, outcome.limit, outcome.signal) == (Reason.LIMIT, "cpu_seconds", signum)
+
+
+@both_ways
+async def test_children_that_nobody_waits_for_are_counted():
+    """A parent that ignores SIGCHLD is told nothing of them, nor is anybody else: what was seen of them counts."""
+    code = (
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "for _ in range(60):\n"
+        "    if not os.fork():\n"
+        "        while time.process_time() < 0.3: pass\n"
+        "        os._exit(0)\n"
+        "    try: os.wait()\n"
+        "    except ChildProcessError: pass\n"
+    )
     outcome, _ = await ended_by(python(code), Limits(cpu_seconds=1.0), grace=0.5)
     assert (outcome.reason, outcome.limit) == (Reason.LIMIT, "cpu_seconds")
+    assert outcome.use is None or outcome.use.user_s < 1.0, "it is not in what the kernel tells of the leader"
+
+
+@both_ways
+async def test_nothing_is_counted_twice():
+    """What was seen of a child while it lived is in its parent's account when that has waited for it."""
+    burn = "import time\nwhile time.process_time() < 0.3: pass"
+    code = (
+        "import subprocess, sys, time\n"
+        f"for _ in range(3): subprocess.run(['sh', '-c', '\"$0\" -c \"$1\"; true', sys.executable, {burn!r}])\n"
+        "print('done', flush=True)\n"
+        "time.sleep(1000)\n"
+    )
+    async with open_stage() as stage:
+        execution = stage.begin(python(code), limits=Limits(cpu_seconds=1.5))
+        await lines_of(execution, 1)
+        await trio.sleep(0.8)  # some looks: it is what must not happen that is waited for
+        assert execution.intent is None
+        execution.cancel(Reason.CANCELLED, 0.0)
+        await end_of(execution)
 
 
 async def test_what_sleeps_uses_no_time():
@@ -206,13 +268,15 @@ async def test_limits_change_nothing_else():
 
 
 def test_nothing_is_looked_at_sooner_than_it_matters():
-    """A minute of processor time needs no look for some seconds; little of it, a look soon."""
+    """Much processor time that a group counts needs no look for some seconds; little of it, a look soon."""
     me = [Process(os.getpid(), "R", 0)]
     used = sum(os.times()[:4])
-    far, near, memory = (
+    far, uncounted, near, memory = (
+        Watch({"cpu_seconds": 3600.0}, Leaf("/nowhere")),
         Watch({"cpu_seconds": used + 3600.0}, None),
         Watch({"cpu_seconds": used + 0.001}, None),
         Watch({"memory_bytes": 1 << 40}, None),
     )
     assert far.interval(me) > 1 > memory.interval(me) > near.interval(me) > 0
+    assert uncounted.interval(me) == memory.interval(me)
     assert (far.exceeded(me), memory.exceeded(me)) == (None, None)

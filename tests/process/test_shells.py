@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,9 +51,18 @@ SEVERAL = [
 """Run by the quick shell."""
 
 
-def outcome_of(argv: tuple[str, ...]) -> tuple[bytes, bytes, int]:
+PROGRAM = Path(shutil.which("expr") or sys.executable).read_bytes()
+"""A program for this machine."""
+
+
+def changed(at: int, to: bytes) -> bytes:
+    """The same with other bytes in one place."""
+    return PROGRAM[:at] + to + PROGRAM[at + len(to) :]
+
+
+def outcome_of(argv: tuple[str, ...], path: str = PATH) -> tuple[bytes, bytes, int]:
     """What somebody sees of it."""
-    done = subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL, env={"PATH": PATH}, check=False)
+    done = subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL, env={"PATH": path}, check=False)
     environment = (b"_=", b"SHLVL=", b"PWD=", b"OLDPWD=")  # what every shell sets as it likes
     lines = [line for line in done.stdout.splitlines() if not line.startswith(environment)]
     return b"\n".join(lines), done.stderr.replace(b"/usr/bin/", b""), done.returncode
@@ -97,20 +107,57 @@ def test_everything_else_is_run_by_the_default_shell(command):
     ("text", "mode", "by_itself"),
     [
         (b"#!/bin/sh\necho mine\n", 0o755, True),
+        (b"#!/bin/sh", 0o755, True),
+        (b"#! \t/bin/sh -u\techo\necho $0 $-\n", 0o755, True),
+        (b"#!/usr/bin/env sh\necho mine\n", 0o755, True),
+        (b"#!/usr/bin/env no_such_program\n", 0o755, True),
+        (b"#!" + b" " * 240 + b"/bin/sh\necho mine\n", 0o755, True),
+        (b"#!/bin/sh " + b"x" * 300 + b"\n", 0o755, False),
+        (b"#!" + b" " * 250 + b"/bin/sh\necho mine\n", 0o755, False),
+        (b"#!\necho mine $BASH_VERSION\n", 0o755, False),
+        (b"#! \t \necho mine $BASH_VERSION\n", 0o755, False),
+        (b"#!", 0o755, False),
+        (b"#!/nonexistent/interp\necho mine\n", 0o755, False),
+        (b"#!/etc/passwd\n", 0o755, False),
+        (b"#!/\n", 0o755, False),
+        (b"#!/bin/sh\r\necho mine\n", 0o755, False),
+        (b"#!sh\necho mine\n", 0o755, False),
+        (b"#!/bin/sh\0\necho mine\n", 0o755, False),
         (b"echo $BASH_VERSION\n", 0o755, False),
         (b"", 0o755, False),
         (b"#!/bin/sh\n", 0o644, False),
+        (b"\x7fELFgarbage", 0o755, False),
+        (PROGRAM[:64], 0o755, False),
+        (changed(4, b"\1"), 0o755, False),
+        (changed(5, b"\2"), 0o755, False),
+        (changed(16, b"\1"), 0o755, False),
+        (changed(18, b"\xff\xff"), 0o755, False),
+        (changed(54, b"\0"), 0o755, False),
+        (PROGRAM.replace(b"/ld-linux", b"/no-linux"), 0o755, False),
+        (PROGRAM, 0o755, True),
     ],
-    ids=["with an interpreter line", "without one", "empty", "not executable"],
+    ids=[
+        *("with an interpreter line", "and nothing else", "with an argument", "env", "env of none", "far behind"),
+        *("too long", "too far behind", "without an interpreter", "of blanks", "of nothing", "that is not there"),
+        *("that is not executable", "that is a folder", "CR LF", "that is relative", "with a zero", "no line", "empty"),
+        *("not executable", "no program", "cut off", "of another word size", "of another byte order", "not linked"),
+        *("of another machine", "of odd segments", "without its loader", "a program"),
+    ],
 )
-def test_what_the_kernel_cannot_start_is_left_to_bash(text, mode, by_itself, tmp_path):
-    """It runs a script without an interpreter line itself."""
+@pytest.mark.parametrize("before", ["", "exec "])
+def test_what_the_kernel_cannot_start_is_left_to_bash(text, mode, by_itself, before, tmp_path):
+    """It runs a script without an interpreter itself, and has its own words for what cannot be started."""
     script = tmp_path / "mine"
     script.write_bytes(text)
     script.chmod(mode)
-    for command in ("mine a", f"{script} a"):
+    for command in (f"{before}mine a", f"{before}{script} a"):
         argv = argv_of(command, f"{tmp_path}:{PATH}")
-        assert argv == (tuple(command.split()) if by_itself else (default_shell(), "-c", command))
+        if by_itself and not before:
+            assert argv == tuple(command.split())
+        else:
+            assert (argv == (default_shell(), "-c", command)) == (not by_itself or quick_shell() is None)
+        by_bash = outcome_of((default_shell(), "-c", command), f"{tmp_path}:{PATH}")
+        assert outcome_of(argv, f"{tmp_path}:{PATH}") == by_bash
 
 
 @pytest.mark.parametrize("path", ["", ":/usr/bin", ".:/usr/bin", "bin:/usr/bin", "/usr/bin:"])

@@ -18,7 +18,7 @@ from ccexecd.protocol.codec import StructureError, dumps
 from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError
 from ccexecd.service import dispatch
-from ccexecd.service.dispatch import Answer, Dispatcher, Method, as_rpc_error
+from ccexecd.service.dispatch import Answer, Dispatcher, Kind, Method, as_rpc_error
 from ccexecd.service.peer import EARLIER, V1
 
 
@@ -68,7 +68,10 @@ class House:
         self.gates: dict[int, trio.Event] = {}
         methods = {
             "double": Method(Number, lambda _, wanted: wanted.n * 2),
-            "wait": Method(Number, self._wait),
+            "brief": Method(Number, self._wait),
+            "wait": Method(Number, self._wait, Kind.WAITING),
+            "write": Method(Number, self._wait, Kind.WRITING),
+            "control": Method(Number, self._wait, Kind.STEERING),
             "careful": Method(Number, self._careful),
             "raise": Method(Nothing, self._raise),
             "raise_later": Method(Nothing, self._raise_later),
@@ -392,37 +395,93 @@ async def test_cancellation_passes_the_barrier():
 # How many
 
 
-async def test_calls_that_wait_are_bounded(nursery, monkeypatch):
-    """With as many under way as allowed, the next one decides and then waits for one of them; no more is read."""
-    monkeypatch.setattr(dispatch, "MAX_CALLS", 2)
+@pytest.fixture
+def _two_places(monkeypatch):
+    monkeypatch.setattr(dispatch, "MAX_CALLS", dict.fromkeys(Kind, 2))
+
+
+@pytest.mark.usefixtures("_two_places")
+async def test_brief_calls_are_bounded(nursery):
+    """With as many under way as allowed, the next one waits for one of them; no more is read."""
     house = House(nursery)
-    nursery.start_soon(house.say, *[call("wait", n, n=n) for n in (1, 2, 3, 4)])
+    nursery.start_soon(house.say, *[call("brief", n, n=n) for n in (1, 2, 3, 4)])
     await wait_all_tasks_blocked()
-    assert (house.begun, house.under_way) == ([1, 2, 3], [1, 2])
+    assert house.begun == house.under_way == [1, 2]
     house.gates[1].set()
     await wait_all_tasks_blocked()
-    assert (house.begun, house.under_way) == ([1, 2, 3, 4], [1, 2, 3])
+    assert house.begun == house.under_way == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("_two_places")
+@pytest.mark.parametrize(
+    ("method", "kind"), [("wait", Kind.WAITING), ("write", Kind.WRITING), ("control", Kind.STEERING)]
+)
+async def test_calls_that_may_wait_for_ever_are_refused_when_they_are_too_many(nursery, method, kind):
+    """Nothing has been done of one that is refused; when another is done, there is a place again."""
+    house = House(nursery)
+    await house.say(*[call(method, n, n=n) for n in (1, 2, 3)], call("double", 4))
+    assert house.begun == [1, 2]
+    refusal, after_it = house.peer.replies
+    assert (refusal["id"], code_of(refusal), after_it["id"]) == (3, ErrorCode.QUEUE_FULL, 4)
+    assert refusal["error"]["data"] == {"limit": 2, "retry_after": dispatch.RETRY_AFTER}
+    assert kind.value in refusal["error"]["message"]
+    house.gates[1].set()
+    await wait_all_tasks_blocked()
+    await house.say(call(method, 5, n=5))
+    assert house.begun == [1, 2, 5]
+
+
+@pytest.mark.usefixtures("_two_places")
+async def test_a_control_gets_through_whatever_waits(nursery):
+    """Each kind has places of its own, and what is too much of one does not hold up the reader."""
+    house = House(nursery)
+    await house.say(*[call("wait", n, n=n) for n in range(50)], *[call("write", n, n=n) for n in range(50, 99)])
+    await house.say(call("control", n=100), [call("brief", n=101), call("control", n=102)])
+    assert house.begun == [0, 1, 50, 51, 100, 101, 102]
+
+
+@pytest.mark.usefixtures("_two_places")
+async def test_what_is_sent_all_at_once_gets_its_turn(nursery, monkeypatch):
+    """The reader stops for a moment for a place that gets free soon."""
+    monkeypatch.setattr(dispatch, "_PATIENCE", 1000.0)
+    house = House(nursery)
+    nursery.start_soon(house.say, *[call("write", n, n=n) for n in range(5)])
+    for n in range(5):
+        await wait_all_tasks_blocked()
+        house.gates[n].set()
+    await wait_all_tasks_blocked()
+    assert house.done == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.usefixtures("_two_places")
+async def test_what_really_waits_costs_those_behind_it_one_moment(nursery, monkeypatch):
+    """However many are refused: until a place has been free, there is no use in waiting for one again."""
+    monkeypatch.setattr(dispatch, "_PATIENCE", 0.5)
+    house = House(nursery)
+    began = trio.current_time()
+    await house.say(*[call("wait", n, n=n) for n in range(50)])
+    assert 0.5 <= trio.current_time() - began < 5
 
 
 async def test_calls_that_do_not_wait_are_not_bounded(house, monkeypatch):
     """An answer that is there leaves its place to the next."""
-    monkeypatch.setattr(dispatch, "MAX_CALLS", 1)
+    monkeypatch.setattr(dispatch, "MAX_CALLS", dict.fromkeys(Kind, 1))
     await house.say(*[call("double") for _ in range(10)], *[call("raise") for _ in range(10)])
     assert len(house.peer.replies) == 20
 
 
 async def test_what_was_decided_is_done_though_the_connection_ends(monkeypatch):
-    """A call that has been begun is carried on, even if the reader was ended while it waited for a place."""
-    monkeypatch.setattr(dispatch, "MAX_CALLS", 1)
+    """A call that has been begun is carried on, and one that waited for a place has not been begun."""
+    monkeypatch.setattr(dispatch, "MAX_CALLS", dict.fromkeys(Kind, 2))
     async with trio.open_nursery() as nursery:
         house = House(nursery)
         nursery.start_soon(house.say, *[call("careful", n, n=n) for n in (1, 2, 3)])
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-    assert house.done == house.begun
+    assert house.done == house.begun == [1, 2]
     gc.collect()  # a coroutine that was never awaited warns here, and fails the test
 
 
 def test_a_method_knows_its_params():
-    """A row of a table of methods is a class and a callable, nothing else."""
-    assert list(inspect.signature(Method).parameters) == ["params", "call"]
+    """A row of a table of methods is a class, a callable and what it waits for, nothing else."""
+    assert list(inspect.signature(Method).parameters) == ["params", "call", "kind"]
