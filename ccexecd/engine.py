@@ -18,7 +18,7 @@ from enum import Enum
 import attrs
 import trio
 
-from ccexecd.agents.claude import reader_for
+from ccexecd.agents.claude import is_claude, reader_for
 from ccexecd.config import Config
 from ccexecd.core import policy
 from ccexecd.core.execution import Event, Outcome, Reason
@@ -137,6 +137,13 @@ def part(executions: Iterable[Execution], parting: Parting, grace: float | None 
     return ended
 
 
+def _with_stdio(spec: Spec) -> Spec:
+    """Where its output goes: into files for what may exit before a pipe has taken it all, where they hold nobody up."""
+    if spec.stdio != "auto" or spec.pty is not None or spec.policy == "block" or not is_claude(spec):
+        return spec
+    return attrs.evolve(spec, stdio="file")
+
+
 class Engine:
     """All sessions and executions of a daemon.
 
@@ -250,7 +257,7 @@ class Engine:
                 f"session limit reached: all {limit} sessions are taken; end one, or raise max_sessions",
                 max_sessions=limit,
             )
-        spec = self._judged(spec)
+        spec = _with_stdio(self._judged(spec))
         window = self.config.max_buffer_size
         execution = Execution(spec, session.id, self._keeper, self._pump, window, reader_for(spec))
         execution.apply(Event.ADMIT)

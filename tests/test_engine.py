@@ -145,6 +145,29 @@ async def test_a_command_string_gets_the_least_shell_that_will_do(config, change
         assert ("SHLVL=" in execution.log.text("stdout").decode()) is by_bash
 
 
+@pytest.mark.parametrize(
+    ("name", "wanted", "kind"),
+    [
+        ("claude", {}, "file"),
+        ("x", {"agent": "claude"}, "file"),
+        ("x", {"stdio": "file"}, "file"),
+        ("x", {}, "pipe"),
+        ("claude", {"agent": "none"}, "pipe"),
+        ("claude", {"stdio": "pipe"}, "pipe"),
+        ("claude", {"policy": "block"}, "pipe"),
+    ],
+)
+async def test_an_agent_that_does_not_wait_for_its_pipe_writes_into_a_file(tmp_path, name, wanted, kind):
+    """Told by its name, or by the client; not where a file would break another promise."""
+    program = tmp_path / name
+    program.write_text("#!/bin/sh\nreadlink /proc/self/fd/1 >&2\n")
+    program.chmod(0o755)
+    async with running_engine() as engine:
+        session, _ = await connected(engine)
+        execution = await run(engine, session, (str(program),), **wanted)
+        assert (b"ccexecd-output" in execution.log.text("stderr")) is (kind == "file")
+
+
 @pytest.mark.parametrize(("value", "arrives"), [("", False), ("sk-1", True)])
 @pytest.mark.parametrize("source", ["daemon", "client"])
 async def test_an_empty_key_is_no_key(value, arrives, source):

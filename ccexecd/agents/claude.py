@@ -40,13 +40,15 @@ _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=", re.ASCII)
 
 def reader_for(spec: Spec) -> ResultReader | None:
     """What finds the final result in an execution's output; None where nobody is to look for it."""
-    if spec.post_result_grace is None or spec.agent == "none":
-        return None
-    return ResultLines() if spec.agent == NAME or is_claude(spec) else None
+    return ResultLines() if spec.post_result_grace is not None and is_claude(spec) else None
 
 
 def is_claude(spec: Spec) -> bool:
-    """Whether a command is Claude Code, by the name of the program that it starts first."""
+    """Whether a command is Claude Code: as the client says, or by the name of the program that it starts first."""
+    if spec.agent != "auto":
+        return spec.agent == NAME
+    if NAME not in spec.display:
+        return False
     program = _first_program(spec.display) if spec.shell else next(iter(spec.argv), "")
     return program.rpartition("/")[2] == NAME
 

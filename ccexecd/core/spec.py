@@ -67,6 +67,7 @@ class Spec:
         framing: how output is cut into notifications.
         policy: what happens when its slowest watcher falls behind: it misses output, or the program waits for it.
         stdin_open: whether the client writes to its standard input; else it is /dev/null.
+        stdio: whether its output goes into pipes or into files; `auto` is pipes.
         pty: the size of the terminal that is its standard input, output and error; None is none: it has pipes.
         on_disconnect: what the loss of the client means for it.
         limits: what it may use.
@@ -90,6 +91,7 @@ class Spec:
     framing: Framing = "lines"
     policy: Literal["drop_oldest", "block"] = "drop_oldest"
     stdin_open: bool = False
+    stdio: Literal["auto", "pipe", "file"] = "auto"
     pty: TerminalSize | None = None
     on_disconnect: Literal["auto", "cancel", "detach"] = "auto"
     limits: Limits = Limits()

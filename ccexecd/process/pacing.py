@@ -13,7 +13,7 @@ from typing import Literal
 
 import trio
 
-from ccexecd.process.pump import Pump, Source
+from ccexecd.process.pump import OutputSource, Pump
 
 BLOCK_BEHIND = 1024 * 1024
 """Bytes that the slowest watcher may be behind under `block`. As much again is in a pipe, and all of it fits into the
@@ -37,12 +37,12 @@ class Pacing:
         window: bytes that the log keeps.
 
     Attributes:
-        sources: its pipes.
+        sources: where its output comes from.
         is_held: they are not being read.
     """
 
     def __init__(self, pump: Pump, policy: Literal["drop_oldest", "block"], window: int) -> None:
-        self.sources: Sequence[Source] = ()
+        self.sources: Sequence[OutputSource] = ()
         self.is_held = False
         self._pump = pump
         self._blocks = policy == "block"

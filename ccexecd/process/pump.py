@@ -14,6 +14,7 @@ import itertools
 import os
 import select
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import trio
 
@@ -46,8 +47,43 @@ def open_pipe() -> tuple[int, int]:
     return read_end, write_end
 
 
-def _nobody(_: bytes) -> None:
+def nobody(_: bytes) -> None:
     """The sink of a source that has ended."""
+
+
+class _Readable(Protocol):
+    """What the pump reads when its descriptor is ready."""
+
+    def read_once(self) -> bool: ...
+
+
+class OutputSource(_Readable, Protocol):
+    """Where output comes from: a pipe, a terminal or a file."""
+
+    ended: trio.Event
+
+    def hold(self) -> None:
+        """Read no more for now."""
+
+    def go_on(self) -> None:
+        """Read again."""
+
+    def read_end(self) -> None:
+        """Nobody is left to write, as a rule: take the end."""
+
+    def close(self) -> None:
+        """Take what is there, and close it, though somebody may go on writing."""
+
+
+class _Backlog(_Readable, Protocol):
+    """Files: always ready, so that they tell by themselves which are to be read."""
+
+    fds: tuple[int, ...]
+    behind: "set[Any]"
+
+    def read_behind(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Source:
@@ -108,7 +144,7 @@ class Source:
 
     def _end(self) -> None:
         self.hold()
-        self._sink = _nobody  # what it is bound to holds this source: no cycle is to keep a finished execution
+        self._sink = nobody  # what it is bound to holds this source: no cycle is to keep a finished execution
         self._pump.forget(self._fd)
         os.close(self._fd)
         self.ended.set()
@@ -120,11 +156,13 @@ class Pump:
     Attributes:
         buffer: what reads go through; shared, because every read is over before the next begins.
         view: the same memory, for slicing without a copy.
+        files: what it reads besides pipes; None while there is nothing.
     """
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._sources: dict[int, Source] = {}
+        self._sources: dict[int, _Readable] = {}
+        self.files: _Backlog | None = None
         self._alarms: list[tuple[float, int, Callable[[], None]]] = []
         self._alarm_numbers = itertools.count()
         self.buffer = bytearray(READ_SIZE)
@@ -135,6 +173,13 @@ class Pump:
         source = self._sources[fd] = Source(self, fd, sink)
         self.heed(fd)
         return source
+
+    def also(self, files: "_Backlog") -> None:
+        """Read these files, too, from now on."""
+        self.files = files
+        for fd in files.fds:
+            self._sources[fd] = files
+            self.heed(fd)
 
     # For sources. A hung-up pipe is always ready, so one that is not to be read must leave the set. When everything is
     # cancelled there is no set any more, while executions still wind down.
@@ -166,11 +211,18 @@ class Pump:
                     source = self._sources.get(fd)  # an earlier one of this batch may have closed it
                     if source is not None:
                         source.read_once()
+                if self.files is not None:
+                    self.files.read_behind()
         finally:
             self._epoll.close()
+            if self.files is not None:
+                self.files.close()
 
     async def _wait(self) -> None:
         """Wait for a pipe, or an alarm."""
+        if self.files is not None and self.files.behind:
+            await trio.lowlevel.checkpoint()
+            return
         if not self._alarms:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
             return

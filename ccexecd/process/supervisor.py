@@ -9,15 +9,18 @@ finished.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import signal
+from collections.abc import Callable
 
 import attrs
 import trio
 
 from ccexecd.core.execution import Exit, IllegalTransitionError, Outcome, Reason, State, judge
 from ccexecd.process.execution import Execution
+from ccexecd.process.files import open_file, source_of
 from ccexecd.process.final_result import ResultWatch
 from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.keeper_link import close_all
@@ -58,7 +61,9 @@ class Start:
         subject = "pipe" if execution.terminal is None else "terminal"
         try:
             if execution.terminal is None:
-                self._open_pipes(stdin_open=execution.spec.stdin_open)
+                self._open_pipes(open_file if execution.spec.stdio == "file" else open_pipe)
+                if execution.spec.stdin_open:
+                    self._open_input()
             else:
                 launch = attrs.evolve(launch, terminal=self._open_terminal(execution.terminal))
         except OSError as error:  # no descriptors left
@@ -67,15 +72,16 @@ class Start:
         else:
             keeper.spawn(launch, self._theirs, self._settle)
 
-    def _open_pipes(self, *, stdin_open: bool) -> None:
+    def _open_pipes(self, open_one: Callable[[], tuple[int, int]]) -> None:
         for _ in range(2):
-            read_end, write_end = open_pipe()
-            self._pipes.append(read_end)
-            self._theirs.append(write_end)
-        if stdin_open:
-            read_end, write_end = os.pipe2(os.O_CLOEXEC)
-            self._pipes.append(write_end)
-            self._theirs.insert(0, read_end)
+            ours, theirs = open_one()
+            self._pipes.append(ours)
+            self._theirs.append(theirs)
+
+    def _open_input(self) -> None:
+        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        self._pipes.append(write_end)
+        self._theirs.insert(0, read_end)
 
     def _open_terminal(self, terminal: Terminal) -> str:
         """Our end twice, for reading and for typing; a size may be set from now on. Returns the path of theirs."""
@@ -148,13 +154,14 @@ async def supervise(execution: Execution, keeper: KeeperClient, pump: Pump, star
 
 def _connect(execution: Execution, pump: Pump, pipes: list[int]) -> None:
     """Begin to read what it writes, and to write what it reads."""
-    output = pump.add(pipes[0], _reader_of(execution))
+    add = functools.partial(source_of, pump) if execution.spec.stdio == "file" else pump.add
+    output = add(pipes[0], _reader_of(execution))
     if execution.terminal is not None:
         execution.pacing.sources = (output,)
         return
     if execution.spec.stdin_open:
         execution.stdin.open(pipes[2])
-    errors = pump.add(pipes[1], lambda received: execution.has_output("stderr", received))
+    errors = add(pipes[1], lambda received: execution.has_output("stderr", received))
     execution.pacing.sources = (output, errors)
 
 

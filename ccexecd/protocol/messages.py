@@ -87,8 +87,8 @@ class Execute:
     agent: Literal["auto", "claude", "none"] = "auto"
     post_result_grace: Seconds | None = None
     pty: TerminalSize | None = None
+    stdio: Literal["pipe", "file"] | None = None
     # Of the contract, served by later versions: only the value that changes nothing is taken.
-    stdio: Literal["pipe"] = "pipe"
     max_line_bytes: None = None
     idempotency_key: None = None
     lane: None = None
@@ -101,6 +101,8 @@ class Execute:
             raise StructureError([{"path": "$.command", "error": "must not be empty"}])
         if self.argv is not None and not (self.argv and self.argv[0]):
             raise StructureError([{"path": "$.argv", "error": "must not be empty, nor its first word"}])
+        if self.stdio == "file" and (self.pty is not None or self.policy == "block"):
+            raise StructureError([{"path": "$.stdio", "error": 'a file goes neither with pty nor with policy "block"'}])
         if any(not name or "=" in name for name in self.env):
             raise StructureError([{"path": "$.env", "error": 'a name must not be empty nor hold "="'}])
         if len(self.labels) > MAX_LABELS:
@@ -230,7 +232,6 @@ class Nothing:
 
 
 UNSERVED = {
-    "stdio",
     "max_line_bytes",
     "idempotency_key",
     "lane",

@@ -61,6 +61,7 @@ def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing)
         framing=wanted.framing or (framing if terminal is None else "raw"),
         policy=wanted.policy,
         stdin_open=wanted.stdin == "open" or terminal is not None,
+        stdio=wanted.stdio or "auto",
         pty=terminal,
         on_disconnect=wanted.on_disconnect,
         limits=Limits(**attrs.asdict(wanted.limits)) if wanted.limits is not None else Limits(),

@@ -23,6 +23,7 @@ def test_a_spec_needs_no_more_than_its_words():
         "framing": "lines",
         "policy": "drop_oldest",
         "stdin_open": False,
+        "stdio": "auto",
         "pty": None,
         "on_disconnect": "auto",
         "labels": {},

@@ -56,7 +56,7 @@ def test_defaults_are_those_of_the_contract():
             "pty": None,
             "limits": None,
             "policy": "drop_oldest",
-            "stdio": "pipe",
+            "stdio": None,
             "max_line_bytes": None,
             "idempotency_key": None,
             "lane": None,

@@ -140,7 +140,6 @@ class TestExecute:
     @pytest.mark.parametrize(
         ("param", "value"),
         [
-            ("stdio", "file"),
             ("lane", "a"),
         ],
     )
@@ -149,6 +148,17 @@ class TestExecute:
         error = await refused(client, "execute", command="true", **{param: value})
         assert error.code == -32602
         assert error.facts == [{"path": f"$.{param}", "error": "this value is not served by this version"}]
+
+    @pytest.mark.parametrize("other", [{"policy": "block"}, {"pty": {"cols": 80, "rows": 24}}])
+    async def test_a_file_goes_with_nothing_that_holds_up(self, client, other):
+        """Neither a terminal nor a policy that has the program wait."""
+        error = await refused(client, "execute", command="true", stdio="file", **other)
+        assert (error.code, error.facts[0]["path"]) == (-32602, "$.stdio")
+
+    async def test_a_file_is_an_output_like_any_other(self, client):
+        """Nobody can tell from what arrives."""
+        ran = await client.run("sh", "-c", "echo out; echo err >&2", stdio="file")
+        assert (ran.stdout, ran.stderr) == ("out\n", "err\n")
 
     async def test_limits_reach_the_program(self, client):
         """What was asked for is told, and what went beyond is told of by name."""

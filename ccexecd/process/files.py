@@ -1,0 +1,183 @@
+"""Output that goes into a file instead of a pipe: nothing of it is lost, however late it is read.
+
+Some programs exit before their pipe has taken what they wrote last, and report success (Claude Code in pure JavaScript
+loses up to a mebibyte of a 2 MB answer so). A file takes everything at once. Ours lives in memory and has no name; what
+has been read is given back to the system. Owns these files and what tells that one has grown (inotify(7)). A program
+that writes faster than it is read is not held up by a file, so only what is known to write little gets one.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import sys
+from typing import cast
+
+import trio
+
+from ccexecd.process.pump import READ_SIZE, Pump, Sink, nobody
+
+_IN_MODIFY = 0x2  # linux/inotify.h
+_EVENT_SIZE = 16  # bytes of an inotify_event without a name, as those of a file itself are
+_OVERFLOW = -1  # the number in an event that tells that others were lost
+_FALLOC_FL_PUNCH_HOLE, _FALLOC_FL_KEEP_SIZE = 0x2, 0x1  # linux/falloc.h
+_F_ADD_SEALS, _F_SEAL_SHRINK = 1033, 0x2  # linux/fcntl.h
+
+_GIVEN_BACK = 1024 * 1024
+"""Bytes that are read until they are given back: the system does not notice less, and each time costs 5 us."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+def open_file() -> tuple[int, int]:
+    """A file for output: an end to read it by, and an end that appends to it.
+
+    It cannot be cut: a script that opens its own standard output anew (`> /dev/stdout`) fails, and loses nothing.
+
+    Raises:
+        OSError: no descriptors are left.
+    """
+    ours = os.memfd_create("ccexecd-output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        fcntl.fcntl(ours, _F_ADD_SEALS, _F_SEAL_SHRINK)
+        theirs = os.open(f"/proc/self/fd/{ours}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    except OSError:
+        os.close(ours)
+        raise
+    return ours, theirs
+
+
+def source_of(pump: Pump, fd: int, sink: Sink) -> "FileSource":
+    """Have a pump read a file from now on. The descriptor is the source's from here."""
+    if pump.files is None:
+        pump.also(Files())
+    return cast("Files", pump.files).add(fd, sink)
+
+
+class FileSource:
+    """One file being read, with the manners of a pipe's `Source`.
+
+    Attributes:
+        is_held: it is not to be read.
+        ended: set when all of it has been read and nobody is left to write, or `close` was called.
+    """
+
+    def __init__(self, files: "Files", fd: int, sink: Sink) -> None:
+        self._files = files
+        self._fd = fd
+        self._sink = sink
+        self._read = self._given_back = 0  # bytes
+        self._is_last = False
+        self.is_held = False
+        self.ended = trio.Event()
+
+    def read_once(self) -> bool:
+        """Pass on what is there, up to `READ_SIZE`. Returns whether there was anything."""
+        received = os.pread(self._fd, READ_SIZE, self._read)
+        if not received:
+            if self._is_last:
+                self._end()
+            return False
+        self._read += len(received)
+        if self._read - self._given_back >= _GIVEN_BACK:
+            mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
+            _libc.fallocate(self._fd, mode, self._given_back, self._read - self._given_back)
+            self._given_back = self._read
+        self._sink(received)
+        return True
+
+    def hold(self) -> None:
+        """Read no more for now. The program goes on: it waits for no file."""
+        self.is_held = True
+        self._files.behind.discard(self)
+
+    def go_on(self) -> None:
+        """Read again."""
+        self.is_held = False
+        self._files.heed(self)
+
+    def read_end(self) -> None:
+        """Nobody is left to write: when all has been read, it has ended."""
+        self._is_last = True
+        self.go_on()
+
+    def close(self) -> None:
+        """Take what is in it, and close it."""
+        left = os.fstat(self._fd).st_size - self._read if not self.ended.is_set() else 0
+        for _ in range(left // READ_SIZE + 1):
+            if self.ended.is_set() or not self.read_once():
+                break
+        if not self.ended.is_set():
+            self._end()
+
+    def _end(self) -> None:
+        self.hold()
+        self._sink = nobody
+        self._files.forget(self._fd)
+        os.close(self._fd)
+        self.ended.set()
+
+
+class Files:
+    """All output files of a daemon.
+
+    Attributes:
+        fds: one of them is readable when a file has grown, or is to be read on.
+        behind: the files that may have something to read.
+    """
+
+    def __init__(self) -> None:
+        self._inotify: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._inotify < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.fds: tuple[int, ...] = (self._inotify, self._bell)
+        self.behind: set[FileSource] = set()
+        self._sources: dict[int, FileSource] = {}  # by number of its watch
+        self._watches: dict[int, int] = {}  # by descriptor
+
+    def add(self, fd: int, sink: Sink) -> FileSource:
+        """Read a file from now on. The descriptor is the source's from here."""
+        watch = _libc.inotify_add_watch(self._inotify, f"/proc/self/fd/{fd}".encode(), _IN_MODIFY)
+        source = self._sources[watch] = FileSource(self, fd, sink)
+        self._watches[fd] = watch
+        self.heed(source)
+        return source
+
+    def heed(self, source: FileSource) -> None:
+        """Read it, as soon as there is time."""
+        if not source.ended.is_set():
+            self.behind.add(source)
+            os.eventfd_write(self._bell, 1)
+
+    def forget(self, fd: int) -> None:
+        """Its source has ended."""
+        watch = self._watches.pop(fd)
+        del self._sources[watch]
+        _libc.inotify_rm_watch(self._inotify, watch)
+
+    def read_once(self) -> bool:
+        """Some have grown: note which."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
+        try:
+            events = os.read(self._inotify, 4096)
+        except BlockingIOError:
+            return False
+        for at in range(0, len(events), _EVENT_SIZE):
+            watch = int.from_bytes(events[at : at + 4], sys.byteorder, signed=True)
+            grown = self._sources.values() if watch == _OVERFLOW else filter(None, [self._sources.get(watch)])
+            self.behind.update(source for source in grown if not source.is_held)
+        return True
+
+    def read_behind(self) -> None:
+        """Pass on some of each that has something."""
+        for source in tuple(self.behind):
+            if not source.read_once():
+                self.behind.discard(source)
+
+    def close(self) -> None:
+        """Nobody reads any more."""
+        for fd in self.fds:
+            os.close(fd)
