@@ -121,6 +121,7 @@ class Dispatcher:
         if inspect.isawaitable(outcome):  # what has been decided is begun, whatever happens to the reader now
             places.take()
             self._nursery.start_soon(self._finish, call, batch, outcome, places)
+            await trio.lowlevel.checkpoint()  # its answer may take the room that the next one's would need
 
     def _call(self, call: Call, method: Method | None, places: "_Places") -> Any:
         if method is None:
