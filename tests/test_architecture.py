@@ -100,6 +100,7 @@ MAY_IMPORT = {
     "core": set(),
     "agents": {"protocol", "core"},
     "process": {"core"},
+    "storage": {"core"},
     "service": {"protocol", "core", "process", "engine", "config"},
     "external": DOOR,
     "control": DOOR,
@@ -150,6 +151,7 @@ STDLIB_ONLY = {
     "ccexecd/systemd.py": "READY must not wait for an import",
     "ccexecd/protocol/errors.py": "shared with ccexecctl",
     "ccexecd/protocol/framing.py": "shared with ccexecctl",
+    "ccexecd/storage/chain.py": "shared with ccexecctl",
     "ccexecd/process/keeper.py": "a small process of its own that outlives the daemon",
     "ccexecd/process/containment.py": "the keeper's",
 }
