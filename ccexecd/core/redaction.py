@@ -5,31 +5,23 @@ Owns the recognition in text: tokens by their known beginnings, values that a na
 belong into the environment or on standard input, and where a command line holds one all the same, this keeps it out of
 what lasts. Redacting twice changes nothing more.
 
-Bounded time: every pattern of ours repeats over disjoint characters or a bounded number of times, a configured one is
-refused where a repetition stands inside of another one, and no more than `MAX_TEXT` characters are looked at.
+Bounded time: every pattern of ours repeats over disjoint characters or a bounded number of times, a configured one that
+some text could keep busy is refused (`patterns`), and no more than `MAX_TEXT` characters are looked at.
 """
 
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from re import _constants as opcodes  # type: ignore[attr-defined]  # the parser is the only one that knows what repeats
-from re import _parser as parser  # type: ignore[attr-defined]
-from typing import Any
+
+from ccexecd.core.patterns import ANYWHERE, PatternError, compiled
 
 REDACTED = "[redacted]"
 
 MAX_TEXT = 4096
 """Characters of a text that are kept; the rest is neither looked at nor shown."""
 
-_MAX_REPEATS = 3
-"""Repetitions without a bound in one configured pattern: n of them may take the n-th power of a text's length."""
-
 _MAX_PASSES = 8
 """How often a text is gone over: what has been taken out may lay bare what stands beside it."""
-
-_MAX_NESTED = 32
-_MAX_BRANCHED = 8
-"""How often at most what is repeated may be repeated again, and alternatives may be: few enough for any text."""
 
 _NAMES = (
     r"passw(?:or)?ds?|passwd|passphrase|secrets?|token(?!s|iz)|api[-_.]?keys?|access[-_.]?keys?|private[-_.]?keys?|"
@@ -81,10 +73,6 @@ _OPTION = re.compile(rf"--?[\w-]{{0,40}}?(?:{_NAMES})[\w-]{{0,40}}", re.IGNORECA
 _ASSIGNMENT = re.compile(rf"-{{0,2}}[\w.-]{{0,80}}?(?:{_NAMES})[\w-]{{0,40}}=", re.IGNORECASE)
 
 
-class PatternError(ValueError):
-    """A configured pattern cannot be used; the text says why."""
-
-
 class Redactor:
     """Takes out what looks like a secret.
 
@@ -96,7 +84,7 @@ class Redactor:
     """
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
-        self._configured = tuple(compiled(each) for each in patterns)
+        self._configured = tuple(_checked(each) for each in patterns)
 
     def text(self, text: str) -> str:
         """A text without its secrets: a command string, a message; cut to `MAX_TEXT` characters."""
@@ -149,62 +137,8 @@ def _kept_apart(found: re.Match[str]) -> str:
     return found[0] if found[0] in REDACTED else REDACTED
 
 
-def compiled(pattern: str) -> re.Pattern[str]:
-    """A configured pattern, ready for use.
-
-    Raises:
-        PatternError: it is not valid, or some text might keep it busy for ever.
-    """
-    try:
-        repeats = _repeats(parser.parse(pattern))
-        found = re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise PatternError(f"not a valid regular expression: {error}") from None
-    if repeats > _MAX_REPEATS:
-        raise PatternError(
-            f"must not have more than {_MAX_REPEATS} repetitions without a bound: it could take too long"
-        )
+def _checked(pattern: str) -> re.Pattern[str]:
+    found = compiled(pattern, ANYWHERE)
     if found.fullmatch("") is not None:
         raise PatternError("must not match nothing at all")
     return found
-
-
-def _repeats(parsed: Any, outer: int = 1) -> int:
-    """How many repetitions without a bound a parsed pattern has.
-
-    Args:
-        parsed: what the parser of regular expressions has made of it.
-        outer: how often at most all that is around it repeats it.
-
-    Raises:
-        PatternError: one of them stands inside of another one, or repeats alternatives: the time that such a pattern
-            takes may double with each character.
-    """
-    count = 0
-    for operation, value in parsed:
-        if operation in _REPEATS:
-            _, most, repeated = value
-            if outer > 1 and most > 1 and outer * most > _MAX_NESTED:
-                raise PatternError("must not have a repetition inside of another one: it could take for ever")
-            count += (most > _MAX_NESTED) + _repeats(repeated, outer * int(most))
-            continue
-        if operation is opcodes.BRANCH and outer > _MAX_BRANCHED:
-            raise PatternError("must not repeat alternatives: it could take for ever")
-        count += sum(_repeats(each, outer) for each in _parts_of(operation, value))
-    return count
-
-
-_REPEATS = (opcodes.MAX_REPEAT, opcodes.MIN_REPEAT, getattr(opcodes, "POSSESSIVE_REPEAT", None))
-
-
-def _parts_of(operation: Any, value: Any) -> list[Any]:
-    """The patterns inside of a part of a parsed pattern."""
-    if operation is opcodes.BRANCH:
-        return list(value[1])
-    if operation is opcodes.SUBPATTERN:
-        return [value[-1]]
-    if operation in (opcodes.ASSERT, opcodes.ASSERT_NOT):
-        return [value[1]]
-    if operation is opcodes.GROUPREF_EXISTS:
-        return [each for each in value[1:] if each is not None]
-    return [value] if operation is getattr(opcodes, "ATOMIC_GROUP", None) else []
