@@ -15,6 +15,9 @@ from typing import Any, NamedTuple
 
 import attrs
 
+from ccexecd.core.patterns import PatternError
+from ccexecd.core.redaction import Redactor
+from ccexecd.core.rules import Policy
 from ccexecd.keys import FIELDS, Config, Update, allowed, kind_of, rules
 from ccexecd.paths import Places, default_places
 
@@ -68,12 +71,14 @@ class LoadedConfig:
         sources: for each key "default", "file PATH", "environment NAME" or "flag --NAME".
         files: the files that were read.
         config_file: the file that was looked for, whether or not it was there.
+        policy: what `policy_file` holds; None where that is not set.
     """
 
     config: Config
     sources: Mapping[str, str]
     files: tuple[Path, ...]
     config_file: Path
+    policy: Policy | None
     _inputs: "_Inputs" = attrs.field(repr=False)
 
     def load_again(self) -> "LoadedConfig":
@@ -137,6 +142,7 @@ def _load(inputs: _Inputs) -> LoadedConfig:
     was_read = merge.take_file(file, is_named=is_named)
     merge.take_environment(inputs.environ, inputs.directory)
     merge.take_flags(inputs.flags, inputs.directory)
+    policy = merge.policy()
     if merge.problems:
         raise ConfigError(merge.problems)
     if merge.values.get("debug"):
@@ -146,6 +152,7 @@ def _load(inputs: _Inputs) -> LoadedConfig:
         sources=MappingProxyType(merge.sources),
         files=(file,) if was_read else (),
         config_file=file,
+        policy=policy,
         inputs=inputs,
     )
 
@@ -201,6 +208,27 @@ class _Merge:
     def take_flags(self, flags: Mapping[str, object], directory: Path) -> None:
         for key, value in flags.items():
             self.take(key, f"flag --{key.replace('_', '-')}", value, directory)
+
+    def policy(self) -> Policy | None:
+        """Read the policy that the values name, and check the expressions of `redact`."""
+        self._check_redaction(self.values.get("redact", ()))
+        if "policy_file" not in self.values:
+            return None
+        from ccexecd import policy_file  # noqa: PLC0415  # few have one
+
+        file = Path(self.values["policy_file"])
+        try:
+            return policy_file.load(file)
+        except policy_file.PolicyError as error:
+            self.problems += [Problem(place, f"policy file {file}", message) for place, message in error.faults]
+            return None
+
+    def _check_redaction(self, expressions: Sequence[str]) -> None:
+        for index, expression in enumerate(expressions):
+            try:
+                Redactor([expression])
+            except PatternError as error:
+                self.problems.append(Problem(f"redact[{index}]", self.sources["redact"], str(error)))
 
     def take_text(self, key: str, source: str, text: str, directory: Path) -> None:
         try:

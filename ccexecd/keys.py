@@ -82,6 +82,9 @@ class Config:
     allowed_commands: tuple[str, ...] | None = _key(
         None, "programs that may be executed; not set: every program", earlier="ALLOWED_COMMANDS"
     )
+    policy_file: str | None = _key(
+        None, "rules of what may be executed, see docs/security.md; not set: none", is_path=True
+    )
     max_sessions: int = _key(100, "sessions at the same time", earlier="MAX_SESSIONS", minimum=1, maximum=100_000)
     session_timeout: float = _key(
         3600.0, "seconds until an idle session ends", earlier="SESSION_TIMEOUT", minimum=0, maximum=LONGEST
@@ -139,6 +142,15 @@ class Config:
     post_result_grace: float | None = _key(
         None, "seconds that an agent may stay after its final result; not set: no limit", minimum=0, maximum=LONGEST
     )
+
+    redact: tuple[str, ...] = _key(
+        (), "regular expressions of what is kept out of log and audit, besides what looks like a secret anyway"
+    )
+    audit_required: bool = _key(False, "execute nothing that cannot be recorded in the audit")
+    audit_max_bytes: int = _key(
+        16_777_216, "bytes of one file of the audit, after which the next one is begun", minimum=65_536, maximum=1 << 40
+    )
+    audit_files: int = _key(20, "files of the audit that are kept", minimum=2, maximum=100_000)
 
     def as_public_dict(self) -> dict[str, object]:
         """Return every key with a value that JSON can carry; no key holds a secret."""

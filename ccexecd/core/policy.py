@@ -7,17 +7,28 @@ Knows no file system: whoever asks hands in how a name is resolved.
 """
 
 import shlex
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
-_SHELL_SYNTAX = frozenset(";&|<>()$`\n*?[]{}~#!=\\\r")
-"""Characters that mean something to a shell outside of quotes. "=" for `NAME=value program`."""
+from ccexecd.core.rules import name_of
+
+_SHELL_SYNTAX = frozenset(";&|<>()$`\n*?[]{}~#!\\\r")
+"""Characters that mean something to a shell outside of quotes, wherever they stand."""
+
+_ASSIGNMENT = "="
+"""What means something in the words up to the program's, as in `NAME=value program`; nothing behind it."""
+
+_BLANKS = " \t"
 
 _IN_DOUBLE_QUOTES = frozenset("$`\\!")
 
-_LOADER_NAMES = frozenset(
-    {"PATH", "BASH_ENV", "ENV", "SHELLOPTS", "IFS", "NODE_OPTIONS", "PERL5OPT", "RUBYOPT", "GIT_SSH"}
+_LOADERS = (
+    "PATH BASH_ENV ENV SHELLOPTS BASHOPTS IFS PS4 PROMPT_COMMAND NODE_OPTIONS NODE_PATH RUBYOPT RUBYLIB CLASSPATH "
+    "JAVA_TOOL_OPTIONS _JAVA_OPTIONS JDK_JAVA_OPTIONS EDITOR VISUAL PAGER MANPAGER LESSOPEN LESSCLOSE BROWSER "
+    "GCONV_PATH GLIBC_TUNABLES AWKPATH LUA_PATH LUA_CPATH LUA_INIT TCLLIBPATH SUDO_ASKPASS SSH_ASKPASS OPENSSL_CONF "
+    "MAKEFLAGS MFLAGS GNUMAKEFLAGS ZDOTDIR"
 )
-_LOADER_PREFIXES = ("LD_", "BASH_FUNC_", "PYTHON")
+_LOADER_NAMES = frozenset(_LOADERS.split())
+_LOADER_PREFIXES = ("LD_", "BASH_FUNC_", "PYTHON", "PERL5", "GIT_", "DYLD_", "npm_config_", "NPM_CONFIG_", "RSYNC_")
 """Environment names by which a client could make an allowed program run another: refused under an allow-list."""
 
 
@@ -40,6 +51,7 @@ def words_of(command: str) -> tuple[str, ...]:
         RefusedError: it needs one.
     """
     quote = ""
+    is_behind = False  # of the program's word
     for position, character in enumerate(command, 1):
         if quote:
             if character == quote:
@@ -48,7 +60,9 @@ def words_of(command: str) -> tuple[str, ...]:
                 raise RefusedError(_needs_shell(character, position))
         elif character in "'\"":
             quote = character
-        elif character in _SHELL_SYNTAX:
+        elif character in _BLANKS:
+            is_behind = is_behind or bool(command[: position - 1].strip(_BLANKS))
+        elif character in _SHELL_SYNTAX or (character == _ASSIGNMENT and not is_behind):
             raise RefusedError(_needs_shell(character, position))
     if quote:
         raise RefusedError(f"command string has an unfinished {quote} quote")
@@ -62,6 +76,40 @@ def _needs_shell(character: str, position: int) -> str:
     )
 
 
+def loaders_in(names: Iterable[str]) -> tuple[str, ...]:
+    """Those environment names by which an allowed program could be made to run another one."""
+    return tuple(name for name in names if name in _LOADER_NAMES or name.startswith(_LOADER_PREFIXES))
+
+
+def refuse_loaders(names: Iterable[str], granted: Collection[str] = ()) -> None:
+    """See that nobody walks around a judgement by way of the environment.
+
+    Args:
+        names: those whose values are not what is inherited anyway.
+        granted: those that a rule names all the same; never PATH, by which the program itself is found.
+
+    Raises:
+        RefusedError: somebody might.
+    """
+    loaders = tuple(name for name in loaders_in(names) if name == "PATH" or name not in granted)
+    if loaders:
+        raise RefusedError(
+            f"environment name {', '.join(loaders)} could make an allowed program run another one; "
+            "leave it as the daemon has it",
+            loaders,
+        )
+
+
+def refuse_relative(name: str) -> None:
+    """See that a program is not named by a path that leads elsewhere from the client's `cwd`.
+
+    Raises:
+        RefusedError: it is.
+    """
+    if "/" in name and not name.startswith("/"):
+        raise RefusedError(f"{name!r} is a relative path; give a program's name or its absolute path")
+
+
 def judge(
     argv: tuple[str, ...],
     env: Mapping[str, str],
@@ -69,6 +117,8 @@ def judge(
     resolve: Callable[[str], str | None],
 ) -> None:
     """Decide whether a program may run under an allow-list.
+
+    It has to be called by the name that is listed: one file may be many programs, and which one its name tells.
 
     Args:
         argv: the words; the first is a name or an absolute path.
@@ -79,18 +129,9 @@ def judge(
     Raises:
         RefusedError: it may not.
     """
-    loaders = tuple(name for name in env if name in _LOADER_NAMES or name.startswith(_LOADER_PREFIXES))
-    if loaders:
-        raise RefusedError(
-            f"environment name {', '.join(loaders)} could make an allowed program run another one; "
-            "leave it as the daemon has it",
-            loaders,
-        )
+    refuse_loaders(env)
     name = argv[0] if argv else ""
-    if "/" in name and not name.startswith(
-        "/"
-    ):  # resolved from the daemon's directory, but run from the client's `cwd`
-        raise RefusedError(f"{name!r} is a relative path; give a program's name or its absolute path")
-    program = resolve(name)
-    if program is None or program not in {resolve(entry) for entry in allowed}:
+    refuse_relative(name)
+    program, called = resolve(name), name_of(name)
+    if program is None or program not in {resolve(entry) for entry in allowed if name_of(entry) == called}:
         raise RefusedError(f"{name!r} is not an allowed command; allowed: {', '.join(sorted(allowed)) or 'none'}")

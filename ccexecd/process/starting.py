@@ -59,7 +59,7 @@ def start(
         if cwd is not None:
             os.chdir(cwd)
         subject = "program"
-        path = _find(argv[0], env)
+        path = find(argv[0], env)
         if prepare is not None:
             return _fork(path, argv, env, terminal if terminal is not None else stdio, prepare)
         return os.posix_spawn(
@@ -129,7 +129,7 @@ def _fork(
     return pid
 
 
-def _find(program: str, env: Mapping[str, str]) -> str:
+def find(program: str, env: Mapping[str, str]) -> str:
     """Where a program lies, as execvp(3) looks for it.
 
     Raises:

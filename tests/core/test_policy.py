@@ -31,6 +31,7 @@ SIMPLE = [
     "echo a,b@c%d^e+f:g/h.i-j_k",
     "echo ünïcödé '日本'",
     "echo 'a\nb' \"c\nd\"",
+    "ls --color=auto a=b =",
 ]
 
 
@@ -44,7 +45,7 @@ def test_words_are_those_that_a_shell_would_see(command):
     assert [word.encode() for word in words or [""]] == seen.split(b"\0")[:-1]
 
 
-@pytest.mark.parametrize("character", ";&|<>()$`\n*?[]{}~#!=\\\r")
+@pytest.mark.parametrize("character", ";&|<>()$`\n*?[]{}~#!\\\r")
 def test_shell_syntax_is_refused_outside_quotes(character):
     """What only a shell understands cannot be judged; the text says which character, where, and what to do instead."""
     with pytest.raises(RefusedError) as caught:
@@ -53,6 +54,13 @@ def test_shell_syntax_is_refused_outside_quotes(character):
         f"command string holds shell syntax ({character!r} at character 5), which an allow-list cannot judge; "
         "send argv instead, or quote it"
     )
+
+
+@pytest.mark.parametrize("command", ["A=1", "A=1 ls", "  A=1\tls", "A=' ' ls", "'A B'=1 ls", "l=s x"])
+def test_an_assignment_is_refused(command):
+    """Up to the program's word, `=` may set a variable, of which the program may be another one."""
+    with pytest.raises(RefusedError, match="shell syntax \\('=' at"):
+        words_of(command)
 
 
 @pytest.mark.parametrize("character", "$`\\!")
@@ -101,6 +109,15 @@ def test_an_empty_list_allows_nothing():
     """No entry is no permission, and says so."""
     with pytest.raises(RefusedError, match="allowed: none"):
         judge(("ls",), {}, [], PROGRAMS.get)
+
+
+def test_one_file_may_be_many_programs():
+    """Where a name decides what a file does (busybox), an entry allows no other name of it."""
+    files = {"ls": "/bin/busybox", "sh": "/bin/busybox", "busybox": "/bin/busybox", "/bin/busybox": "/bin/busybox"}
+    judge(("ls",), {}, ["ls"], files.get)
+    for name in ("sh", "busybox", "/bin/busybox"):
+        with pytest.raises(RefusedError):
+            judge((name, "sh"), {}, ["ls"], files.get)
 
 
 def test_a_program_that_does_not_exist_is_not_the_entry_that_does_not_exist():

@@ -1,0 +1,210 @@
+"""What may run on this machine: the allow-list and the policy, held against programs as they lie on the disk.
+
+Owns the resolution of what a client asks for (program, directory, environment) and the order of the questions. A
+command string that is judged is run without a shell, as the words that were judged; what cannot be judged is refused
+wherever something has to be allowed. Must not know sessions, executions or any record: it is asked, and answers.
+"""
+
+import logging
+import os
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from ccexecd.core import policy
+from ccexecd.core.policy import RefusedError
+from ccexecd.core.rules import Decision, Policy, Wish, is_wrapper, warnings_of
+from ccexecd.core.spec import Spec
+from ccexecd.keys import Config
+from ccexecd.process import programs
+
+__all__ = ["Judge", "RefusedError", "Ruling"]
+
+log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class Ruling:
+    """What is to be run, since it may.
+
+    Attributes:
+        spec: how; without its shell where its words have been judged.
+        reason: why it may; empty where everything may.
+        run_as: as which user; None is the daemon's own.
+        decision: what the policy said; None where there is none.
+    """
+
+    spec: Spec
+    reason: str = ""
+    run_as: str | None = None
+    decision: Decision | None = None
+
+
+class Judge:
+    """Who decides.
+
+    Args:
+        config: the configuration in force.
+        rules: the policy in force; None is none.
+        inherited: the environment that programs inherit.
+    """
+
+    def __init__(self, config: Config, rules: Policy | None, inherited: Mapping[str, str]) -> None:
+        self._config = config
+        self._rules = rules
+        self._inherited = inherited
+        self._path = os.defpath if "PATH" in config.unset_environment else inherited.get("PATH", os.defpath)
+
+    def rule(self, spec: Spec, principal: str) -> Ruling:
+        """Decide whether something may run.
+
+        Args:
+            spec: what.
+            principal: who asks.
+
+        Raises:
+            RefusedError: it may not.
+        """
+        allowed = self._config.allowed_commands
+        if allowed is None and self._rules is None:
+            return Ruling(spec)
+        spec = self._worded(spec, is_strict=allowed is not None or (self._rules or _NONE).default == "deny")
+        if allowed is not None:
+            policy.judge(spec.argv, self.changes_of(spec), allowed, self.resolve)
+        if self._rules is None:
+            return Ruling(spec, "allowed_commands allows it")
+        decision = self._rules.decide(self._wish(spec, principal), self.resolve)
+        if not decision.allowed:
+            raise DeniedError(decision)
+        granted = (decision.rule.environment if decision.rule is not None else None) or ()
+        policy.refuse_loaders(self.changes_of(spec), granted)
+        run_as = decision.rule.run_as if decision.rule is not None else None
+        return Ruling(spec, decision.reason, run_as, decision)
+
+    def explain(self, spec: Spec, principal: str) -> dict[str, Any]:
+        """The same in full, for whoever wants to know why: JSON values."""
+        told: dict[str, Any] = {"principal": principal, "command": spec.display}
+        try:
+            ruling = self.rule(spec, principal)
+        except RefusedError as refused:
+            decision = refused.decision if isinstance(refused, DeniedError) else None
+            told |= {"decision": "refused", "reason": str(refused)}
+        else:
+            decision = ruling.decision
+            told |= {"decision": "allowed", "reason": ruling.reason or "everything may run", "run_as": ruling.run_as}
+            told["runs"] = list(ruling.spec.argv)
+        told["rule"] = str(decision.rule) if decision is not None and decision.rule is not None else None
+        told["steps"] = [{"rule": rule, "miss": miss} for rule, miss in (decision.steps if decision else ())]
+        return told | self._seen(spec) | {"warnings": self._warnings_about(told, spec)}
+
+    def warnings(self) -> list[str]:
+        """What whoever wrote the allow-list and the policy may not have meant."""
+        own = warnings_of(self._config.allowed_commands or ())
+        return own + (self._rules.warnings() if self._rules is not None else [])
+
+    def changes_of(self, spec: Spec) -> dict[str, str]:
+        """What of a client's environment is not inherited anyway: a terminal's is mostly the daemon's own."""
+        withheld = self._config.unset_environment
+        removed = {name: "" for name in spec.unset if name in self._inherited}
+        added = spec.env.items()
+        return removed | {name: text for name, text in added if name in withheld or self._inherited.get(name) != text}
+
+    def resolve(self, program: str) -> str | None:
+        """A name or absolute path to the real path of what will be started; None if there is none, or none for sure."""
+        if "/" not in program and not all(folder.startswith("/") for folder in self._path.split(os.pathsep)):
+            return None  # a relative directory in PATH is another one from each `cwd`
+        return programs.real(programs.found(program, self._path))
+
+    def executable_of(self, spec: Spec) -> str:
+        """The file that starts, as far as it can be told, for the record."""
+        path = spec.env.get("PATH", "" if "PATH" in spec.unset else self._path) or os.defpath
+        found = programs.found(spec.argv[0], path, spec.cwd) if spec.argv else None
+        return programs.real_for_the_record(found) if found is not None else ""
+
+    def _worded(self, spec: Spec, *, is_strict: bool) -> Spec:
+        """A spec whose words can be judged: of a command string, those that a shell would see."""
+        if not spec.shell:
+            return spec
+        try:
+            argv = policy.words_of(spec.display)
+        except RefusedError:
+            if is_strict:
+                raise
+            return spec
+        name = argv[0] if argv else ""
+        is_program = ("/" not in name or name.startswith("/")) and self.resolve(name) is not None
+        return attrs.evolve(spec, argv=argv, shell=False) if is_strict or is_program else spec
+
+    def _wish(self, spec: Spec, principal: str) -> Wish:
+        name = spec.argv[0] if spec.argv else ""
+        policy.refuse_relative(name)
+        path = programs.found(name, self._path) if name else None
+        program = self.resolve(name)
+        if path is None or program is None:
+            raise RefusedError(f"{name!r} is no program that can be found and judged")
+        folder = os.path.dirname(path)  # noqa: PTH120
+        return Wish(
+            argv=spec.argv,
+            path=path,
+            program=program,
+            is_in_path=folder in self._path.split(os.pathsep),
+            cwd=os.path.realpath(os.path.join("/", spec.cwd or "")),  # noqa: PTH118
+            environment=tuple(self.changes_of(spec)),
+            principal=principal,
+        )
+
+    def _seen(self, spec: Spec) -> dict[str, Any]:
+        """What it was resolved to."""
+        try:
+            spec = self._worded(spec, is_strict=True)
+        except RefusedError:
+            words: list[str] | None = None
+        else:
+            words = list(spec.argv)
+        program = self.resolve(words[0]) if words else None
+        cwd = os.path.realpath(os.path.join("/", spec.cwd or ""))  # noqa: PTH118
+        return {"words": words, "executable": program, "cwd": cwd, "environment": sorted(self.changes_of(spec))}
+
+    def _warnings_about(self, told: Mapping[str, Any], spec: Spec) -> list[str]:
+        """What this verdict alone does not say."""
+        runs = told.get("runs") or [""]
+        if told["decision"] == "allowed" and is_wrapper(runs[0]):
+            what = (
+                "a shell reads all of the string"
+                if spec.shell and runs[0] == spec.argv[0]
+                else "it runs what it is told"
+            )
+            return [f"{runs[0]} is allowed here, and {what}: nothing that it starts is judged"]
+        return []
+
+
+class DeniedError(RefusedError):
+    """A policy denies it.
+
+    Attributes:
+        decision: what it said.
+    """
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision.reason)
+        self.decision = decision
+
+
+_NONE = Policy("allow")
+
+
+def question(words: tuple[str, ...] | None, command: str | None, shell: str, **given: Any) -> Spec:
+    """What a question is about: words, or a string that a shell would run.
+
+    Args:
+        words: the words.
+        command: the string, where there are no words.
+        shell: which shell.
+        given: further attributes of the spec.
+    """
+    argv = words if command is None else (shell, "-c", command)
+    return Spec(
+        tuple(argv or ()), command if command is not None else shlex.join(words or ()), command is not None, **given
+    )
