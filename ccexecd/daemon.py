@@ -38,6 +38,7 @@ from ccexecd.process.pump import Pump
 from ccexecd.service.dispatch import Answer
 from ccexecd.service.methods import EXECUTION_METHODS
 from ccexecd.service.status import status_method
+from ccexecd.storage.audit import Audit
 from ccexecd.systemd import Notifier, forget
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,9 @@ class Daemon:
         self._started_clock = time.monotonic()
         self._keeper = KeeperClient(umask)
         self._pump = Pump()
-        self._engine = Engine(loaded.config, self._keeper, self._pump, environ)
+        config = loaded.config
+        self._audit = Audit(places.state_dir / "audit", config.audit_max_bytes, config.audit_files)
+        self._engine = Engine(config, self._keeper, self._pump, environ, self._audit, loaded.policy)
         methods = {**EXECUTION_METHODS, "status": status_method(self.status)}
         self._house = Household(self._engine, methods, epoch=secrets.token_hex(8))
         routes = {**health_routes(self.health), "/execute": execute_route(self._engine)}
@@ -108,6 +111,7 @@ class Daemon:
                 async with trio.open_nursery() as engine_nursery:
                     await engine_nursery.start(self._keeper.run)
                     engine_nursery.start_soon(self._pump.run)
+                    engine_nursery.start_soon(self._audit.run)
                     await engine_nursery.start(self._engine.run)
                     async with trio.open_nursery() as external_nursery:
                         await self._door.open(self._engine.config, self._listen_fds)
@@ -119,6 +123,7 @@ class Daemon:
                         await self._stop_asked.wait()
                         await self._wind_down()
                     engine_nursery.cancel_scope.cancel(reason="the daemon ends")
+                self._audit.close({"sessions": self._sessions_ended, "executions": len(self._ended)})
                 self._stopped.set()
                 control_nursery.cancel_scope.cancel(reason="the daemon ends")
         finally:
@@ -155,6 +160,11 @@ class Daemon:
             },
             "keeper": {"pid": self._keeper.pid, "control_group": self._keeper.control_group},
             "memory_bytes": memory["memory_bytes"],
+            "audit": {
+                "directory": str(self._audit.directory),
+                "head": str(self._audit.head),
+                "problem": self._audit.problem,
+            },
         }
 
     def health(self) -> dict[str, Any]:
@@ -188,15 +198,33 @@ class Daemon:
             loaded = self._loaded.load_again()
             self._reopen_log()
             update = self._engine.config.updated(loaded.config)
+            changed = list(update.changed)
+            if loaded.policy != self._loaded.policy and "policy_file" not in changed:
+                changed.append("policy_file")
             self._loaded = loaded
             self._sources = {**loaded.sources, **{key: self._sources[key] for key in update.needs_restart}}
-            self._engine.reconfigure(update.config)
+            self._engine.reconfigure(update.config, loaded.policy)
             self._door.reconfigure(update.config)
             self._log_output.set_level("debug" if update.config.debug else update.config.log_level)
         finally:
             self._notifier.ready(self._summary())
-        log.info("reloaded", extra={"changed": update.changed, "needs_restart": update.needs_restart})
-        return {"changed": list(update.changed), "needs_restart": list(update.needs_restart)}
+        log.info("reloaded", extra={"changed": changed, "needs_restart": update.needs_restart})
+        self._say_what_is_lax()
+        return {"changed": changed, "needs_restart": list(update.needs_restart)}
+
+    def policy(self) -> dict[str, Any]:
+        """What may run: the allow-list and the policy in force, and what is to be said of them."""
+        config, rules = self._engine.config, self._loaded.policy
+        return {
+            "allowed_commands": None if config.allowed_commands is None else list(config.allowed_commands),
+            "policy_file": config.policy_file,
+            "policy": None if rules is None else rules.as_public_dict(),
+            "warnings": self._engine.gate.judge.warnings(),
+        }
+
+    def _say_what_is_lax(self) -> None:
+        for warning in self._engine.gate.judge.warnings():
+            log.warning("%s", warning)
 
     def _reopen_log(self) -> None:
         try:
@@ -228,6 +256,8 @@ class Daemon:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
+        self._say_what_is_lax()
+        self._audit.record("started", {"pid": os.getpid(), "version": __version__, "addresses": self._door.addresses})
         log.info("listening", extra={"addresses": self._door.addresses, "pid": os.getpid()})
         self._notifier.ready(self._summary())
         self._ready(self._door.addresses[0])

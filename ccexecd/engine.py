@@ -9,19 +9,18 @@ is to outlive its session runs in the engine's nursery from the start. Must not 
 import logging
 import os
 import secrets
-import shutil
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from enum import Enum
 
 import attrs
 import trio
 
+from ccexecd.admission import AdmissionError, Gate, Refusal
 from ccexecd.agents.claude import is_claude, reader_for
 from ccexecd.config import Config
-from ccexecd.core import policy
 from ccexecd.core.execution import Event, Outcome, Reason
+from ccexecd.core.rules import Policy
 from ccexecd.core.sessions import REASONS, Parting, ends
 from ccexecd.core.shells import is_plain
 from ccexecd.core.spec import Spec
@@ -33,6 +32,7 @@ from ccexecd.process.line_buffering import PRELOAD, LineBuffering
 from ccexecd.process.pump import Pump
 from ccexecd.process.shells import argv_of, default_shell
 from ccexecd.process.supervisor import Start, supervise
+from ccexecd.storage.audit import Audit
 
 # What the doors are given, executions and their errors among it: they do not import `process`.
 __all__ = ["AdmissionError", "Engine", "Execution", "Refusal", "Session", "SpawnError", "default_shell", "part"]
@@ -55,28 +55,6 @@ PREFIX_LENGTH = 4
 """Characters of the shortest beginning of an id that can stand for it."""
 
 
-class Refusal(Enum):
-    """Why an execution was not admitted."""
-
-    SESSION_LIMIT = "session limit"
-    NOT_ALLOWED = "not allowed"
-    DRAINING = "draining"
-
-
-class AdmissionError(Exception):
-    """An execution is not admitted. Nothing of it exists.
-
-    Attributes:
-        refusal: which rule refused.
-        facts: further facts for the client.
-    """
-
-    def __init__(self, refusal: Refusal, message: str, **facts: object) -> None:
-        super().__init__(message)
-        self.refusal = refusal
-        self.facts = facts
-
-
 @attrs.define(eq=False)
 class Session:
     """A client's claim.
@@ -84,6 +62,7 @@ class Session:
     Attributes:
         id: what clients call it.
         principal: whose it is.
+        peer: where its connection comes from.
         resume_token: proves the claim after a cut.
         executions: all of it that are remembered, by id, oldest first.
         live: those of them that have not finished.
@@ -94,6 +73,7 @@ class Session:
     """
 
     principal: str
+    peer: str = ""
     id: str = attrs.field(factory=lambda: str(uuid.uuid4()))
     resume_token: str = attrs.field(factory=lambda: secrets.token_urlsafe(32), repr=False)
     executions: dict[str, Execution] = attrs.field(factory=dict)
@@ -152,8 +132,11 @@ class Engine:
         keeper: parent of all leaders.
         pump: reader of all pipes.
         environ: what executions inherit.
+        audit: where decisions and outcomes are recorded; None is nowhere.
+        rules: the policy in force; None is none.
 
     Attributes:
+        gate: what every execution passes before it begins.
         executions: every one that is live or remembered, by id, oldest first.
         live: those of them that have not finished.
         sessions: every one that has not ended.
@@ -162,7 +145,15 @@ class Engine:
         leftovers: what finished ones have left running.
     """
 
-    def __init__(self, config: Config, keeper: KeeperClient, pump: Pump, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        keeper: KeeperClient,
+        pump: Pump,
+        environ: Mapping[str, str],
+        audit: Audit | None = None,
+        rules: Policy | None = None,
+    ) -> None:
         self.config = config
         self.executions: dict[str, Execution] = {}
         self.live: dict[str, Execution] = {}
@@ -173,6 +164,7 @@ class Engine:
         self._keeper = keeper
         self._pump = pump
         self._inherited = {"PYTHONUNBUFFERED": "1", **environ}
+        self.gate = Gate(config, self._inherited, audit, rules)
         self._is_plain = is_plain(self._inherited)
         self._line_buffering = LineBuffering(self._inherited.get("PATH", os.defpath))
         keeper.inherit(self._inherited)
@@ -186,15 +178,16 @@ class Engine:
             task_status.started()
             await trio.sleep_forever()
 
-    def reconfigure(self, config: Config) -> None:
-        """Use another configuration from now on; what runs keeps what it was started with."""
+    def reconfigure(self, config: Config, rules: Policy | None = None) -> None:
+        """Use another configuration and policy from now on; what runs keeps what it was started with."""
         self.config = config
+        self.gate.reconfigure(config, rules)
 
     # Sessions
 
-    async def open_session(self, principal: str) -> Session:
+    async def open_session(self, principal: str, peer: str = "") -> Session:
         """Make a session, counted against the limit where there is room."""
-        session = Session(principal)
+        session = Session(principal, peer)
         self.sessions[session.id] = session
         self._claim(session)
         session.expires_in(self.config.session_timeout)
@@ -248,6 +241,18 @@ class Engine:
         Raises:
             AdmissionError: it is not accepted.
         """
+        try:
+            execution = self._admitted(session, spec)
+        except AdmissionError as refused:
+            self.gate.refused(session, spec, refused)
+            raise
+        nursery = self._require_nursery() if execution.spec.on_disconnect == "detach" else session.nursery
+        is_ready = not execution.spec.stdbuf or self._line_buffering.is_known
+        start = Start(execution, self._keeper, self._launch(execution)) if is_ready else None
+        (nursery or self._require_nursery()).start_soon(self._run_execution, execution, session, start)
+        return execution
+
+    def _admitted(self, session: Session, spec: Spec) -> Execution:
         if self.draining or session.nursery is None or session.ended:
             raise AdmissionError(Refusal.DRAINING, "the daemon is shutting down and takes no new commands")
         if not self._claim(session):
@@ -257,18 +262,16 @@ class Engine:
                 f"session limit reached: all {limit} sessions are taken; end one, or raise max_sessions",
                 max_sessions=limit,
             )
-        spec = _with_stdio(self._judged(spec))
+        ruling = self.gate.ruling(session, spec)
+        spec = _with_stdio(ruling.spec)
         window = self.config.max_buffer_size
         execution = Execution(spec, session.id, self._keeper, self._pump, window, reader_for(spec))
+        self.gate.admitted(session, execution, ruling)
         execution.apply(Event.ADMIT)
         self.executions[execution.id] = self.live[execution.id] = execution
         session.executions[execution.id] = session.live[execution.id] = execution
         self.started_total += 1
         self._set_idle_clock(session)
-        nursery = self._require_nursery() if spec.on_disconnect == "detach" else session.nursery
-        is_ready = not spec.stdbuf or self._line_buffering.is_known
-        start = Start(execution, self._keeper, self._launch(execution)) if is_ready else None
-        nursery.start_soon(self._run_execution, execution, session, start)
         return execution
 
     def find(self, execution_id: str, *, prefix: bool = False) -> Execution | None:
@@ -293,30 +296,6 @@ class Engine:
             await execution.finished.wait()
         await self.leftovers.end(grace)
         return ended
-
-    def _judged(self, spec: Spec) -> Spec:
-        """The spec as the policy lets it run: under an allow-list, a command string runs without its shell."""
-        allowed = self.config.allowed_commands
-        if allowed is None:
-            return spec
-        try:
-            argv = policy.words_of(spec.display) if spec.shell else spec.argv
-            policy.judge(argv, self._changes_of(spec), allowed, self._resolve)
-        except policy.RefusedError as refused:
-            facts = {"environment": list(refused.environment)} if refused.environment else {}
-            raise AdmissionError(Refusal.NOT_ALLOWED, f"command not allowed: {refused}", **facts) from None
-        return attrs.evolve(spec, argv=argv, shell=False)
-
-    def _changes_of(self, spec: Spec) -> dict[str, str]:
-        """What of a client's environment is not inherited anyway: a terminal's is mostly the daemon's own."""
-        withheld = self.config.unset_environment
-        removed = {name: "" for name in spec.unset if name in self._inherited}
-        added = spec.env.items()
-        return removed | {name: text for name, text in added if name in withheld or self._inherited.get(name) != text}
-
-    def _resolve(self, program: str) -> str | None:
-        found = shutil.which(program, path=self._inherited.get("PATH", os.defpath))
-        return os.path.realpath(found) if found else None
 
     async def _run_execution(self, execution: Execution, session: Session, start: Start | None) -> None:
         """The barrier around one execution: whatever goes wrong in here ends that one only.
@@ -346,6 +325,7 @@ class Engine:
                 self.leftovers.add(execution.leader, execution.grace)
             self._remember(execution)
             self._set_idle_clock(session)
+            self.gate.ended(session, execution)
 
     def _launch(self, execution: Execution) -> Launch:
         """What the keeper is asked to start, in the inherited environment with the client's changes and who it is."""

@@ -92,7 +92,7 @@ def third_party(name: str) -> bool:
 
 # Who may import whom
 
-DOOR = {"service", "protocol", "core", "engine", "config", "paths"}
+DOOR = {"service", "protocol", "core", "engine", "judgement", "config", "paths"}
 HALL = {"config", "paths", "logs", "pidfile", "systemd", "detach", "keys"}
 
 MAY_IMPORT = {
@@ -104,10 +104,13 @@ MAY_IMPORT = {
     "service": {"protocol", "core", "process", "engine", "config"},
     "external": DOOR,
     "control": DOOR,
-    "engine": {"core", "agents", "process", "config"},
-    "daemon": {"engine", "core", "process", "protocol", "service", "external", "control", *HALL},
+    "judgement": {"core", "keys", "process"},
+    "admission": {"judgement", "core", "keys", "process", "storage"},
+    "engine": {"admission", "core", "agents", "process", "storage", "config"},
+    "daemon": {"engine", "core", "process", "storage", "protocol", "service", "external", "control", *HALL},
     "__main__": {"daemon", *HALL},
-    "config": {"keys", "paths", "protocol"},
+    "config": {"keys", "paths", "protocol", "core", "policy_file"},
+    "policy_file": {"core", "protocol"},
     "detach": {"logs", "pidfile"},
     "keys": set(),
     "logs": set(),
@@ -430,7 +433,7 @@ CONTRACT = {
 }  # fmt: skip
 """What both doors serve besides `status`, of the contract's methods."""
 
-OPERATORS = {"status", "health", "config", "version", "reload", "stop"}
+OPERATORS = {"status", "health", "config", "version", "reload", "policy", "stop"}
 
 METHODS = operator_methods(SimpleNamespace(status=dict))  # never called here
 

@@ -38,8 +38,9 @@ async def serve(stream: trio.SocketStream, engine: Engine, methods: Mapping[str,
     try:
         async with stream:
             if who.may_operate:
-                await _converse(stream, engine, methods, f"uid {who.uid}")
+                await _converse(stream, engine, methods, f"uid {who.uid}", f"control socket, pid {who.pid}")
             else:
+                engine.gate.turned_away("control socket", f"uid {who.uid} may not operate", f"pid {who.pid}")
                 log.warning("control connection refused", extra={"peer_uid": who.uid, "peer_pid": who.pid})
                 await stream.send_all(line(dumps(error(None, _not_permitted(who.uid)))))
     except* (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -52,10 +53,15 @@ def _not_permitted(uid: int) -> RPCError:
     return RPCError(ErrorCode.NOT_PERMITTED, f"uid {uid} may not operate this daemon; its own user and root may")
 
 
-async def _converse(stream: trio.SocketStream, engine: Engine, methods: Mapping[str, Method], principal: str) -> None:
+async def _converse(
+    stream: trio.SocketStream, engine: Engine, methods: Mapping[str, Method], principal: str, origin: str
+) -> None:
     writer = Writer(stream.socket.fileno(), engine.config.stream_timeout)
     reading, writing = trio.CancelScope(), trio.CancelScope(shield=True)
-    peer = Peer(engine, writer, line, OPERATOR, principal, lambda _: reading.cancel(reason="the session has ended"))
+    drop = reading.cancel
+    peer = Peer(
+        engine, writer, line, OPERATOR, principal, lambda _: drop(reason="the session has ended"), origin=origin
+    )
 
     async def write() -> None:
         with writing:

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from ccexecd import __version__
 from ccexecd.config import ConfigError
+from ccexecd.engine import default_shell
+from ccexecd.judgement import question
 from ccexecd.protocol import messages
 from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError
@@ -17,6 +19,9 @@ from ccexecd.service.dispatch import Answer, Kind, Method
 from ccexecd.service.methods import EXECUTION_METHODS
 from ccexecd.service.peer import Peer
 from ccexecd.service.status import status_method
+
+_ANY = "\0"
+"""What stands for any other value than the inherited one, where only a name is judged: no value is like it."""
 
 
 class Operated(Protocol):
@@ -33,6 +38,9 @@ class Operated(Protocol):
 
     def reload(self) -> dict[str, Any]:
         """Read the configuration again and use it, whole or not at all; reopen the log."""
+
+    def policy(self) -> dict[str, Any]:
+        """What may run."""
 
     async def stop(self, drain: float | None, grace: float | None) -> Answer:
         """End; answered when everything that it ran has ended."""
@@ -61,6 +69,14 @@ def operator_methods(daemon: Operated) -> dict[str, Method]:
             text = f"the new configuration is not valid, the old one stays in force:\n{invalid}"
             raise RPCError(ErrorCode.CONFIG_INVALID, text, problems) from None
 
+    def policy(peer: Peer, wanted: messages.Policy) -> dict[str, Any]:
+        if wanted.command is None and wanted.argv is None:
+            return daemon.policy()
+        shell = peer.engine.config.shell or default_shell()
+        given = {"cwd": wanted.cwd, "env": dict.fromkeys(wanted.env, _ANY)}
+        spec = question(wanted.argv, wanted.command, shell, **given)
+        return peer.engine.gate.judge.explain(spec, wanted.principal or peer.principal)
+
     def stop(_peer: Peer, wanted: messages.Stop) -> Awaitable[Answer]:
         return daemon.stop(wanted.drain, wanted.grace)
 
@@ -71,5 +87,6 @@ def operator_methods(daemon: Operated) -> dict[str, Method]:
         "config": Method(messages.Nothing, config),
         "version": Method(messages.Nothing, version),
         "reload": Method(messages.Nothing, reload),
+        "policy": Method(messages.Policy, policy),
         "stop": Method(messages.Stop, stop, Kind.WAITING),
     }

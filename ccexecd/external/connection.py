@@ -79,6 +79,7 @@ class Connection:
             V1 if upgrade.subprotocol else EARLIER,
             _name(upgrade.principal),
             self.leave,
+            origin=upgrade.request.peer,
         )
 
     async def serve(self) -> None:

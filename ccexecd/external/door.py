@@ -37,6 +37,7 @@ class Door:
         self._house = house
         self._token = load_or_create_token(token_file)
         self._site = Site(policy=self._policy(config), websocket=self._converse, routes=routes, limits=_limits(config))
+        self._site.on_refusal = lambda status, reason, peer: house.engine.gate.turned_away(str(status), reason, peer)
         self._acceptor: Acceptor | None = None
         self._connections: trio.Nursery | None = None
 

@@ -38,6 +38,7 @@ _STATUS = {
     ErrorCode.COMMAND_NOT_ALLOWED: 403,
     ErrorCode.SESSION_LIMIT: 429,
     ErrorCode.DRAINING: 503,
+    ErrorCode.AUDIT_UNAVAILABLE: 503,
 }
 
 
@@ -74,7 +75,7 @@ async def _answer(engine: Engine, request: Request) -> Response:
         raise StructureError(problems)
     is_list = isinstance(wanted, dict) and "tasks" in wanted
     steps = _steps(wanted) if is_list else [messages.params(wanted, messages.Execute, lenient=True)]
-    session = await engine.open_session(request.principal.name if request.principal else "")
+    session = await engine.open_session(request.principal.name if request.principal else "", request.peer)
     exchange = _Exchange(engine, session, steps, is_list=is_list, streamed=_wants_events(request))
     if not is_list:
         await exchange.start_first()

@@ -162,5 +162,6 @@ class _Conversation:
     async def _refuse(self, refusal: Reject) -> None:
         """Answer with a refusal, and put it on record."""
         self.site.counters.refused[refusal.status] += 1
+        self.site.on_refusal(refusal.status, refusal.message, self.wire.peer)
         _log.info("refused: %s", refusal.message, extra={"peer": self.wire.peer, "status": refusal.status})
         await self.wire.send(refusal.response(), last=True)

@@ -81,6 +81,7 @@ class Site:
         subprotocols: The WebSocket subprotocols that are spoken, the preferred first.
         limits: How much one client may take.
         counters: The figures.
+        on_refusal: Told of each refusal: its HTTP status, its reason and the other end's address.
     """
 
     policy: Policy
@@ -90,3 +91,4 @@ class Site:
     subprotocols: tuple[str, ...] = ("ccexec.v1",)
     limits: Limits = Limits()
     counters: Counters = attrs.field(factory=Counters)
+    on_refusal: Callable[[int, str, str], None] = lambda _status, _reason, _peer: None

@@ -219,6 +219,23 @@ class ResumeSession:
 
 
 @attrs.frozen
+class Policy:
+    """`policy`: what may run; with `argv` or `command`, whether that may, and why. `env` are names."""
+
+    command: Text | None = None
+    argv: tuple[Text, ...] | None = None
+    cwd: Text | None = None
+    env: tuple[Text, ...] = ()
+    principal: Text | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.command is not None and self.argv is not None:
+            raise StructureError([{"path": "$", "error": "not both of command and argv"}])
+        if self.argv is not None and not (self.argv and self.argv[0]):
+            raise StructureError([{"path": "$.argv", "error": "must not be empty, nor its first word"}])
+
+
+@attrs.frozen
 class Stop:
     """`stop`: end the daemon; `drain` lets executions finish by themselves first, `grace` is from TERM to KILL."""
 

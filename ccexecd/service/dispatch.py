@@ -8,6 +8,7 @@ the reader never waits on work. `MAX_CALLS` bounds how many are under way at a t
 """
 
 import contextlib
+import functools
 import inspect
 import logging
 import math
@@ -56,6 +57,11 @@ _BATCH_BYTES = 1001 * 1024
 
 _SMALL = 4096
 """Bytes of a reply that is never refused for its size: who started something is to learn its id."""
+
+RECORDED = frozenset({"control", "resume_session", "reload", "stop"})
+"""Methods that the audit tells of, besides `execute`, which the gate sees to: they do something to what others run."""
+
+_REASON = 500  # characters of a refusal's text on record
 
 
 @attrs.frozen
@@ -131,7 +137,22 @@ class Dispatcher:
         params: Any = messages.params(call.params, method.params, lenient=self._peer.manner.lenient)
         if places.are_taken:
             raise _too_many(method.kind)
+        if call.method in RECORDED:
+            return self._recorded(call.method, method, params)
         return method.call(self._peer, params)
+
+    def _recorded(self, name: str, method: Method, params: Any) -> Any:
+        """Call what the audit tells of: done, or refused and why."""
+        which = {key: getattr(params, key, None) for key in ("execution_id", "session_id", "type", "signal")}
+        facts = {"method": name, **{key: value for key, value in which.items() if value is not None}}
+        asked = functools.partial(self._peer.engine.gate.asked, self._peer.principal, self._peer.origin)
+        try:
+            outcome = method.call(self._peer, params)
+        except (RPCError, IllegalTransitionError, StructureError) as refused:
+            asked({**facts, "decision": "refused", "reason": str(refused)[:_REASON]})
+            raise
+        asked({**facts, "decision": "allowed"})
+        return outcome
 
     async def _finish(
         self, call: Call | Fault, batch: "_Batch | None", outcome: Awaitable[Any], places: "_Places"
@@ -256,6 +277,7 @@ _REFUSALS = {
     Refusal.SESSION_LIMIT: ErrorCode.SESSION_LIMIT,
     Refusal.NOT_ALLOWED: ErrorCode.COMMAND_NOT_ALLOWED,
     Refusal.DRAINING: ErrorCode.DRAINING,
+    Refusal.UNRECORDED: ErrorCode.AUDIT_UNAVAILABLE,
 }
 
 

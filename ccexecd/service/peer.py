@@ -57,8 +57,10 @@ class Peer:
         manner: how it is spoken to.
         principal: whose it is, for the session.
         drop: closes the connection.
+        origin: where the connection comes from.
 
     Attributes:
+        principal: whose it is.
         session: its claim; None until it has one.
     """
 
@@ -70,13 +72,15 @@ class Peer:
         manner: Manner,
         principal: str,
         drop: Callable[[Parting], None],
+        origin: str = "",
     ) -> None:
         self.engine = engine
         self.manner = manner
         self.session: Session | None = None
         self._writer = writer
         self._wrap = wrap
-        self._principal = principal
+        self.principal = principal
+        self.origin = origin
         self._drop = drop
         self._subscriptions: dict[str, Subscription] = {}
         self._claiming = trio.Lock()
@@ -85,7 +89,7 @@ class Peer:
         """Its session, made on the first call; whoever calls while it is being made gets the same one."""
         async with self._claiming:
             if self.session is None:
-                self.session = await self.engine.open_session(self._principal)
+                self.session = await self.engine.open_session(self.principal, self.origin)
                 self.session.drop_connection = self._drop
             return self.session
 
@@ -96,6 +100,7 @@ class Peer:
         if self.session is not None:
             self.engine.connection_lost(self.session, Parting.CLOSED)
         self.session = session
+        session.peer = self.origin
         self.engine.take_over(session, self._drop)
 
     def watch(self, execution: Execution, from_seq: int | None) -> None:

@@ -31,9 +31,9 @@ async def refused(daemon: Running, method: str, **params: object) -> RefusedErro
 
 
 async def test_everything_is_served_here(daemon):
-    """The control socket has every method of the client's door, and the operator's six."""
+    """The control socket has every method of the client's door, and the operator's seven."""
     served = set(operator_methods(daemon.daemon))
-    assert served == {*EXECUTION_METHODS, "status", "health", "config", "version", "reload", "stop"}
+    assert served == {*EXECUTION_METHODS, "status", "health", "config", "version", "reload", "policy", "stop"}
 
 
 @pytest.mark.parametrize("method", ["health", "config", "version", "reload"])

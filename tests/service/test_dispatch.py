@@ -4,6 +4,7 @@ import gc
 import inspect
 import json
 import logging
+from types import SimpleNamespace
 
 import attrs
 import pytest
@@ -28,6 +29,9 @@ class ListeningPeer:
     def __init__(self, manner=V1) -> None:
         self.manner = manner
         self.events: list[object] = []
+        self.recorded: list[tuple] = []
+        self.principal, self.origin = "alice", "127.0.0.1:5"
+        self.engine = SimpleNamespace(gate=SimpleNamespace(asked=lambda *told: self.recorded.append(told)))
         self.has_room = trio.Event()
         self.has_room.set()
 
@@ -380,7 +384,17 @@ def test_every_refusal_has_a_code():
         ErrorCode.SESSION_LIMIT,
         ErrorCode.COMMAND_NOT_ALLOWED,
         ErrorCode.DRAINING,
+        ErrorCode.AUDIT_UNAVAILABLE,
     }
+
+
+async def test_what_is_done_to_executions_is_recorded():
+    """Who has steered what, and why they were refused; what only looks is not worth a record."""
+    async with trio.open_nursery() as nursery:
+        house = House(nursery)
+        await house.say(call("double", n=1), call("control", n=1))
+        assert house.peer.recorded == [("alice", "127.0.0.1:5", {"method": "control", "decision": "allowed"})]
+        nursery.cancel_scope.cancel()
 
 
 async def test_cancellation_passes_the_barrier():

@@ -24,6 +24,7 @@ class FakeSession:
 
     name: str
     drop_connection: object = None
+    peer: str = ""
 
 
 class FakeEngine:
@@ -35,8 +36,8 @@ class FakeEngine:
         self.may_open = trio.Event()
         self.may_open.set()
 
-    async def open_session(self, principal: str) -> FakeSession:
-        self.opened.append(principal)
+    async def open_session(self, principal: str, peer: str) -> FakeSession:
+        self.opened.append(principal + peer)
         await self.may_open.wait()
         return FakeSession(f"session {len(self.opened)}")
 

@@ -1,0 +1,199 @@
+"""The gate that every execution goes through: judged, put on record, and only then begun.
+
+Owns the two records of an execution, the decision about it and its outcome, what is in them and what is kept out, and
+what it means when nothing can be recorded. Must not start anything.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Protocol
+
+from ccexecd.core.policy import RefusedError
+from ccexecd.core.redaction import Redactor
+from ccexecd.core.rules import Policy
+from ccexecd.core.spec import Spec
+from ccexecd.judgement import Judge, Ruling
+from ccexecd.keys import Config
+from ccexecd.process.execution import Execution
+from ccexecd.storage.audit import Audit
+
+MAX_NAMES = 256
+"""Names of environment variables in one record."""
+
+MAX_NAME = 128
+"""Characters of one of them."""
+
+TURNED_AWAY_INTERVAL = 60.0
+"""Seconds after which somebody who is not let in is recorded again."""
+
+
+class Refusal(Enum):
+    """Why an execution was not admitted."""
+
+    SESSION_LIMIT = "session limit"
+    NOT_ALLOWED = "not allowed"
+    DRAINING = "draining"
+    UNRECORDED = "audit unavailable"
+
+
+class AdmissionError(Exception):
+    """An execution is not admitted. Nothing of it exists.
+
+    Attributes:
+        refusal: which rule refused.
+        facts: further facts for the client.
+    """
+
+    def __init__(self, refusal: Refusal, message: str, **facts: object) -> None:
+        super().__init__(message)
+        self.refusal = refusal
+        self.facts = facts
+
+
+class Claim(Protocol):
+    """Who asks: a session."""
+
+    @property
+    def id(self) -> str:
+        """What clients call it."""
+
+    @property
+    def principal(self) -> str:
+        """Whose it is."""
+
+    @property
+    def peer(self) -> str:
+        """Where its connection comes from."""
+
+
+class Gate:
+    """Who lets executions pass.
+
+    Args:
+        config: the configuration in force.
+        inherited: the environment that programs inherit.
+        audit: where it is recorded; None is nowhere.
+        rules: the policy in force; None is none.
+
+    Attributes:
+        judge: who decides.
+        redactor: what keeps secrets out of the record.
+    """
+
+    def __init__(
+        self, config: Config, inherited: Mapping[str, str], audit: Audit | None = None, rules: Policy | None = None
+    ) -> None:
+        self._inherited = inherited
+        self._audit = audit
+        self._turned_away: dict[str, tuple[int, float]] = {}  # door -> how many since it was told, and when it was
+        self.reconfigure(config, rules)
+
+    def reconfigure(self, config: Config, rules: Policy | None) -> None:
+        """Use another configuration and policy from now on."""
+        self._is_required = config.audit_required
+        self.judge = Judge(config, rules, self._inherited)
+        self.redactor = Redactor(config.redact)
+        if self._audit is not None:
+            self._audit.max_bytes, self._audit.max_files = config.audit_max_bytes, config.audit_files
+
+    def ruling(self, claim: Claim, spec: Spec) -> Ruling:
+        """What is to be run for somebody, if it may.
+
+        Raises:
+            AdmissionError: it may not.
+        """
+        try:
+            return self.judge.rule(spec, claim.principal)
+        except RefusedError as refused:
+            facts = {"environment": list(refused.environment)} if refused.environment else {}
+            raise AdmissionError(Refusal.NOT_ALLOWED, f"command not allowed: {refused}", **facts) from None
+
+    def admitted(self, claim: Claim, execution: Execution, ruling: Ruling) -> None:
+        """Put on record that an execution is about to begin.
+
+        Raises:
+            AdmissionError: it cannot be recorded, and has to be: it must not begin.
+        """
+        facts = {"execution_id": execution.id, "decision": "allowed", "reason": ruling.reason}
+        if self._decision(claim, ruling.spec, facts | ({"run_as": ruling.run_as} if ruling.run_as else {})):
+            return
+        if self._is_required and self._audit is not None:
+            text = f"nothing is executed that cannot be recorded (audit_required): {self._audit.problem}"
+            raise AdmissionError(Refusal.UNRECORDED, text)
+
+    def refused(self, claim: Claim, spec: Spec, error: AdmissionError) -> None:
+        """Put on record that something was not admitted."""
+        self._decision(claim, spec, {"decision": "refused", "reason": self.redactor.text(str(error))})
+
+    def ended(self, claim: Claim, execution: Execution) -> None:
+        """Put on record how an execution that was admitted has ended."""
+        outcome = execution.outcome
+        if self._audit is None or outcome is None:
+            return
+        facts = {
+            "execution_id": execution.id,
+            "session_id": claim.id,
+            "principal": claim.principal,
+            "outcome": outcome.reason.value,
+            "exit_code": outcome.exit_code,
+            "signal": outcome.signal,
+            "duration": execution.duration,
+            "pid": execution.pid,
+        }
+        self._audit.record("outcome", {**facts, "error": self.redactor.text(outcome.error)} if outcome.error else facts)
+
+    def asked(self, principal: str, peer: str, facts: Mapping[str, object]) -> None:
+        """Put on record what else somebody had done: an execution ended, a session taken over, the daemon stopped.
+
+        Args:
+            principal: who.
+            peer: where they come from.
+            facts: what, as JSON has it; `decision`, and `reason` where that is a refusal.
+        """
+        if self._audit is not None:
+            self._audit.record("call", {"principal": principal, "peer": peer, **facts})
+
+    def turned_away(self, door: str, reason: str, peer: str) -> None:
+        """Put on record that somebody was not let in: the first one of a kind, and once a minute how many since.
+
+        Whoever is nobody must not be able to fill the audit, and so push out of it what matters.
+        """
+        if self._audit is None:
+            return
+        now = time.monotonic()
+        unsaid, said_at = self._turned_away.get(door, (0, -math.inf))
+        if now - said_at < TURNED_AWAY_INTERVAL:
+            self._turned_away[door] = (unsaid + 1, said_at)
+            return
+        self._turned_away[door] = (0, now)
+        facts = {"decision": "refused", "door": door, "reason": self.redactor.text(reason), "peer": peer}
+        self._audit.record("entry", facts | ({"others": unsaid} if unsaid else {}))
+
+    def _decision(self, claim: Claim, spec: Spec, facts: Mapping[str, object]) -> bool:
+        if self._audit is None:
+            return True
+        told = {
+            "method": "execute",
+            "principal": claim.principal,
+            "peer": claim.peer,
+            "session_id": claim.id,
+            **facts,
+            "executable": self.judge.executable_of(spec),
+            "command": self.redactor.text(spec.display) if spec.shell else self.redactor.words(spec.argv),
+            "shell": spec.shell,
+            "cwd": spec.cwd or "/",
+        }
+        if spec.env:
+            told["environment"] = _names(spec.env)
+        if spec.unset:
+            told["unset"] = _names(spec.unset)
+        return self._audit.record("decision", told)
+
+
+def _names(names: Iterable[str]) -> list[str]:
+    """Names of environment variables, never their values."""
+    listed = sorted(names)
+    more = [f"and {len(listed) - MAX_NAMES} more"] if len(listed) > MAX_NAMES else []
+    return [name[:MAX_NAME] for name in listed[:MAX_NAMES]] + more
