@@ -28,7 +28,8 @@ HINTS = {
     ErrorCode.DRAINING: "ccexecd is shutting down; once it has stopped: ccexecctl start",
     ErrorCode.NOT_PERMITTED: "only root and the user that ccexecd runs as may; try sudo",
     ErrorCode.METHOD_NOT_FOUND: "daemon and ccexecctl may be of different versions: ccexecctl version",
-    ErrorCode.COMMAND_NOT_ALLOWED: "what is allowed: ccexecctl config show",
+    ErrorCode.COMMAND_NOT_ALLOWED: "what is allowed: ccexecctl policy show; why this is not: ccexecctl policy test",
+    ErrorCode.AUDIT_UNAVAILABLE: "what is wrong with it: ccexecctl status --json; it needs room on its disk",
     ErrorCode.CONFIG_INVALID: "the running configuration is unchanged; check the file with: ccexecctl config validate",
 }
 """What to do about a refusal, where there is something."""

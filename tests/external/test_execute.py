@@ -298,7 +298,7 @@ class TestEvents:
         """A program that writes more than is kept before anybody can look: the gap knows how much went."""
         async with running(tmp_path, max_buffer_size=4096) as daemon:
             for _ in range(5):
-                events = (await post(daemon, {"argv": ["seq", "1", "20000"]}, SSE)).events
+                events = (await post(daemon, {"argv": ["seq", "1", "200000"]}, SSE)).events
                 gaps = [params["dropped_bytes"] for name, params in events if name == "process.gap"]
                 data = "".join(params["data"] for name, params in events if name == "process.output")
                 assert gaps
