@@ -117,7 +117,9 @@ class Gate:
             AdmissionError: it cannot be recorded, and has to be: it must not begin.
         """
         facts = {"execution_id": execution.id, "decision": "allowed", "reason": ruling.reason}
-        if self._decision(claim, ruling.spec, facts | ({"run_as": ruling.run_as} if ruling.run_as else {})):
+        if ruling.run_as:
+            facts["run_as"] = ruling.run_as
+        if self._decision(claim, ruling.spec, facts, ruling.executable):
             return
         if self._is_required and self._audit is not None:
             text = f"nothing is executed that cannot be recorded (audit_required): {self._audit.problem}"
@@ -171,7 +173,7 @@ class Gate:
         facts = {"decision": "refused", "door": door, "reason": self.redactor.text(reason), "peer": peer}
         self._audit.record("entry", facts | ({"others": unsaid} if unsaid else {}))
 
-    def _decision(self, claim: Claim, spec: Spec, facts: Mapping[str, object]) -> bool:
+    def _decision(self, claim: Claim, spec: Spec, facts: Mapping[str, object], executable: str = "") -> bool:
         if self._audit is None:
             return True
         told = {
@@ -180,8 +182,8 @@ class Gate:
             "peer": claim.peer,
             "session_id": claim.id,
             **facts,
-            "executable": self.judge.executable_of(spec),
-            "command": self.redactor.text(spec.display) if spec.shell else self.redactor.words(spec.argv),
+            "executable": executable or self.judge.executable_of(spec),
+            "command": self.redactor.text(spec.display) if spec.shell else self.redactor.words(spec.argv, spec.display),
             "shell": spec.shell,
             "cwd": spec.cwd or "/",
         }

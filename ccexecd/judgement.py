@@ -34,12 +34,14 @@ class Ruling:
         reason: why it may; empty where everything may.
         run_as: as which user; None is the daemon's own.
         decision: what the policy said; None where there is none.
+        executable: the file that was judged; empty where none was.
     """
 
     spec: Spec
     reason: str = ""
     run_as: str | None = None
     decision: Decision | None = None
+    executable: str = ""
 
 
 class Judge:
@@ -74,14 +76,15 @@ class Judge:
         if allowed is not None:
             policy.judge(spec.argv, self.changes_of(spec), allowed, self.resolve)
         if self._rules is None:
-            return Ruling(spec, "allowed_commands allows it")
-        decision = self._rules.decide(self._wish(spec, principal), self.resolve)
+            return Ruling(spec, "allowed_commands allows it", executable=self.resolve(spec.argv[0]) or "")
+        wish = self._wish(spec, principal)
+        decision = self._rules.decide(wish, self.resolve)
         if not decision.allowed:
             raise DeniedError(decision)
         granted = (decision.rule.environment if decision.rule is not None else None) or ()
         policy.refuse_loaders(self.changes_of(spec), granted)
         run_as = decision.rule.run_as if decision.rule is not None else None
-        return Ruling(spec, decision.reason, run_as, decision)
+        return Ruling(spec, decision.reason, run_as, decision, wish.program)
 
     def explain(self, spec: Spec, principal: str) -> dict[str, Any]:
         """The same in full, for whoever wants to know why: JSON values."""
@@ -118,10 +121,9 @@ class Judge:
         return programs.real(programs.found(program, self._path))
 
     def executable_of(self, spec: Spec) -> str:
-        """The file that starts, as far as it can be told, for the record."""
+        """The file that starts, as far as it can be told, for the record: not to be decided by."""
         path = spec.env.get("PATH", "" if "PATH" in spec.unset else self._path) or os.defpath
-        found = programs.found(spec.argv[0], path, spec.cwd) if spec.argv else None
-        return programs.real_for_the_record(found) if found is not None else ""
+        return programs.for_the_record(spec.argv[0], path, spec.cwd) if spec.argv else ""
 
     def _worded(self, spec: Spec, *, is_strict: bool) -> Spec:
         """A spec whose words can be judged: of a command string, those that a shell would see."""

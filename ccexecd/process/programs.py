@@ -6,6 +6,7 @@ decide anything.
 
 import functools
 import os
+import time
 
 from ccexecd.process.starting import find
 
@@ -35,15 +36,15 @@ def real(path: str | None) -> str | None:
     return os.path.realpath(path)
 
 
-def real_for_the_record(path: str) -> str:
-    """The file that a path leads to, remembered as long as that is the same file: not to be decided by."""
-    try:
-        status = os.stat(path)  # noqa: PTH116
-    except (OSError, ValueError):
-        return path
-    return _remembered(path, status.st_dev, status.st_ino, status.st_ctime_ns)
+def for_the_record(program: str, path: str, cwd: str | None) -> str:
+    """The file that a word leads to, as it was at some time in this second: not to be decided by.
+
+    Looking for it takes three times as long as writing the record that it is for.
+    """
+    return _remembered(program, path, cwd if "/" in program else None, int(time.monotonic()))
 
 
-@functools.lru_cache(maxsize=256)
-def _remembered(path: str, _device: int, _inode: int, _changed: int) -> str:
-    return os.path.realpath(path)
+@functools.lru_cache(maxsize=64)
+def _remembered(program: str, path: str, cwd: str | None, _second: int) -> str:
+    place = found(program, path, cwd)
+    return os.path.realpath(place) if place is not None else ""

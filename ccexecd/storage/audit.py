@@ -16,6 +16,7 @@ import hashlib
 import logging
 import os
 import stat
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 
 SYNC_INTERVAL = 0.1
 """Seconds for which records are collected before they are synced: what a power cut may take."""
+
+LOOK_INTERVAL = 0.1
+"""Seconds after which it is looked again whether somebody else has had a hand in the file."""
 
 MAX_RECORD = 64 * 1024
 """Bytes of a record; of a longer one, only what is short is kept."""
@@ -62,6 +66,7 @@ class Audit:
         self._fd = -1
         self._size = 0
         self._oldest = 1
+        self._looked_at = 0.0
         self._is_torn = False  # our own last write stopped in the middle
         self._retired: list[int] = []  # descriptors of files that are full, to be synced and closed
         self._unsynced = trio.Event()
@@ -124,6 +129,10 @@ class Audit:
         if self._fd < 0:
             self._begin()
             return
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_INTERVAL and not self._is_torn:
+            return
+        self._looked_at = now
         found = os.fstat(self._fd)
         if found.st_size == self._size and found.st_nlink and not self._is_torn:
             return
@@ -211,8 +220,8 @@ class Audit:
 
     def _write(self, kind: str, facts: Mapping[str, object], *, rotates: bool = True) -> None:
         number = self.head.n + 1
-        moment = datetime.now(UTC).isoformat(timespec="microseconds")
-        line, digest = sealed(_body({"n": number, "t": moment, "kind": kind, **facts, "prev": self.head.hash}))
+        fields = {"n": number, "t": datetime.now(UTC), "kind": kind, **facts, "prev": self.head.hash}
+        line, digest = sealed(_body(fields))
         if rotates and self._size and self._size + len(line) > self.max_bytes:
             self._rotate()
             self._write(kind, facts, rotates=False)

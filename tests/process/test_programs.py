@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from ccexecd.process.programs import found, real, real_for_the_record
+from ccexecd.process import programs
+from ccexecd.process.programs import for_the_record, found, real
 
 
 def program(path: Path, mode: int = 0o755) -> str:
@@ -38,14 +39,16 @@ def test_links_are_resolved(tmp_path):
     assert real(program(tmp_path / "a" / "z", 0o644)) is None
 
 
-def test_for_the_record_a_link_that_leads_elsewhere_is_noticed(tmp_path):
-    """What is remembered is remembered of the same file only."""
-    first, second = program(tmp_path / "a" / "x"), program(tmp_path / "a" / "y")
-    link = tmp_path / "link"
-    link.symlink_to(first)
-    assert real_for_the_record(str(link)) == first
-    link.unlink()
-    link.symlink_to(second)
-    assert real_for_the_record(str(link)) == second
-    link.unlink()
-    assert real_for_the_record(str(link)) == str(link)
+def test_for_the_record_a_second_is_near_enough(tmp_path, monkeypatch):
+    """Looked for once in a second; from its own directory where it is a path."""
+    now = 10.0
+    monkeypatch.setattr(programs.time, "monotonic", lambda: now)
+    first = program(tmp_path / "b" / "x")
+    path = f"{tmp_path}/a:{tmp_path}/b"
+    assert for_the_record("x", path, None) == first
+    second = program(tmp_path / "a" / "x")
+    assert for_the_record("x", path, "/") == first
+    now = 11.0
+    assert for_the_record("x", path, None) == second
+    assert for_the_record("./x", path, str(tmp_path / "b")) == first
+    assert for_the_record("nosuch", path, None) == ""

@@ -15,6 +15,11 @@ from ccexecd.storage.audit import MAX_RECORD, Audit
 from ccexecd.storage.chain import files_in, records_in, verify
 
 
+@pytest.fixture(autouse=True)
+def _look_each_time(monkeypatch):
+    monkeypatch.setattr(module, "LOOK_INTERVAL", 0.0)
+
+
 @pytest.fixture
 def begin(tmp_path: Path):
     """Begins a life of the audit; all are closed at the end."""
@@ -328,6 +333,7 @@ async def test_what_is_written_is_synced_in_a_thread(begin, monkeypatch):
             assert synced == [audit._fd]
             assert not audit._unsynced.is_set()
             nursery.cancel_scope.cancel()
+    monkeypatch.setattr(module.os, "fdatasync", real)
 
 
 async def test_a_file_that_is_full_is_synced_and_closed(begin, monkeypatch):
