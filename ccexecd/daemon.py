@@ -23,6 +23,7 @@ from ccexecd.config import ConfigError, LoadedConfig, Problem
 from ccexecd.control import connection as control_connection
 from ccexecd.control import listener as control_listener
 from ccexecd.control.methods import operator_methods
+from ccexecd.core.redaction import Redactor
 from ccexecd.detach import Ready
 from ccexecd.engine import Engine
 from ccexecd.external.connection import Household
@@ -85,6 +86,7 @@ class Daemon:
         self._keeper = KeeperClient(umask)
         self._pump = Pump()
         config = loaded.config
+        log_output.redact(Redactor(config.redact))
         self._audit = Audit(places.state_dir / "audit", config.audit_max_bytes, config.audit_files)
         self._engine = Engine(config, self._keeper, self._pump, environ, self._audit, loaded.policy)
         methods = {**EXECUTION_METHODS, "status": status_method(self.status)}
@@ -205,6 +207,7 @@ class Daemon:
             self._sources = {**loaded.sources, **{key: self._sources[key] for key in update.needs_restart}}
             self._engine.reconfigure(update.config, loaded.policy)
             self._door.reconfigure(update.config)
+            self._log_output.redact(self._engine.gate.redactor)
             self._log_output.set_level("debug" if update.config.debug else update.config.log_level)
         finally:
             self._notifier.ready(self._summary())

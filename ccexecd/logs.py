@@ -1,7 +1,7 @@
 """The daemon's log: one JSON object per line, one write per record.
 
-Owns the configuration of `logging`; modules elsewhere only say ``logging.getLogger(__name__)``. Nothing here decides
-what is secret: secrets are not logged in the first place.
+Owns the configuration of `logging`; modules elsewhere only say ``logging.getLogger(__name__)``. Secrets are not logged
+in the first place; what looks like one all the same is taken out here (`core.redaction`).
 
 A record is a line and a line is a record, whatever somebody put into it: JSON escapes line feeds, and what else
 terminals and editors take for control (DEL, C1, U+2028, U+2029) is escaped as well. A record that cannot be written,
@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 
 import orjson
+
+from ccexecd.core.redaction import Redactor
 
 STDERR = 2
 
@@ -70,6 +72,10 @@ class Log:
             level: a `log_level` of the configuration.
         """
         logging.getLogger().setLevel(level.upper())
+
+    def redact(self, redactor: Redactor) -> None:
+        """Take out what looks like a secret to this one, from now on."""
+        self._handler.redactor = redactor
 
     def reopen(self) -> None:
         """Continue in a new file at the same path, after the old one was moved away; nothing to do for stderr.
@@ -136,10 +142,11 @@ class _LineHandler(logging.Handler):
         super().__init__()
         self.fd = fd
         self.lost = 0
+        self.redactor = Redactor()
         self._has_priorities = has_priorities
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = _control_free(_line(record)) + b"\n"
+        line = _control_free(_line(record, self.redactor)) + b"\n"
         if self._has_priorities:
             line = b"<%d>%b" % (_PRIORITIES.get(record.levelno, 5), line)
         try:
@@ -149,9 +156,10 @@ class _LineHandler(logging.Handler):
         self.lost += written != len(line)
 
 
-def _line(record: logging.LogRecord) -> bytes:
-    fields = _fields(record)
-    extra = {key + "_" if key in _OURS else key: value for key, value in vars(record).items() if key not in _STANDARD}
+def _line(record: logging.LogRecord, redactor: Redactor) -> bytes:
+    fields = {key: _redacted(value, redactor) for key, value in _fields(record).items()}
+    given = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    extra = {key + "_" if key in _OURS else key: _redacted(value, redactor) for key, value in given.items()}
     try:
         line = orjson.dumps(fields | extra, default=_rendered, option=orjson.OPT_NON_STR_KEYS)
     except orjson.JSONEncodeError:  # a lone surrogate, an integer over 64 bits, a cycle
@@ -181,6 +189,15 @@ def _message(record: logging.LogRecord) -> str:
     except _RENDERING_FAULTS as error:
         text = record.msg if isinstance(record.msg, str) else _rendered(record.msg)
         return f"{text} [cannot be formatted with {_rendered(record.args)}: {type(error).__name__}]"
+
+
+def _redacted(value: object, redactor: Redactor) -> object:
+    """A value without what looks like a secret: texts line by line, and the texts of a list."""
+    if isinstance(value, str):
+        return redactor.lines(value)
+    if isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
+        return [redactor.lines(each) for each in value]
+    return value
 
 
 def _rendered(value: object) -> str:

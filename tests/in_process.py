@@ -17,6 +17,7 @@ import trio
 from trio_websocket import CloseReason, ConnectionClosed
 
 from ccexecd.config import load
+from ccexecd.core.redaction import Redactor
 from ccexecd.daemon import Daemon
 from ccexecd.paths import socket_address
 from ccexecd.systemd import Notifier
@@ -42,6 +43,9 @@ class LogStandIn:
 
     def set_level(self, level: str) -> None:
         self.level = level
+
+    def redact(self, redactor: Redactor) -> None:
+        self.redactor = redactor
 
     def reopen(self) -> None:
         self.reopened += 1

@@ -113,7 +113,7 @@ MAY_IMPORT = {
     "policy_file": {"core", "protocol"},
     "detach": {"logs", "pidfile"},
     "keys": set(),
-    "logs": set(),
+    "logs": {"core"},
     "paths": set(),
     "pidfile": set(),
     "systemd": set(),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ccexecd import logs
+from ccexecd.core.redaction import Redactor
 
 logger = logging.getLogger("ccexecd.test")
 
@@ -204,6 +205,20 @@ def test_oversized_record_is_shortened(records, file: Path):
     assert record["message"].startswith("m\x7f")
     assert record["traceback"].endswith("end")
     assert record["shortened_from"] > 200_000
+
+
+def test_what_looks_like_a_secret_is_taken_out(log: logs.Log, records):
+    """Of the message, its fields and a traceback; and what the configuration names, once it is known."""
+    logger = logging.getLogger("x")
+    logger.warning("run: %s", "curl --token s3cr3t", extra={"peer": "Bearer abcdef123", "argv": ["--api-key=s3cr3t"]})
+    logger.error("failed", exc_info=raised(ValueError("password=s3cr3t")))
+    log.redact(Redactor(["nightjar-[0-9]+"]))
+    logger.warning("about nightjar-77")
+    first, second, third = records()
+    assert first["message"] == "run: curl --token [redacted]"
+    assert (first["peer"], first["argv"]) == ("Bearer [redacted]", ["--api-key=[redacted]"])
+    assert "s3cr3t" not in second["traceback"]
+    assert third["message"] == "about [redacted]"
 
 
 def test_level_can_be_changed(log: logs.Log, records):

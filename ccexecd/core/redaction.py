@@ -109,6 +109,12 @@ class Redactor:
             text = pattern.sub(_kept_apart, text)
         return text
 
+    def lines(self, text: str) -> str:
+        """A text of any length without its secrets, line by line; it is cut nowhere but in a line that is too long."""
+        if not self._configured and not _is_suspect(text):
+            return text
+        return "\n".join(map(self.text, text.split("\n")))
+
     def words(self, argv: Sequence[str], joined: str | None = None) -> str:
         """A command line as people read it, without its secrets: here it is known where a value ends.
 

@@ -122,6 +122,14 @@ def test_long_texts_are_cut():
     assert len(Redactor().words(["x" * 100] * 1000)) <= MAX_TEXT + 1
 
 
+def test_lines_are_not_cut():
+    """A traceback may be longer than a command; a line may not."""
+    text = "\n".join(f"line {number}" for number in range(2000)) + "\ntoken=abc"
+    shown = Redactor().lines(text)
+    assert shown == text.replace("abc", REDACTED)
+    assert Redactor().lines("x" * 10_000) == "x" * 10_000
+
+
 PIECES = [*"ab \"'\\=:-_@/.;\n", "token", "--password", "Bearer ", "sk-", "eyJ", "://", "corp-1", "é"]
 ALPHABET = st.lists(st.sampled_from(PIECES), max_size=20).map("".join)
 
