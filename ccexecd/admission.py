@@ -17,6 +17,7 @@ from ccexecd.core.spec import Spec
 from ccexecd.judgement import Judge, Ruling
 from ccexecd.keys import Config
 from ccexecd.process.execution import Execution
+from ccexecd.process.leader import SpawnError, user_of
 from ccexecd.storage.audit import Audit
 
 MAX_NAMES = 256
@@ -105,10 +106,15 @@ class Gate:
             AdmissionError: it may not.
         """
         try:
-            return self.judge.rule(spec, claim.principal)
+            ruling = self.judge.rule(spec, claim.principal)
+            if ruling.spec.run_as is not None:
+                user_of(ruling.spec.run_as)
+        except SpawnError as error:
+            raise AdmissionError(Refusal.NOT_ALLOWED, f"command not allowed: run_as: {error}") from None
         except RefusedError as refused:
             facts = {"environment": list(refused.environment)} if refused.environment else {}
             raise AdmissionError(Refusal.NOT_ALLOWED, f"command not allowed: {refused}", **facts) from None
+        return ruling
 
     def admitted(self, claim: Claim, execution: Execution, ruling: Ruling) -> None:
         """Put on record that an execution is about to begin.
@@ -117,8 +123,8 @@ class Gate:
             AdmissionError: it cannot be recorded, and has to be: it must not begin.
         """
         facts = {"execution_id": execution.id, "decision": "allowed", "reason": ruling.reason}
-        if ruling.run_as:
-            facts["run_as"] = ruling.run_as
+        if ruling.spec.run_as is not None:
+            facts["run_as"] = ruling.spec.run_as
         if self._decision(claim, ruling.spec, facts, ruling.executable):
             return
         if self._is_required and self._audit is not None:

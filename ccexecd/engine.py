@@ -26,7 +26,7 @@ from ccexecd.core.shells import is_plain
 from ccexecd.core.spec import Spec
 from ccexecd.process.execution import Execution
 from ccexecd.process.keeper_client import KeeperClient
-from ccexecd.process.leader import Launch, SpawnError
+from ccexecd.process.leader import Launch, SpawnError, user_of
 from ccexecd.process.leftovers import Leftovers
 from ccexecd.process.line_buffering import PRELOAD, LineBuffering
 from ccexecd.process.pump import Pump
@@ -342,11 +342,14 @@ class Engine:
             preloaded = None if PRELOAD in removed else added.get(PRELOAD, self._inherited.get(PRELOAD))
             names = self._line_buffering.names(preloaded)
             added, removed = {**added, **names}, removed - names.keys()
+        user = user_of(spec.run_as) if spec.run_as is not None else None
+        if user is not None:
+            added, removed = {**added, **user.names()}, removed - user.names().keys()
         argv = spec.argv
         if spec.shell and self.config.shell is None and self._is_plain and is_plain(spec.env):
             path = None if "PATH" in removed else added.get("PATH", self._inherited.get("PATH"))
             argv = argv_of(spec.display, path or os.defpath)
-        return Launch(argv, spec.cwd, added, spec.grace, tuple(removed), spec.limits.as_set())
+        return Launch(argv, spec.cwd, added, spec.grace, tuple(removed), spec.limits.as_set(), user=user)
 
     def _remember(self, execution: Execution) -> None:
         """Keep a finished execution for a while, and forget those that no longer fit."""

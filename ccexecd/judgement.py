@@ -32,14 +32,12 @@ class Ruling:
     Attributes:
         spec: how; without its shell where its words have been judged.
         reason: why it may; empty where everything may.
-        run_as: as which user; None is the daemon's own.
         decision: what the policy said; None where there is none.
         executable: the file that was judged; empty where none was.
     """
 
     spec: Spec
     reason: str = ""
-    run_as: str | None = None
     decision: Decision | None = None
     executable: str = ""
 
@@ -84,7 +82,7 @@ class Judge:
         granted = (decision.rule.environment if decision.rule is not None else None) or ()
         policy.refuse_loaders(self.changes_of(spec), granted)
         run_as = decision.rule.run_as if decision.rule is not None else None
-        return Ruling(spec, decision.reason, run_as, decision, wish.program)
+        return Ruling(attrs.evolve(spec, run_as=run_as), decision.reason, decision, wish.program)
 
     def explain(self, spec: Spec, principal: str) -> dict[str, Any]:
         """The same in full, for whoever wants to know why: JSON values."""
@@ -96,7 +94,11 @@ class Judge:
             told |= {"decision": "refused", "reason": str(refused)}
         else:
             decision = ruling.decision
-            told |= {"decision": "allowed", "reason": ruling.reason or "everything may run", "run_as": ruling.run_as}
+            told |= {
+                "decision": "allowed",
+                "reason": ruling.reason or "everything may run",
+                "run_as": ruling.spec.run_as,
+            }
             told["runs"] = list(ruling.spec.argv)
         told["rule"] = str(decision.rule) if decision is not None and decision.rule is not None else None
         told["steps"] = [{"rule": rule, "miss": miss} for rule, miss in (decision.steps if decision else ())]

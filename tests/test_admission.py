@@ -1,6 +1,7 @@
 """Every execution passes the gate, and both what was decided and how it ended is on record."""
 
 import os
+import pwd
 import shutil
 from pathlib import Path
 
@@ -187,6 +188,46 @@ async def test_a_policy_is_read_again_by_a_reload(tmp_path):
         assert refused.value.facts[0]["path"] == "default"
         assert await client.request("execute", command="true && true")
         assert (await daemon.ask("policy"))["policy"] == {"default": "allow", "rules": []}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("pty", [None, {"cols": 80, "rows": 24}], ids=["pipes", "terminal"])
+async def test_a_rule_may_have_it_run_as_somebody_else(tmp_path, pty):
+    """With their groups and their home, whatever the client says; for good, and on record."""
+    policy = tmp_path / "policy.toml"
+    write(policy, 'default = "allow"\n[[rule]]\naction = "allow"\nprogram = ["sh"]\nrun_as = "nobody"\n')
+    nobody = pwd.getpwnam("nobody")
+    script = (
+        "id -ru; id -u; id -G; echo $HOME $USER $LOGNAME; echo again > /dev/stdout; grep CapEff /proc/self/status;"
+        + ("echo tty > /dev/tty; tty -s && echo shown > $(tty)" if pty else "")
+    )
+    async with running(tmp_path, policy_file=str(policy)) as daemon, daemon.client() as client:
+        asked = {"argv": ["sh", "-c", script], "env": {"HOME": "/root"}, "unset": ["USER"], "limits": {"nice": 5}}
+        started = await client.request("execute", **asked, **({"pty": pty} if pty else {}))
+        await client.request("wait", execution_id=started["execution_id"])
+        execution = daemon.daemon._engine.executions[started["execution_id"]]
+        told = execution.log.text("stdout").decode().split()
+        groups = [str(group) for group in os.getgrouplist("nobody", nobody.pw_gid)]
+        names = [nobody.pw_dir, "nobody", "nobody"]
+        expected = [str(nobody.pw_uid)] * 2 + groups + names + ["again", "CapEff:", "0000000000000000"]
+        assert told == expected + (["tty", "shown"] if pty else [])
+        assert execution.log.text("stderr") == b""
+        (decision,) = recorded(daemon, "decision")
+        assert decision["run_as"] == "nobody"
+        other = await client.request("execute", argv=["id", "-u"])
+        await client.request("wait", execution_id=other["execution_id"])
+        assert daemon.daemon._engine.executions[other["execution_id"]].log.text("stdout") == b"0\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+async def test_a_user_who_has_gone_runs_nothing(tmp_path, monkeypatch):
+    """Since the policy was read; it is refused, and nothing runs as anybody else instead."""
+    policy = tmp_path / "policy.toml"
+    write(policy, 'default = "allow"\n[[rule]]\naction = "allow"\nprogram = ["id"]\nrun_as = "nobody"\n')
+    async with running(tmp_path, policy_file=str(policy)) as daemon, daemon.client() as client:
+        monkeypatch.setattr("ccexecd.process.leader.pwd.getpwnam", {}.__getitem__)
+        with pytest.raises(RefusedError, match="there is no such user"):
+            await client.request("execute", argv=["id"])
 
 
 async def test_a_verdict_can_be_asked_for(tmp_path):

@@ -76,6 +76,7 @@ class Spec:
         stdbuf: whether programs that use C's stdio are to write line by line.
         agent: whose output it is, for whoever reads its final result in it; `auto` tells by the program.
         post_result_grace: seconds that an agent may stay after its final result; None is as long as it likes.
+        run_as: the user that it runs as, by a rule of the policy; None is the daemon's own.
     """
 
     argv: tuple[str, ...]
@@ -100,3 +101,4 @@ class Spec:
     stdbuf: bool = False
     agent: Literal["auto", "claude", "none"] = "auto"
     post_result_grace: float | None = None
+    run_as: str | None = None

@@ -110,6 +110,7 @@ class Keeper:
                     fds if message["stdin"] else [self._null, *fds],
                     terminal=message["pty"],
                     prepare=limits.on_processes(wanted, memory=not self._leaves.bear_memory) if wanted else None,
+                    user=message["user"],
                 )
         except starting.StartRefusedError as refused:
             self._refuse(message, refused.errno, refused.strerror, refused.subject)

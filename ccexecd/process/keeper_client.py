@@ -241,6 +241,7 @@ class KeeperClient:
             "unset": list(launch.unset),
             "grace": launch.grace,
             "limits": dict(launch.limits),
+            "user": [launch.user.uid, launch.user.gid, launch.user.groups] if launch.user is not None else None,
             "stdin": len(wanted.stdio) == len(("stdin", "stdout", "stderr")),
             "pty": launch.terminal,
         }

@@ -1,5 +1,8 @@
 """What is asked of the keeper, and what comes of it: a launch, a leader, or the reason why there is none."""
 
+import errno
+import os
+import pwd
 from collections.abc import Callable, Mapping, Sequence
 
 import attrs
@@ -14,6 +17,7 @@ _SUBJECTS = {
     "terminal": "terminal",
     "keeper": "keeper",
     "stdbuf": "stdbuf",
+    "user": "user",
 }
 
 
@@ -23,8 +27,8 @@ class SpawnError(Exception):
     Attributes:
         errno: the kernel's number, 0 when it was not the kernel that refused.
         strerror: its text.
-        subject: `program` or `cwd`, whichever was refused; `stdbuf` when that was asked for and is not there; `pipe`,
-            `terminal` or `keeper` when it was on our side.
+        subject: `program`, `cwd` or `user`, whichever was refused; `stdbuf` when that was asked for and is not there;
+            `pipe`, `terminal` or `keeper` when it was on our side.
     """
 
     def __init__(self, errno: int, strerror: str, subject: str, name: str = "") -> None:
@@ -32,6 +36,45 @@ class SpawnError(Exception):
         self.errno = errno
         self.strerror = strerror
         self.subject = subject
+
+
+@attrs.frozen
+class User:
+    """Somebody whom a program runs as.
+
+    Attributes:
+        name: what the system calls them.
+        uid: their number.
+        gid: their own group.
+        groups: all of their groups.
+        home: their directory.
+        shell: what they log in to.
+    """
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
+    shell: str
+
+    def names(self) -> dict[str, str]:
+        """What a program of theirs finds in its environment."""
+        return {"HOME": self.home, "USER": self.name, "LOGNAME": self.name, "SHELL": self.shell}
+
+
+def user_of(name: str) -> User:
+    """Look somebody up in the system's database.
+
+    Raises:
+        SpawnError: there is nobody of that name.
+    """
+    try:
+        known = pwd.getpwnam(name)
+    except (KeyError, ValueError):
+        raise SpawnError(errno.ENOENT, "there is no such user", "user", name) from None
+    groups = tuple(os.getgrouplist(name, known.pw_gid))
+    return User(name, known.pw_uid, known.pw_gid, groups, known.pw_dir, known.pw_shell or "/bin/sh")
 
 
 @attrs.frozen
@@ -46,6 +89,7 @@ class Launch:
             it take the descriptors that come along.
         grace: seconds from TERM to KILL, should the daemon be lost.
         unset: names that are then removed from it.
+        user: who it runs as; None is the keeper's user, who has to be root for another one.
         limits: what it may use, by the names of `core.spec.Limits`; what is not named is without limit.
     """
 
@@ -56,6 +100,7 @@ class Launch:
     unset: Sequence[str] = ()
     limits: Mapping[str, float] = {}
     terminal: str | None = None
+    user: "User | None" = None
 
 
 class Leader:

@@ -9,6 +9,7 @@ is forked, which takes two milliseconds more. Standard library only.
 import errno
 import os
 import signal
+import stat
 from collections.abc import Callable, Mapping, Sequence
 
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
@@ -37,6 +38,7 @@ def start(
     stdio: Sequence[int],
     terminal: str | None = None,
     prepare: Callable[[], None] | None = None,
+    user: tuple[int, int, list[int]] | None = None,
 ) -> int:
     """Start a program that gets nothing of ours but its first three descriptors.
 
@@ -47,6 +49,7 @@ def start(
         stdio: the descriptors that it gets as 0, 1 and 2. None of them is among these numbers.
         terminal: the path of a terminal that it gets as all three instead, and that controls its session.
         prepare: called in its process before it becomes the program; may raise OSError.
+        user: the numbers of the user and the groups that it runs as; None are ours. Only root may give others.
 
     Returns:
         Its pid, which is its process group and session, too.
@@ -60,6 +63,8 @@ def start(
             os.chdir(cwd)
         subject = "program"
         path = find(argv[0], env)
+        if user is not None:
+            prepare = _as_user(user, prepare)
         if prepare is not None:
             return _fork(path, argv, env, terminal if terminal is not None else stdio, prepare)
         return os.posix_spawn(
@@ -127,6 +132,23 @@ def _fork(
         os.waitpid(pid, 0)
         raise OSError(int(refusal), os.strerror(int(refusal)))
     return pid
+
+
+def _as_user(user: tuple[int, int, list[int]], prepare: Callable[[], None] | None) -> Callable[[], None]:
+    """Have a program prepared, and then become another user: for good, and with no group that is not theirs."""
+    uid, gid, groups = user
+
+    def become() -> None:
+        if prepare is not None:
+            prepare()
+        for number in range(3):  # else it could not open /dev/stdout, or its own terminal, once more
+            if stat.S_ISFIFO(os.fstat(number).st_mode) or os.isatty(number) or number:
+                os.fchown(number, uid, -1)
+        os.setgroups(groups)
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+
+    return become
 
 
 def find(program: str, env: Mapping[str, str]) -> str:

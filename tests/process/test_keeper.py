@@ -122,7 +122,16 @@ class Channel:
 
 
 def _launch(number: int, argv: tuple[str, ...], /, **message: object) -> Message:
-    wanted = {"cwd": None, "env": ENV, "unset": [], "grace": 5.0, "limits": {}, "pty": None, "stdin": False}
+    wanted = {
+        "cwd": None,
+        "env": ENV,
+        "unset": [],
+        "grace": 5.0,
+        "limits": {},
+        "pty": None,
+        "stdin": False,
+        "user": None,
+    }
     return {"n": number, "argv": argv, **wanted, **message}
 
 
