@@ -10,6 +10,8 @@ from ccexecd.core.rules import Rule
 from ccexecd.policy_file import PolicyError
 from ccexecd.policy_file import load as load_policy
 
+DOCUMENT = Path(__file__).parent.parent / "docs" / "security.md"
+
 EXAMPLE = """
 default = "deny"
 
@@ -146,6 +148,16 @@ def test_the_configuration_has_the_policy(write, tmp_path):
     file.unlink()
     with pytest.raises(ConfigError, match="No such file"):
         loaded.load_again()
+
+
+def test_the_documented_example_is_valid(write):
+    """The file of docs/security.md can be used as it is, where there is such a user."""
+    text = DOCUMENT.read_text().split("```toml\n")[1].split("```")[0]
+    assert 'run_as = "agents"' in text
+    policy = load_policy(write(text.replace('run_as = "agents"', "")))
+    assert [rule.action for rule in policy.rules] == ["deny", "allow", "allow"]
+    (warning,) = policy.warnings()
+    assert warning.startswith("rule 3 allows /opt/agents/**")
 
 
 def test_without_a_key_there_is_no_policy(tmp_path):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ccexecctl import render
 from ccexecctl.arguments import count
 from ccexecctl.client import connect_to
-from ccexecctl.errors import CtlError, Exit
+from ccexecctl.errors import CtlError, Exit, NotPermittedError
 from ccexecctl.place import locate
 
 DESCRIPTION = """\
@@ -105,7 +105,10 @@ def run(arguments: Namespace) -> int:
     except OSError as error:
         if error.filename is None:  # our own output, which is told elsewhere
             raise
-        raise CtlError(f"cannot read the audit: {error.filename}: {error.strerror}", "try sudo") from error
+        text = f"cannot read the audit: {error.filename}: {error.strerror}"
+        if isinstance(error, PermissionError):
+            raise NotPermittedError(text, "only root and the user that ccexecd runs as may; try sudo") from error
+        raise CtlError(text) from error
     except KeyboardInterrupt:
         if not getattr(arguments, "follow", False):
             raise

@@ -101,6 +101,7 @@ class Keeper:
             return
         number, wanted = message["n"], message["limits"]
         self._leaves.prepare(alone=bool(wanted))
+        bearing = limits.on_processes(wanted, memory=not self._leaves.bear_memory) if wanted else None
         try:
             with containment.tagged(self._epoch, number), self._oom_score.raised():
                 pid = starting.start(
@@ -109,8 +110,7 @@ class Keeper:
                     message["cwd"],
                     fds if message["stdin"] else [self._null, *fds],
                     terminal=message["pty"],
-                    prepare=limits.on_processes(wanted, memory=not self._leaves.bear_memory) if wanted else None,
-                    user=message["user"],
+                    prepare=starting.as_user(message["user"], bearing),
                 )
         except starting.StartRefusedError as refused:
             self._refuse(message, refused.errno, refused.strerror, refused.subject)

@@ -38,7 +38,6 @@ def start(
     stdio: Sequence[int],
     terminal: str | None = None,
     prepare: Callable[[], None] | None = None,
-    user: tuple[int, int, list[int]] | None = None,
 ) -> int:
     """Start a program that gets nothing of ours but its first three descriptors.
 
@@ -49,7 +48,6 @@ def start(
         stdio: the descriptors that it gets as 0, 1 and 2. None of them is among these numbers.
         terminal: the path of a terminal that it gets as all three instead, and that controls its session.
         prepare: called in its process before it becomes the program; may raise OSError.
-        user: the numbers of the user and the groups that it runs as; None are ours. Only root may give others.
 
     Returns:
         Its pid, which is its process group and session, too.
@@ -63,8 +61,6 @@ def start(
             os.chdir(cwd)
         subject = "program"
         path = find(argv[0], env)
-        if user is not None:
-            prepare = _as_user(user, prepare)
         if prepare is not None:
             return _fork(path, argv, env, terminal if terminal is not None else stdio, prepare)
         return os.posix_spawn(
@@ -134,8 +130,18 @@ def _fork(
     return pid
 
 
-def _as_user(user: tuple[int, int, list[int]], prepare: Callable[[], None] | None) -> Callable[[], None]:
-    """Have a program prepared, and then become another user: for good, and with no group that is not theirs."""
+def as_user(user: tuple[int, int, list[int]] | None, prepare: Callable[[], None] | None) -> Callable[[], None] | None:
+    """Have a program prepared, and then become another user: for good, and with no group that is not theirs.
+
+    Args:
+        user: the numbers of the user, of their own group and of all their groups; None are ours.
+        prepare: what else is to be done before; None is nothing.
+
+    Returns:
+        To be called in the program's process. Raises OSError: only root may become another user.
+    """
+    if user is None:
+        return prepare
     uid, gid, groups = user
 
     def become() -> None:

@@ -274,7 +274,7 @@ def test_what_cannot_be_started_exits_like_a_shell(ctl, daemon, refusal, subject
     ("code", "name", "hint"),
     [
         (-32010, "DRAINING", "once it has stopped: ccexecctl start"),
-        (-32002, "COMMAND_NOT_ALLOWED", "ccexecctl config show"),
+        (-32002, "COMMAND_NOT_ALLOWED", "ccexecctl policy test"),
         (-32602, "INVALID_PARAMS", ""),
     ],
 )
