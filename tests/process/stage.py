@@ -193,6 +193,16 @@ def _plainly() -> Iterator[None]:
 
 
 @asynccontextmanager
+async def running_pump() -> AsyncIterator[Pump]:
+    """A pump at work."""
+    pump = Pump()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pump.run)
+        yield pump
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
 async def running_keeper(umask: int = 0o022) -> AsyncIterator[KeeperClient]:
     """A client with its keeper."""
     keeper = KeeperClient(umask, with_groups=_with_groups)

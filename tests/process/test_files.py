@@ -13,16 +13,13 @@ from ccexecd.process.files import FileSource, open_file, source_of
 from ccexecd.process.pump import Pump
 
 from .programs import python, sh
-from .stage import PATIENCE, end_of, lines_of, open_descriptors, open_stage, wait_for
+from .stage import PATIENCE, end_of, lines_of, open_descriptors, open_stage, running_pump, wait_for
 
 
 @pytest.fixture
 async def pump() -> AsyncIterator[Pump]:
-    pump = Pump()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(pump.run)
+    async with running_pump() as pump:
         yield pump
-        nursery.cancel_scope.cancel()
 
 
 class Sink:
@@ -127,17 +124,43 @@ async def test_a_lost_event_loses_nothing(pump, monkeypatch: pytest.MonkeyPatch)
 async def test_nothing_stays_open():
     """A thousand files, and the pump itself."""
     before = open_descriptors()
-    pump = Pump()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(pump.run)
+    async with running_pump() as pump:
         for _ in range(1000):
             sink = Sink(pump)
             os.close(sink.theirs)
             sink.source.close()
         assert not pump.files._sources
         assert not pump.files._watches
-        nursery.cancel_scope.cancel()
     assert open_descriptors() == before
+
+
+async def test_what_is_left_when_nobody_waits_any_more_is_taken_by_closing(pump):
+    """The pump has been cancelled; an execution that still winds down loses nothing, and disturbs no descriptor."""
+    sink = Sink(pump)
+    sink.source.hold()
+    os.write(sink.theirs, b"last words")
+    pump.files.close()
+    monkeys = os.pipe()  # they have the numbers that were closed
+    sink.source.read_end()
+    sink.source.close()
+    assert sink.text == b"last words"
+    os.set_blocking(monkeys[0], False)
+    with pytest.raises(BlockingIOError):
+        os.read(monkeys[0], 8)
+    for fd in (*monkeys, sink.theirs):
+        os.close(fd)
+    pump.files = None
+
+
+async def test_a_file_that_cannot_be_watched_is_refused(pump, monkeypatch: pytest.MonkeyPatch):
+    """A limit of the user's: said with the kernel's number, and nothing is kept of it."""
+    sink = Sink(pump)
+    monkeypatch.setattr(files._libc, "inotify_add_watch", lambda *_: -1)
+    with pytest.raises(OSError, match=r"\[Errno"):
+        pump.files.add(sink.theirs, sink.take)
+    assert len(pump.files._watches) == 1
+    sink.source.close()
+    os.close(sink.theirs)
 
 
 # As an execution's output
