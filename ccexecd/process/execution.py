@@ -98,7 +98,7 @@ class Execution:
         self._started_clock = self._finished_clock = time.monotonic()
         self._keeper = keeper
         self._time_left = float("inf")
-        self._last_output = 0.0  # on Trio's clock, moved on by pauses
+        self._last_output = 0.0  # on its own clock
         self._paused_at = 0.0
         self._paused_seconds = 0.0
         self._control_done: trio.Event | None = None
@@ -116,7 +116,7 @@ class Execution:
         self.leader = leader
         self.started_at = datetime.now(UTC)
         self._started_clock = time.monotonic()
-        self._last_output = trio.current_time()
+        self._last_output = self.clock
         if self.spec.timeout is not None:
             self.scope.deadline = trio.current_time() + self.spec.timeout
         self.apply(Event.SPAWNED)
@@ -133,7 +133,7 @@ class Execution:
 
     def has_output(self, stream: Stream, received: bytes) -> None:
         """Bytes were read."""
-        self._last_output = trio.current_time() if self.going.is_set() else self._paused_at
+        self._last_output = self.clock
         for piece in self._framers[stream].feed(received):
             self.log.append(stream, piece)
         self._wake_watchers()
@@ -142,7 +142,7 @@ class Execution:
     def was_read(self) -> None:
         """A watcher has moved on, or gone."""
         if self.pacing.was_read(self.log.backlog):
-            self._last_output = trio.current_time()
+            self._last_output = self.clock
 
     def is_stalling(self) -> None:
         """It has been silent for so long that its stall time-out is near."""
@@ -232,7 +232,7 @@ class Execution:
         """Seconds since it wrote, or since it started; pauses are not counted."""
         if self.pacing.is_held:  # it is we who keep it from writing
             return 0.0
-        return (trio.current_time() if self.going.is_set() else self._paused_at) - self._last_output
+        return self.clock - self._last_output
 
     @property
     def clock(self) -> float:
@@ -360,7 +360,6 @@ class Execution:
         await self._keeper.resume(self._led())
         if self.state is not State.PAUSED and not self.going.is_set():
             self.scope.deadline = trio.current_time() + self._time_left
-            self._last_output += trio.current_time() - self._paused_at
             self._paused_seconds += trio.current_time() - self._paused_at
             self.going.set()
         return []

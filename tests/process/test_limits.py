@@ -277,6 +277,8 @@ def test_nothing_is_looked_at_sooner_than_it_matters():
         Watch({"cpu_seconds": used + 0.001}, None),
         Watch({"memory_bytes": 1 << 40}, None),
     )
-    assert far.interval(me) > 1 > memory.interval(me) > near.interval(me) > 0
-    assert uncounted.interval(me) == memory.interval(me)
     assert (far.exceeded(me), memory.exceeded(me)) == (None, None)
+    for watch in (near, uncounted):
+        watch.exceeded(me)
+    assert far.interval > 1 > memory.interval > near.interval > 0
+    assert uncounted.interval == memory.interval
