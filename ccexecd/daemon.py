@@ -35,9 +35,11 @@ from ccexecd.process.execution import Execution
 from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.measure import usage
 from ccexecd.process.pump import Pump
+from ccexecd.records import retention_of
 from ccexecd.service.dispatch import Answer
 from ccexecd.service.methods import EXECUTION_METHODS
 from ccexecd.service.status import status_method
+from ccexecd.storage.archive import Archive
 from ccexecd.systemd import Notifier, forget
 
 log = logging.getLogger(__name__)
@@ -83,7 +85,8 @@ class Daemon:
         self._started_clock = time.monotonic()
         self._keeper = KeeperClient(umask)
         self._pump = Pump()
-        self._engine = Engine(loaded.config, self._keeper, self._pump, environ)
+        self._archive = Archive(places.state_dir, retention_of(loaded.config))
+        self._engine = Engine(loaded.config, self._keeper, self._pump, environ, self._archive)
         methods = {**EXECUTION_METHODS, "status": status_method(self.status)}
         self._house = Household(self._engine, methods, epoch=secrets.token_hex(8))
         routes = {**health_routes(self.health), "/execute": execute_route(self._engine)}
@@ -106,7 +109,9 @@ class Daemon:
         try:
             async with control, trio.open_nursery() as control_nursery:
                 async with trio.open_nursery() as engine_nursery:
+                    engine_nursery.start_soon(self._archive.run)
                     await engine_nursery.start(self._keeper.run)
+                    await self._archive.opened.wait()
                     engine_nursery.start_soon(self._pump.run)
                     await engine_nursery.start(self._engine.run)
                     async with trio.open_nursery() as external_nursery:
@@ -153,14 +158,22 @@ class Daemon:
                 "finished": len(self._engine.executions) - live,
                 "total_started": self._engine.started_total,
             },
+            "output": {
+                "bytes_on_disk": self._archive.spool.used_bytes,
+                "max_bytes_on_disk": self._archive.spool.total_bytes,
+                "bytes_gone": self._archive.spool.gone_bytes,
+            },
+            "problems": self._archive.problems,
             "keeper": {"pid": self._keeper.pid, "control_group": self._keeper.control_group},
             "memory_bytes": memory["memory_bytes"],
         }
 
     def health(self) -> dict[str, Any]:
-        """Whether it takes commands."""
+        """Whether it takes commands, and keeps what they write."""
+        problems = self._archive.problems
         return {
-            "status": "draining" if self._engine.draining else "healthy",
+            "status": "draining" if self._engine.draining else "degraded" if problems else "healthy",
+            "problems": list(problems),
             "service": "ccexecd",
             "version": __version__,
             "active_sessions": len(self._engine.sessions),

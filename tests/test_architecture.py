@@ -99,12 +99,15 @@ MAY_IMPORT = {
     "protocol": set(),
     "core": set(),
     "agents": {"protocol", "core"},
-    "process": {"core"},
+    "process": {"core", "sparse"},
+    "storage": {"core", "sparse"},
     "service": {"protocol", "core", "process", "engine", "config"},
     "external": DOOR,
     "control": DOOR,
-    "engine": {"core", "agents", "process", "config"},
-    "daemon": {"engine", "core", "process", "protocol", "service", "external", "control", *HALL},
+    "session": {"core", "process"},
+    "records": {"core", "process", "storage", "config"},
+    "engine": {"core", "agents", "process", "storage", "config", "session", "records"},
+    "daemon": {"engine", "core", "process", "storage", "records", "protocol", "service", "external", "control", *HALL},
     "__main__": {"daemon", *HALL},
     "config": {"keys", "paths", "protocol"},
     "detach": {"logs", "pidfile"},
@@ -112,6 +115,7 @@ MAY_IMPORT = {
     "logs": set(),
     "paths": set(),
     "pidfile": set(),
+    "sparse": set(),
     "systemd": set(),
 }
 """Room or module of ccexecd -> what of ours it may import besides itself and the version."""
@@ -399,6 +403,14 @@ ELSEWHERE = {
     "ccexecd/process/tree.py": ("tests/process/test_keeper.py", "what the keeper remembers of an execution"),
     "ccexecd/process/standard_input.py": ("tests/process/test_execution.py", "an execution's input"),
     "ccexecd/process/leader.py": ("tests/process/test_keeper.py", "values that the keeper's client gives"),
+    "ccexecd/process/description.py": ("tests/service/test_listing.py", "what list tells"),
+    "ccexecd/core/entries.py": ("tests/core/test_output.py", "values that the log holds"),
+    "ccexecd/core/store.py": ("tests/storage/test_stored_log.py", "the one that there is"),
+    "ccexecd/session.py": ("tests/test_engine.py", "the engine opens and ends it"),
+    "ccexecd/sparse.py": ("tests/storage/test_stored_log.py", "one system call"),
+    "ccexecd/storage/past.py": ("tests/storage/test_archive.py", "values that the archive gives"),
+    "ccexecd/storage/recovery.py": ("tests/storage/test_archive.py", "what the archive does first"),
+    "ccexecd/records.py": ("tests/test_engine.py", "what the engine remembers"),
 }
 """Source without a test file of its own -> the one that tests it, and why there."""
 

@@ -109,6 +109,8 @@ def test_every_key_can_be_set_in_every_layer(read, key: str):
         "debug": True,
         "ws_max_size": 4096,
         "max_buffer_size": 4096,
+        "max_buffer_lines": 5,
+        "spool_total_bytes": 1 << 20,
     }
     value = samples.get(key, {int: 5, float: 5.0, bool: True, tuple[str, ...]: ["a", "b"]}.get(FIELDS[key].type))
     if value is None:

@@ -16,18 +16,17 @@ from typing import cast
 import trio
 
 from ccexecd.process.pump import READ_SIZE, Pump, Sink, nobody
+from ccexecd.sparse import punch_hole
 
 _IN_MODIFY = 0x2  # linux/inotify.h
 _EVENT_SIZE = 16  # bytes of an inotify_event without a name, as those of a file itself are
 _OVERFLOW = -1  # the number in an event that tells that others were lost
-_FALLOC_FL_PUNCH_HOLE, _FALLOC_FL_KEEP_SIZE = 0x2, 0x1  # linux/falloc.h
 _F_ADD_SEALS, _F_SEAL_SHRINK = 1033, 0x2  # linux/fcntl.h
 
 _GIVEN_BACK = 1024 * 1024
 """Bytes that are read until they are given back: the system does not notice less, and each time costs 5 us."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
 def open_file() -> tuple[int, int]:
@@ -81,8 +80,7 @@ class FileSource:
             return False
         self._read += len(received)
         if self._read - self._given_back >= _GIVEN_BACK:
-            mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
-            _libc.fallocate(self._fd, mode, self._given_back, self._read - self._given_back)
+            punch_hole(self._fd, self._given_back, self._read - self._given_back)
             self._given_back = self._read
         self._sink(received)
         return True

@@ -1,0 +1,1 @@
+"""What outlives the process: output, and what is known of executions."""
