@@ -36,9 +36,11 @@ from ccexecd.process.execution import Execution
 from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.measure import usage
 from ccexecd.process.pump import Pump
+from ccexecd.records import retention_of
 from ccexecd.service.dispatch import Answer
 from ccexecd.service.methods import EXECUTION_METHODS
 from ccexecd.service.status import status_method
+from ccexecd.storage.archive import Archive
 from ccexecd.storage.audit import Audit
 from ccexecd.systemd import Notifier, forget
 
@@ -87,8 +89,9 @@ class Daemon:
         self._pump = Pump()
         config = loaded.config
         log_output.redact(Redactor(config.redact))
+        self._archive = Archive(places.state_dir, retention_of(config))
         self._audit = Audit(places.state_dir / "audit", config.audit_max_bytes, config.audit_files)
-        self._engine = Engine(config, self._keeper, self._pump, environ, self._audit, loaded.policy)
+        self._engine = Engine(config, self._keeper, self._pump, environ, self._archive, self._audit, loaded.policy)
         methods = {**EXECUTION_METHODS, "status": status_method(self.status)}
         self._house = Household(self._engine, methods, epoch=secrets.token_hex(8))
         routes = {**health_routes(self.health), "/execute": execute_route(self._engine)}
@@ -111,7 +114,9 @@ class Daemon:
         try:
             async with control, trio.open_nursery() as control_nursery:
                 async with trio.open_nursery() as engine_nursery:
+                    engine_nursery.start_soon(self._archive.run)
                     await engine_nursery.start(self._keeper.run)
+                    await self._archive.opened.wait()
                     engine_nursery.start_soon(self._pump.run)
                     engine_nursery.start_soon(self._audit.run)
                     await engine_nursery.start(self._engine.run)
@@ -160,6 +165,12 @@ class Daemon:
                 "finished": len(self._engine.executions) - live,
                 "total_started": self._engine.started_total,
             },
+            "output": {
+                "bytes_on_disk": self._archive.spool.used_bytes,
+                "max_bytes_on_disk": self._archive.spool.total_bytes,
+                "bytes_gone": self._archive.spool.gone_bytes,
+            },
+            "problems": self._problems(),
             "keeper": {"pid": self._keeper.pid, "control_group": self._keeper.control_group},
             "memory_bytes": memory["memory_bytes"],
             "audit": {
@@ -170,9 +181,11 @@ class Daemon:
         }
 
     def health(self) -> dict[str, Any]:
-        """Whether it takes commands."""
+        """Whether it takes commands, and keeps what they write."""
+        problems = self._problems()
         return {
-            "status": "draining" if self._engine.draining else "healthy",
+            "status": "draining" if self._engine.draining else "degraded" if problems else "healthy",
+            "problems": list(problems),
             "service": "ccexecd",
             "version": __version__,
             "active_sessions": len(self._engine.sessions),
@@ -180,6 +193,11 @@ class Daemon:
             "live_executions": len(self._engine.live),
             "uptime_seconds": round(time.monotonic() - self._started_clock, 3),
         }
+
+    def _problems(self) -> dict[str, str]:
+        """What does not work and what that means: it goes on without."""
+        audit = {"the audit is not kept": self._audit.problem} if self._audit.problem is not None else {}
+        return {**self._archive.problems, **audit}
 
     def configuration(self) -> dict[str, Any]:
         """The configuration in force, and where each value comes from."""

@@ -1,17 +1,14 @@
 """Starts, finds and ends executions; owns the nursery that sessions live in.
 
-Owns the two registers (sessions, executions), admission, what a parting connection means, and how long finished
-executions are remembered. Each session has a nursery of its own, and each execution a task in it; an execution that
-is to outlive its session runs in the engine's nursery from the start. Must not know any wire format: it takes a
-`Spec` and raises `AdmissionError`.
+Owns the two registers (sessions, executions), admission, and what a parting connection means. Each session has a
+nursery of its own, and each execution a task in it; an execution that is to outlive its session runs in the engine's
+nursery from the start. Must not know any wire format: it takes a `Spec` and raises `AdmissionError`.
 """
 
 import logging
 import os
-import secrets
-import uuid
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Mapping
 
 import attrs
 import trio
@@ -21,7 +18,7 @@ from ccexecd.agents.claude import is_claude, reader_for
 from ccexecd.config import Config
 from ccexecd.core.execution import Event, Outcome, Reason
 from ccexecd.core.rules import Policy
-from ccexecd.core.sessions import REASONS, Parting, ends
+from ccexecd.core.sessions import Parting
 from ccexecd.core.shells import is_plain
 from ccexecd.core.spec import Spec
 from ccexecd.process.execution import Execution
@@ -32,89 +29,37 @@ from ccexecd.process.line_buffering import PRELOAD, LineBuffering
 from ccexecd.process.pump import Pump
 from ccexecd.process.shells import argv_of, default_shell
 from ccexecd.process.supervisor import Start, supervise
+from ccexecd.records import Records, retention_of
+from ccexecd.session import Session, part
+from ccexecd.storage.archive import Archive
 from ccexecd.storage.audit import Audit
+from ccexecd.storage.history import SessionRecord, Wanted
+from ccexecd.storage.past import PastExecution
 
 # What the doors are given, executions and their errors among it: they do not import `process`.
-__all__ = ["AdmissionError", "Engine", "Execution", "Refusal", "Session", "SpawnError", "default_shell", "part"]
+__all__ = [
+    "AdmissionError",
+    "Engine",
+    "Execution",
+    "PastExecution",
+    "Refusal",
+    "Session",
+    "SpawnError",
+    "Wanted",
+    "default_shell",
+    "part",
+]
 
 log = logging.getLogger(__name__)
-
-REMEMBERED_EXECUTIONS = 1000
-"""Finished executions that `list`, `status` and `logs` still answer for."""
-
-REMEMBERED_BYTES = 32 * 1024 * 1024
-"""Bytes of output of finished executions that stay in memory; the oldest go first."""
 
 REMOVED_WHEN_EMPTY = ("ANTHROPIC_API_KEY",)
 """Names that must not be passed on empty: an empty key makes Claude Code wait for ever."""
 
-
 TERMINAL_KIND = "xterm-256color"
 """TERM of a program on a terminal, where nobody names another: what people's terminals, and browsers', are like."""
+
 PREFIX_LENGTH = 4
 """Characters of the shortest beginning of an id that can stand for it."""
-
-
-@attrs.define(eq=False)
-class Session:
-    """A client's claim.
-
-    Attributes:
-        id: what clients call it.
-        principal: whose it is.
-        peer: where its connection comes from.
-        resume_token: proves the claim after a cut.
-        executions: all of it that are remembered, by id, oldest first.
-        live: those of them that have not finished.
-        admitted: it counts against the limit; a session beyond it may look, not execute.
-        drop_connection: closes the connection that holds it; None while it has none.
-        is_cut: its connection was cut, and it waits to be resumed.
-        ended: how, once it has been decided.
-    """
-
-    principal: str
-    peer: str = ""
-    id: str = attrs.field(factory=lambda: str(uuid.uuid4()))
-    resume_token: str = attrs.field(factory=lambda: secrets.token_urlsafe(32), repr=False)
-    executions: dict[str, Execution] = attrs.field(factory=dict)
-    live: dict[str, Execution] = attrs.field(factory=dict)
-    admitted: bool = False
-    drop_connection: Callable[[Parting], None] | None = None
-    is_cut: bool = False
-    ended: Parting | None = None
-    nursery: trio.Nursery | None = None
-    _ending: trio.Event = attrs.field(factory=trio.Event)
-    _clock: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-
-    def expires_in(self, seconds: float | None) -> None:
-        """Set its clock: it ends after so many seconds unless told otherwise; None stops the clock."""
-        self._clock.deadline = float("inf") if seconds is None else trio.current_time() + seconds
-
-    def end(self, parting: Parting) -> None:
-        """Decide that it ends. The first decision stands."""
-        if self.ended is None:
-            self.ended = parting
-            self._ending.set()
-
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Hold the nursery until the session ends and everything in it is over."""
-        async with trio.open_nursery() as self.nursery:
-            task_status.started()
-            with self._clock:
-                await self._ending.wait()
-            if self._clock.cancelled_caught:
-                self.end(Parting.EXPIRED)
-            part(list(self.live.values()), self.ended or Parting.EXPIRED)
-        if self.drop_connection is not None:
-            self.drop_connection(self.ended or Parting.EXPIRED)
-
-
-def part(executions: Iterable[Execution], parting: Parting, grace: float | None = None) -> list[Execution]:
-    """End those live executions that a parting ends, and return them."""
-    ended = [each for each in executions if each.is_live and ends(each.spec.on_disconnect, parting)]
-    for execution in ended:
-        execution.cancel(REASONS[parting], grace)
-    return ended
 
 
 def _with_stdio(spec: Spec) -> Spec:
@@ -132,11 +77,13 @@ class Engine:
         keeper: parent of all leaders.
         pump: reader of all pipes.
         environ: what executions inherit.
+        archive: what outlives them; None where nothing does.
         audit: where decisions and outcomes are recorded; None is nowhere.
         rules: the policy in force; None is none.
 
     Attributes:
         gate: what every execution passes before it begins.
+        records: what is kept of them.
         executions: every one that is live or remembered, by id, oldest first.
         live: those of them that have not finished.
         sessions: every one that has not ended.
@@ -151,10 +98,12 @@ class Engine:
         keeper: KeeperClient,
         pump: Pump,
         environ: Mapping[str, str],
+        archive: Archive | None = None,
         audit: Audit | None = None,
         rules: Policy | None = None,
     ) -> None:
         self.config = config
+        self.records = Records(archive)
         self.executions: dict[str, Execution] = {}
         self.live: dict[str, Execution] = {}
         self.sessions: dict[str, Session] = {}
@@ -168,8 +117,7 @@ class Engine:
         self._is_plain = is_plain(self._inherited)
         self._line_buffering = LineBuffering(self._inherited.get("PATH", os.defpath))
         keeper.inherit(self._inherited)
-        self._remembered: deque[Execution] = deque()
-        self._remembered_bytes = 0
+        self._archive = archive
         self._nursery: trio.Nursery | None = None
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -182,6 +130,8 @@ class Engine:
         """Use another configuration and policy from now on; what runs keeps what it was started with."""
         self.config = config
         self.gate.reconfigure(config, rules)
+        if self._archive is not None:
+            self._archive.spool.retain(retention_of(config))
 
     # Sessions
 
@@ -227,6 +177,15 @@ class Engine:
             await session.run(task_status)
         finally:
             del self.sessions[session.id]
+            self._note_session(session)
+
+    def _note_session(self, session: Session) -> None:
+        """Keep what is known of a session that has ever run anything."""
+        if self._archive is not None and session.has_run:
+            ending = session.ended.value if session.ended is not None else None
+            ended_at = time.time() if session.id not in self.sessions else None
+            record = SessionRecord(session.id, session.principal, session.created_at, ended_at, ending)
+            self._archive.note_session(record)
 
     def _set_idle_clock(self, session: Session) -> None:
         """A session without live executions ends after `session_timeout`; a cut one after its own time."""
@@ -249,6 +208,7 @@ class Engine:
         nursery = self._require_nursery() if execution.spec.on_disconnect == "detach" else session.nursery
         is_ready = not execution.spec.stdbuf or self._line_buffering.is_known
         start = Start(execution, self._keeper, self._launch(execution)) if is_ready else None
+        self.records.begin(execution, session.principal)  # while it is being started, nobody waits for a disk
         (nursery or self._require_nursery()).start_soon(self._run_execution, execution, session, start)
         return execution
 
@@ -264,13 +224,16 @@ class Engine:
             )
         ruling = self.gate.ruling(session, spec)
         spec = _with_stdio(ruling.spec)
-        window = self.config.max_buffer_size
-        execution = Execution(spec, session.id, self._keeper, self._pump, window, reader_for(spec))
+        window, most_lines = self.config.max_buffer_size, self.config.max_buffer_lines
+        execution = Execution(spec, session.id, self._keeper, self._pump, window, reader_for(spec), most_lines)
         self.gate.admitted(session, execution, ruling)
         execution.apply(Event.ADMIT)
         self.executions[execution.id] = self.live[execution.id] = execution
         session.executions[execution.id] = session.live[execution.id] = execution
         self.started_total += 1
+        if not session.has_run:
+            session.has_run = True
+            self._note_session(session)
         self._set_idle_clock(session)
         return execution
 
@@ -281,6 +244,10 @@ class Engine:
             matching = [each for key, each in self.executions.items() if key.startswith(execution_id)]
             found = matching[0] if len(matching) == 1 else None
         return found
+
+    async def recall(self, execution_id: str, *, prefix: bool = False) -> list[PastExecution]:
+        """Executions that have left the memory, by id or, where asked for, by its beginning: two at most."""
+        return await self.records.recall(execution_id, prefix=prefix and len(execution_id) >= PREFIX_LENGTH)
 
     async def end_all(self, grace: float | None) -> list[Execution]:
         """End every session and execution and what they left running, and wait until that is done.
@@ -323,7 +290,7 @@ class Engine:
             del self.live[execution.id], session.live[execution.id]
             if execution.leader is not None and execution.leaves_running:
                 self.leftovers.add(execution.leader, execution.grace)
-            self._remember(execution)
+            self._remember(execution, session)
             self._set_idle_clock(session)
             self.gate.ended(session, execution)
 
@@ -351,19 +318,13 @@ class Engine:
             argv = argv_of(spec.display, path or os.defpath)
         return Launch(argv, spec.cwd, added, spec.grace, tuple(removed), spec.limits.as_set(), user=user)
 
-    def _remember(self, execution: Execution) -> None:
+    def _remember(self, execution: Execution, session: Session) -> None:
         """Keep a finished execution for a while, and forget those that no longer fit."""
-        self._remembered.append(execution)
-        self._remembered_bytes += execution.log.held_bytes
-        while len(self._remembered) > 1 and (
-            len(self._remembered) > REMEMBERED_EXECUTIONS or self._remembered_bytes > REMEMBERED_BYTES
-        ):
-            forgotten = self._remembered.popleft()
-            self._remembered_bytes -= forgotten.log.held_bytes
+        for forgotten in self.records.finished(execution, session.principal):
             del self.executions[forgotten.id]
-            session = self.sessions.get(forgotten.session_id)
-            if session is not None:
-                session.executions.pop(forgotten.id, None)
+            owner = self.sessions.get(forgotten.session_id)
+            if owner is not None:
+                owner.executions.pop(forgotten.id, None)
 
     def _require_nursery(self) -> trio.Nursery:
         if self._nursery is None:

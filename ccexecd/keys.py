@@ -98,6 +98,25 @@ class Config:
         minimum=1024,
         maximum=1 << 40,
     )
+    max_buffer_lines: int | None = _key(
+        None, "lines of output kept in memory for each execution; not set: no limit", minimum=1, maximum=1 << 40
+    )
+    spool_execution_bytes: int = _key(
+        1 << 30,
+        "bytes of output kept on disk for each execution, the newest; 0 keeps none there",
+        minimum=0,
+        maximum=1 << 50,
+    )
+    spool_total_bytes: int | None = _key(
+        None,
+        "bytes of output kept on disk in all; not set: 10 GiB, or a tenth of the file system if that is less",
+        minimum=1 << 20,
+        maximum=1 << 60,
+    )
+    spool_max_age: float = _key(
+        1_209_600.0, "seconds that output is kept on disk after its execution has finished", minimum=0, maximum=LONGEST
+    )
+    history_max_age: float = _key(7_776_000.0, "seconds that a finished execution is known", minimum=0, maximum=LONGEST)
     stream_timeout: float = _key(
         600.0, "seconds that a client may take to accept output", earlier="STREAM_TIMEOUT", minimum=0, maximum=LONGEST
     )

@@ -1,5 +1,6 @@
 """Every execution passes the gate, and both what was decided and how it ended is on record."""
 
+import base64
 import os
 import pwd
 import shutil
@@ -9,7 +10,7 @@ import pytest
 
 from ccexecd.admission import TURNED_AWAY_INTERVAL
 from ccexecd.storage.chain import files_in, records_in, verify
-from tests.e2e.client import RefusedError
+from tests.e2e.client import Client, RefusedError
 from tests.in_process import Running, running
 
 SH = os.path.realpath(shutil.which("sh") or "")
@@ -118,7 +119,18 @@ async def test_where_it_is_not_required_the_work_goes_on(tmp_path):
         broken = Broken(daemon)
         assert (await client.request("execute", argv=["true"]))["status"] == "started"
         assert (await daemon.ask("status"))["audit"]["problem"] is not None
+        health = await daemon.ask("health")
+        assert (health["status"], health["problems"]) == ("degraded", ["the audit is not kept"])
         broken.mend()
+        await client.request("execute", argv=["true"])
+        assert (await daemon.ask("health"))["status"] == "healthy"
+
+
+async def written(client: Client, execution_id: str, stream: str) -> str:
+    """What an execution has written to one of its streams; of what came from a terminal, the bytes."""
+    answer = await client.request("read_output", execution_id=execution_id, streams=[stream])
+    pieces = [(chunk["data"], chunk.get("encoding")) for chunk in answer["chunks"]]
+    return "".join(base64.b64decode(data).decode() if encoding else data for data, encoding in pieces)
 
 
 def write(file: Path, text: str) -> None:
@@ -205,18 +217,17 @@ async def test_a_rule_may_have_it_run_as_somebody_else(tmp_path, pty):
         asked = {"argv": ["sh", "-c", script], "env": {"HOME": "/root"}, "unset": ["USER"], "limits": {"nice": 5}}
         started = await client.request("execute", **asked, **({"pty": pty} if pty else {}))
         await client.request("wait", execution_id=started["execution_id"])
-        execution = daemon.daemon._engine.executions[started["execution_id"]]
-        told = execution.log.text("stdout").decode().split()
+        told = (await written(client, started["execution_id"], "stdout")).split()
         groups = [str(group) for group in os.getgrouplist("nobody", nobody.pw_gid)]
         names = [nobody.pw_dir, "nobody", "nobody"]
         expected = [str(nobody.pw_uid)] * 2 + groups + names + ["again", "CapEff:", "0000000000000000"]
         assert told == expected + (["tty", "shown"] if pty else [])
-        assert execution.log.text("stderr") == b""
+        assert await written(client, started["execution_id"], "stderr") == ""
         (decision,) = recorded(daemon, "decision")
         assert decision["run_as"] == "nobody"
         other = await client.request("execute", argv=["id", "-u"])
         await client.request("wait", execution_id=other["execution_id"])
-        assert daemon.daemon._engine.executions[other["execution_id"]].log.text("stdout") == b"0\n"
+        assert await written(client, other["execution_id"], "stdout") == "0\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

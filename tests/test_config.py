@@ -113,6 +113,8 @@ def test_every_key_can_be_set_in_every_layer(read, key: str, monkeypatch):
         "max_buffer_size": 4096,
         "audit_max_bytes": 65_536,
         "policy_file": "/x/y/policy.toml",
+        "max_buffer_lines": 5,
+        "spool_total_bytes": 1 << 20,
     }
     value = samples.get(key, {int: 5, float: 5.0, bool: True, tuple[str, ...]: ["a", "b"]}.get(FIELDS[key].type))
     if value is None:

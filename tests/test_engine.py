@@ -19,6 +19,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import ccexecd
 from ccexecd import engine as engine_module
+from ccexecd import records
 from ccexecd.config import Config
 from ccexecd.core.execution import Reason, State
 from ccexecd.core.sessions import Parting
@@ -37,6 +38,7 @@ from .process.stage import (
     living,
     nothing_left,
     running_engine,
+    text_of,
     wait_for,
 )
 
@@ -79,7 +81,7 @@ def reason_of(execution: Execution) -> Reason | None:
 async def environment_of(engine: Engine, **spec: object) -> dict[str, str]:
     session = await engine.open_session("somebody")
     execution = await run(engine, session, ("env", "-0"), **spec)
-    text = execution.log.text("stdout").decode()
+    text = text_of(execution, "stdout").decode()
     found = dict(entry.split("=", 1) for entry in text.split("\0") if entry)
     assert found.pop("CCEXEC_SESSION_ID", session.id) == session.id
     assert found.pop("CCEXEC_EXECUTION_ID", execution.id) == execution.id
@@ -93,7 +95,7 @@ async def test_a_program_knows_its_session_and_itself():
         session = await engine.open_session("somebody")
         script = 'echo "$CCEXEC_SESSION_ID $CCEXEC_EXECUTION_ID"'
         execution = await run(engine, session, sh(script), env=lies)
-        assert execution.log.text("stdout").decode() == f"{session.id} {execution.id}\n"
+        assert text_of(execution, "stdout").decode() == f"{session.id} {execution.id}\n"
 
 
 async def test_a_program_inherits_the_daemons_environment_with_changes():
@@ -142,7 +144,7 @@ async def test_a_command_string_gets_the_least_shell_that_will_do(config, change
         shell = shutil.which("bash") or ""
         execution = engine.admit(session, Spec((shell, "-c", "env"), "env", shell=True, **changes))
         await end_of(execution)
-        assert ("SHLVL=" in execution.log.text("stdout").decode()) is by_bash
+        assert ("SHLVL=" in text_of(execution, "stdout").decode()) is by_bash
 
 
 @pytest.mark.parametrize(
@@ -165,7 +167,7 @@ async def test_an_agent_that_does_not_wait_for_its_pipe_writes_into_a_file(tmp_p
     async with running_engine() as engine:
         session, _ = await connected(engine)
         execution = await run(engine, session, (str(program),), **wanted)
-        assert (b"ccexecd-output" in execution.log.text("stderr")) is (kind == "file")
+        assert (b"ccexecd-output" in text_of(execution, "stderr")) is (kind == "file")
 
 
 @pytest.mark.parametrize(("value", "arrives"), [("", False), ("sk-1", True)])
@@ -196,7 +198,7 @@ async def test_what_is_removed_is_removed_from_a_clients_additions_too():
             changes = {"env": {"SECRET": "1", "OWN": "1", "KEPT": "1"}, "unset": ("OWN",)}
             execution = engine.admit(session, Spec(("env",), "env", **changes, **spec))  # type: ignore[arg-type]
             await end_of(execution)
-            names = {line.partition("=")[0] for line in execution.log.text("stdout").decode().splitlines()}
+            names = {line.partition("=")[0] for line in text_of(execution, "stdout").decode().splitlines()}
             assert names & {"SECRET", "OWN", "KEPT"} == {"KEPT"}
 
 
@@ -207,7 +209,7 @@ async def test_a_python_program_writes_at_once():
         code = "import time; print('now'); time.sleep(1000)"
         execution = begin(engine, session, (sys.executable, "-c", code))
         await lines_of(execution, 1)
-        assert execution.log.text("stdout") == b"now\n"
+        assert text_of(execution, "stdout") == b"now\n"
         execution.cancel(Reason.CANCELLED, 0.0)
         await end_of(execution)
 
@@ -231,7 +233,7 @@ async def test_nothing_of_the_daemon_is_in_a_program(is_string):
             spec = Spec(("sh", "-c", LOOK_AROUND), LOOK_AROUND, shell=is_string)
             execution = engine.admit(session, spec)
             await end_of(execution)
-            lines = execution.log.text("stdout").decode().splitlines()
+            lines = text_of(execution, "stdout").decode().splitlines()
             masks = {line.split()[0]: int(line.split()[1], 16) & ~OF_GLIBC for line in lines if line.startswith("Sig")}
             assert [line for line in lines if line.isdigit() and len(line) < 4] == ["0", "1", "2"]
             assert masks == {"SigBlk:": 0, "SigIgn:": 0}
@@ -248,7 +250,7 @@ async def test_an_environment_that_is_no_text_reaches_a_program():
     async with running_engine(os.environ | {os.fsdecode(b"ODD_\xff"): os.fsdecode(b"v\xfe")}) as engine:
         session = await engine.open_session("somebody")
         execution = await run(engine, session, ("env", "-0"))
-        assert b"ODD_\xff=v\xfe" in execution.log.text("stdout").split(b"\0")
+        assert b"ODD_\xff=v\xfe" in text_of(execution, "stdout").split(b"\0")
 
 
 async def test_a_large_environment_reaches_a_program():
@@ -316,7 +318,7 @@ async def test_an_allow_list_is_kept():
         session, _ = await connected(engine)
         execution = engine.admit(session, Spec(("bash", "-c", "echo 'a  b'"), "echo 'a  b'", shell=True))
         await end_of(execution)
-        assert execution.log.text("stdout") == b"a  b\n"
+        assert text_of(execution, "stdout") == b"a  b\n"
         assert execution.spec.argv == ("echo", "a  b")
         for spec in [
             Spec(("true",), "true"),
@@ -335,7 +337,7 @@ async def test_an_allow_list_judges_what_a_client_changes():
     async with running_engine(environ, allowed_commands=("echo",), unset_environment=("LD_LIBRARY_PATH",)) as engine:
         session, _ = await connected(engine)
         same = await run(engine, session, ("echo", "same"), env={"PATH": os.environ["PATH"], "HOME": "/x"})
-        assert same.log.text("stdout") == b"same\n"
+        assert text_of(same, "stdout") == b"same\n"
         for env in ({"PATH": "/tmp"}, {"LD_LIBRARY_PATH": "/lib"}):
             with pytest.raises(AdmissionError) as refused:
                 begin(engine, session, ("echo",), env=env)
@@ -593,7 +595,7 @@ async def test_a_fault_of_ours_ends_one_execution_only(monkeypatch, caplog):
 
 async def test_what_has_finished_is_remembered_for_a_while(monkeypatch):
     """So many, the oldest going first; what lives is never forgotten."""
-    monkeypatch.setattr(engine_module, "REMEMBERED_EXECUTIONS", 5)
+    monkeypatch.setattr(records, "REMEMBERED_EXECUTIONS", 5)
     async with running_engine() as engine:
         session, _ = await connected(engine)
         running = begin(engine, session, SLEEPER)
@@ -619,7 +621,7 @@ async def test_what_has_finished_is_remembered_for_a_while(monkeypatch):
 )
 async def test_what_has_been_forgotten_is_gone(monkeypatch, wanted):
     """No cycle of references keeps a finished execution, and its output, until the collector comes around to it."""
-    monkeypatch.setattr(engine_module, "REMEMBERED_EXECUTIONS", 1)
+    monkeypatch.setattr(records, "REMEMBERED_EXECUTIONS", 1)
     async with running_engine() as engine:
         session = await engine.open_session("test")
         gc.collect()
@@ -636,7 +638,7 @@ async def test_what_has_been_forgotten_is_gone(monkeypatch, wanted):
 
 async def test_the_memory_of_what_has_finished_is_bounded(monkeypatch):
     """In bytes: the output of the oldest goes first, and the newest always stays."""
-    monkeypatch.setattr(engine_module, "REMEMBERED_BYTES", 500_000)
+    monkeypatch.setattr(records, "REMEMBERED_BYTES", 500_000)
     async with running_engine() as engine:
         session, _ = await connected(engine)
         finished = [await run(engine, session, sh("head -c 100000 /dev/zero")) for _ in range(12)]
@@ -657,7 +659,7 @@ async def test_what_outlives_its_session_is_remembered_too():
         await end_of(execution)
         assert reason_of(execution) is Reason.EXITED
         assert engine.find(execution.id) is execution
-        assert execution.log.text("stdout") == b"late\n"
+        assert text_of(execution, "stdout") == b"late\n"
 
 
 async def test_an_execution_is_found_by_its_id_or_the_only_one_that_starts_so():

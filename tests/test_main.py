@@ -394,4 +394,4 @@ def test_real_daemon(state: Path, environ: dict[str, str]):
     assert "address already in use" in told.stderr.lower()
     assert signal_daemon(state / "ccexecd.pid", signal.SIGTERM)
     eventually(lambda: not is_locked(state / "ccexecd.pid"))
-    assert {path.name for path in state.iterdir()} == {"ccexecd.log", "token", "audit"}
+    assert {path.name for path in state.iterdir()} == {"ccexecd.log", "token", "audit", "history.db"}

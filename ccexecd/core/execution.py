@@ -14,6 +14,7 @@ it ended; what could not be learnt is `lost`, never 0.
 """
 
 from enum import Enum
+from typing import Any
 
 import attrs
 
@@ -171,6 +172,19 @@ class Outcome:
     def status(self) -> str:
         """`completed` for exit code 0 only; all else is `failed`."""
         return "completed" if self.exit_code == 0 else "failed"
+
+    def told(self) -> dict[str, Any]:
+        """What `process.completed` says of it."""
+        return {
+            "status": self.status,
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "reason": self.reason.value,
+            **({"limit": self.limit} if self.limit is not None else {}),
+            "rusage": attrs.asdict(self.use),
+            "leftovers": list(self.leftovers),
+            **({"left_running": True} if self.detached else {}),
+        }
 
 
 def judge(exited: Exit, intent: Reason | None) -> Reason:

@@ -5,7 +5,7 @@ from typing import Literal
 
 import attrs
 
-from ccexecd.core.output import Framing
+from ccexecd.core.framing import Framing
 
 TimeoutSource = Literal["request", "default", "none"]
 
@@ -65,6 +65,7 @@ class Spec:
         stall_timeout: seconds without a byte on either stream after which it is ended; None is never.
         grace: seconds from TERM to KILL.
         framing: how output is cut into notifications.
+        max_line_bytes: bytes of a line that are shown, its line feed not counted; None is all of it.
         policy: what happens when its slowest watcher falls behind: it misses output, or the program waits for it.
         stdin_open: whether the client writes to its standard input; else it is /dev/null.
         stdio: whether its output goes into pipes or into files; `auto` is pipes.
@@ -90,6 +91,7 @@ class Spec:
     stall_timeout: float | None = None
     grace: float = 10.0
     framing: Framing = "lines"
+    max_line_bytes: int | None = None
     policy: Literal["drop_oldest", "block"] = "drop_oldest"
     stdin_open: bool = False
     stdio: Literal["auto", "pipe", "file"] = "auto"

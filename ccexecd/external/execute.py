@@ -6,12 +6,14 @@ Answered when all is done, or event by event (`text/event-stream`). A client tha
 started.
 """
 
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
 import attrs
 
+from ccexecd.core.entries import Chunk, Entry, Gap, Stream
 from ccexecd.core.sessions import Parting
 from ccexecd.engine import AdmissionError, Engine, Execution, Session, SpawnError
 from ccexecd.external.request import Reject, Request, Response, Route
@@ -168,10 +170,12 @@ class _Exchange:
                     {**_task(number, step), "exit_code": None, "error": as_rpc_error(error, "a task").message}
                 )
                 continue
-            while (events := await place.next_events()) is not None:
+            collected = _Collected(self._engine.config.max_buffer_size)
+            while (entry := await place.next_entry()) is not None:
+                collected.add(entry)
                 if self._streamed:
-                    yield events
-            results.append({**(_task(number, step) if self._is_list else {}), **_result(place.execution)})
+                    yield place.events(entry)
+            results.append({**(_task(number, step) if self._is_list else {}), **_result(place.execution, collected)})
         self._engine.connection_lost(self._session, Parting.CLOSED)
         report = _report(self._session.id, began, results) if self._is_list else results[0]
         if not self._streamed:
@@ -190,25 +194,55 @@ class _Place:
     def __init__(self, execution: Execution) -> None:
         self.execution = execution
         self._cursor = execution.log.cursor(0)
+        self._shown_as = attrs.evolve(execution.shown_as, exact=False)
 
-    async def next_events(self) -> bytes | None:
-        """Wait for the next entry, as server-sent events; None after the last."""
+    async def next_entry(self) -> Entry | Gap | None:
+        """Wait for the next entry; None after the last."""
         while not self._cursor.finished:
             entry = self._cursor.take()
             if entry is not None:
                 self.execution.was_read()
-                return b"".join(
-                    _event(method, {"execution_id": self.execution.id, **params})
-                    for method, params in notifications(entry, exact=False)
-                )
+                return entry
             await growth(self.execution)
         self.close()
         return None
+
+    def events(self, entry: Entry | Gap) -> bytes:
+        """An entry as server-sent events."""
+        return b"".join(
+            _event(method, {"execution_id": self.execution.id, **params})
+            for method, params in notifications(entry, self._shown_as)
+        )
 
     def close(self) -> None:
         """Watch no longer."""
         self._cursor.close()
         self.execution.was_read()
+
+
+class _Collected:
+    """The end of what one execution has written, for the answer.
+
+    Args:
+        most: bytes of it, at most.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._chunks: deque[Chunk] = deque()
+        self.size = 0
+
+    def add(self, entry: Entry | Gap) -> None:
+        """The next entry has come."""
+        if isinstance(entry, Chunk):
+            self._chunks.append(entry)
+            self.size += len(entry.piece.text)
+            while self.size > self._most and len(self._chunks) > 1:
+                self.size -= len(self._chunks.popleft().piece.text)
+
+    def text(self, stream: Stream) -> str:
+        """What there is of one stream."""
+        return b"".join(each.piece.text for each in self._chunks if each.stream == stream).decode(errors="replace")
 
 
 def _event(name: str, params: dict[str, Any]) -> bytes:
@@ -222,15 +256,17 @@ def _task(number: int, step: messages.Execute) -> dict[str, Any]:
     }
 
 
-def _result(execution: Execution) -> dict[str, Any]:
-    """How one execution went, with as much of its output as the window holds."""
+def _result(execution: Execution, collected: _Collected) -> dict[str, Any]:
+    """How one execution went, with the end of its output; `dropped_bytes` is what the answer does not hold."""
     if execution.outcome is None:
         raise AssertionError(f"execution {execution.id} is reported before its end")
+    completion = execution.completion(execution.outcome)
     return {
         "execution_id": execution.id,
-        **execution.completion(execution.outcome),
-        "stdout": execution.log.text("stdout").decode(errors="replace"),
-        "stderr": execution.log.text("stderr").decode(errors="replace"),
+        **completion,
+        "dropped_bytes": completion["stdout_bytes"] + completion["stderr_bytes"] - collected.size,
+        "stdout": collected.text("stdout"),
+        "stderr": collected.text("stderr"),
         "execution_time": execution.duration,
         "completed_at": execution.finished_at.isoformat() if execution.finished_at else None,
     }

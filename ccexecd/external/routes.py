@@ -9,15 +9,15 @@ from typing import Any
 from ccexecd.external.request import Request, Response, Route
 
 Health = Callable[[], dict[str, Any]]
-"""Tells the daemon's health; ``status`` is ``healthy`` or ``draining``."""
+"""Tells the daemon's health; ``status`` is ``healthy``, ``degraded`` or ``draining``."""
 
 
 def health_routes(health: Health) -> dict[str, Route]:
-    """The health checks: 200 while the daemon takes commands, else 503."""
+    """The health checks: 200 while the daemon takes commands, degraded or not, else 503."""
 
     async def answer(_: Request) -> Response:
         known = health()
-        return Response.json(known, 200 if known["status"] == "healthy" else 503)
+        return Response.json(known, 503 if known["status"] == "draining" else 200)
 
     check = Route(("GET",), answer, public=True)
     return {"/health": check, "/healthz": check, "/readyz": check}

@@ -90,8 +90,8 @@ def tagged(epoch: int, number: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_RTTIME, own)
 
 
-def _read(path: str) -> bytes:
-    """A file of /proc, whole: one read of a list ends within a page of it."""
+def read(path: str) -> bytes:
+    """A file of the kernel's, whole, where one read of a list ends within a page of it; empty when it is not there."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -108,12 +108,16 @@ def _read(path: str) -> bytes:
         os.close(fd)
 
 
+def stat_of(pid: int | str) -> list[bytes]:
+    """The fields of /proc/PID/stat (proc(5)) from the state on, so that the first is 0; none when it has ended."""
+    return read(f"/proc/{pid}/stat").rpartition(b") ")[2].split()
+
+
 def look_up(pid: int) -> Process | None:
     """What /proc says of a process; None when there is none of that number."""
-    stat = _read(f"/proc/{pid}/stat")
-    if not stat:
+    fields = stat_of(pid)
+    if not fields:
         return None
-    fields = stat[stat.rindex(b")") + 2 :].split()
     state = fields[0].decode()
     if int(fields[17]) > 1 and (state in STOPPED or state in DEAD):
         state = _state_of_threads(pid, state)
@@ -123,8 +127,7 @@ def look_up(pid: int) -> Process | None:
 def _state_of_threads(pid: int, state: str) -> str:
     """One letter for a process whose first thread has stopped, or ended, which others may have yet to do."""
     for thread in _threads(pid):
-        stat = _read(f"/proc/{pid}/task/{thread}/stat")
-        of_thread = stat[stat.rindex(b")") + 2 :][:1].decode() if stat else "X"
+        of_thread = next(iter(stat_of(f"{pid}/task/{thread}")), b"X").decode()
         if of_thread in STOPPED:
             state = of_thread
         elif of_thread not in DEAD:
@@ -141,7 +144,7 @@ def _threads(pid: int) -> list[str]:
 
 def children_of(pid: int) -> list[int]:
     """The children of a process, whichever of its threads forked them."""
-    return [int(child) for thread in _threads(pid) for child in _read(f"/proc/{pid}/task/{thread}/children").split()]
+    return [int(child) for thread in _threads(pid) for child in read(f"/proc/{pid}/task/{thread}/children").split()]
 
 
 def not_yet(running: Iterable[Process]) -> set[int]:
@@ -181,12 +184,11 @@ def borrowers(pid: int) -> list[Process]:
 
 def _memory_of(pid: int) -> list[bytes]:
     """Virtual and resident size: the same for two processes when they have the same memory, else by an odd chance."""
-    stat = _read(f"/proc/{pid}/stat")
-    return stat[stat.rindex(b")") + 2 :].split()[20:22] if stat else []
+    return stat_of(pid)[20:22]
 
 
 def _tag_of(pid: int) -> int | None:
-    limits = _read(f"/proc/{pid}/limits")
+    limits = read(f"/proc/{pid}/limits")
     at = limits.find(b"Max realtime timeout")
     soft = limits[at + 20 : at + 60].split(None, 1)[:1] if at >= 0 else []
     return int(soft[0]) if soft and soft[0].isdigit() and int(soft[0]) >= _TAG_BASE else None
@@ -262,7 +264,7 @@ class Forest:
 
     def _children(self) -> list[int]:
         """Our children. Only the main thread has any: it forks the leaders, and the kernel gives orphans to it."""
-        return [int(pid) for pid in _read(f"/proc/{self._root}/task/{self._root}/children").split()]
+        return [int(pid) for pid in read(f"/proc/{self._root}/task/{self._root}/children").split()]
 
     def owner(self, child: int) -> int | None:
         """Whose a direct child is: found out once, for there may be thousands, most of them waiting to be reaped."""

@@ -13,6 +13,8 @@ import fcntl
 import os
 import time
 
+from ccexecd.process import containment
+
 _PREFIX = "ccexecd-"
 _OWN = "daemon"  # the group of the daemon: one that divides its resources may have no processes of its own
 _CONTROLLERS = ("memory", "pids")
@@ -273,11 +275,7 @@ def _fields(path: str) -> dict[str, int]:
 
 
 def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
-    except OSError:
-        return ""
+    return containment.read(path).decode(errors="surrogateescape")
 
 
 def _write(path: str, text: str) -> bool:

@@ -14,8 +14,11 @@ from typing import Any
 import attrs
 import trio
 
+from ccexecd.core.display import Display
+from ccexecd.core.entries import Stream
 from ccexecd.core.execution import Event, IllegalTransitionError, Outcome, Reason, State, step
-from ccexecd.core.output import Framer, OutputLog, Stream
+from ccexecd.core.framing import Framer
+from ccexecd.core.output import OutputLog
 from ccexecd.core.result import FinalResult, ResultReader
 from ccexecd.core.spec import Spec
 from ccexecd.process.final_result import ResultWatch
@@ -40,6 +43,7 @@ class Execution:
         pump: what reads its output.
         window: bytes of output that are kept in memory, and the longest line that is waited for.
         reader: finds an agent's final result in its output; None where nobody waits for one.
+        most_lines: lines of output that are kept in memory; None is without limit.
 
     Attributes:
         id: its UUID, never reused.
@@ -69,12 +73,13 @@ class Execution:
         pump: Pump,
         window: int,
         reader: ResultReader | None = None,
+        most_lines: int | None = None,
     ) -> None:
         self.id = str(uuid.uuid4())
         self.spec = spec
         self.session_id = session_id
         self.state = State.QUEUED
-        self.log = OutputLog(window)
+        self.log = OutputLog(window, most_lines=most_lines)
         self.watchers: set[Watcher] = set()
         self.leader: Leader | None = None
         self.spawned = trio.Event()
@@ -98,7 +103,7 @@ class Execution:
         self._started_clock = self._finished_clock = time.monotonic()
         self._keeper = keeper
         self._time_left = float("inf")
-        self._last_output = 0.0  # on Trio's clock, moved on by pauses
+        self._last_output = 0.0  # on its own clock
         self._paused_at = 0.0
         self._paused_seconds = 0.0
         self._control_done: trio.Event | None = None
@@ -116,7 +121,7 @@ class Execution:
         self.leader = leader
         self.started_at = datetime.now(UTC)
         self._started_clock = time.monotonic()
-        self._last_output = trio.current_time()
+        self._last_output = self.clock
         if self.spec.timeout is not None:
             self.scope.deadline = trio.current_time() + self.spec.timeout
         self.apply(Event.SPAWNED)
@@ -133,16 +138,15 @@ class Execution:
 
     def has_output(self, stream: Stream, received: bytes) -> None:
         """Bytes were read."""
-        self._last_output = trio.current_time() if self.going.is_set() else self._paused_at
-        for piece in self._framers[stream].feed(received):
-            self.log.append(stream, piece)
+        self._last_output = self.clock
+        self.log.extend(stream, received, self._framers[stream].feed(received))
         self._wake_watchers()
         self.pacing.has_grown(self.log.backlog)
 
     def was_read(self) -> None:
         """A watcher has moved on, or gone."""
         if self.pacing.was_read(self.log.backlog):
-            self._last_output = trio.current_time()
+            self._last_output = self.clock
 
     def is_stalling(self) -> None:
         """It has been silent for so long that its stall time-out is near."""
@@ -167,8 +171,7 @@ class Execution:
     def has_no_more_output(self) -> None:
         """Both pipes are at their end: what the framers held goes out now."""
         for stream, framer in self._framers.items():
-            for piece in framer.finish():
-                self.log.append(stream, piece)
+            self.log.extend(stream, b"", framer.finish())
 
     def has_ended(self, outcome: Outcome) -> None:
         """All of it is over."""
@@ -187,22 +190,11 @@ class Execution:
     def completion(self, outcome: Outcome) -> dict[str, Any]:
         """The params of `process.completed`."""
         return {
-            "status": outcome.status,
-            "exit_code": outcome.exit_code,
-            "signal": outcome.signal,
-            "reason": outcome.reason.value,
-            **({"limit": outcome.limit} if outcome.limit is not None else {}),
+            **outcome.told(),
             "duration": self.duration,
-            "rusage": {
-                "user_s": outcome.use.user_s,
-                "system_s": outcome.use.system_s,
-                "max_rss_bytes": outcome.use.max_rss_bytes,
-            },
             "stdout_bytes": self.log.sizes["stdout"],
             "stderr_bytes": self.log.sizes["stderr"],
             "dropped_bytes": self.log.dropped_bytes,
-            "leftovers": list(outcome.leftovers),
-            **({"left_running": True} if outcome.detached else {}),
             **self._process_ids(),
         }
 
@@ -212,6 +204,11 @@ class Execution:
     def is_live(self) -> bool:
         """Whether it has not finished."""
         return self.state is not State.FINISHED
+
+    @property
+    def shown_as(self) -> Display:
+        """How its output is shown."""
+        return Display(self.spec.framing == "raw", self.spec.max_line_bytes)
 
     @property
     def leaves_running(self) -> bool:
@@ -232,7 +229,7 @@ class Execution:
         """Seconds since it wrote, or since it started; pauses are not counted."""
         if self.pacing.is_held:  # it is we who keep it from writing
             return 0.0
-        return (trio.current_time() if self.going.is_set() else self._paused_at) - self._last_output
+        return self.clock - self._last_output
 
     @property
     def clock(self) -> float:
@@ -360,7 +357,6 @@ class Execution:
         await self._keeper.resume(self._led())
         if self.state is not State.PAUSED and not self.going.is_set():
             self.scope.deadline = trio.current_time() + self._time_left
-            self._last_output += trio.current_time() - self._paused_at
             self._paused_seconds += trio.current_time() - self._paused_at
             self.going.set()
         return []

@@ -16,18 +16,17 @@ from typing import cast
 import trio
 
 from ccexecd.process.pump import READ_SIZE, Pump, Sink, nobody
+from ccexecd.sparse import punch_hole
 
 _IN_MODIFY = 0x2  # linux/inotify.h
 _EVENT_SIZE = 16  # bytes of an inotify_event without a name, as those of a file itself are
 _OVERFLOW = -1  # the number in an event that tells that others were lost
-_FALLOC_FL_PUNCH_HOLE, _FALLOC_FL_KEEP_SIZE = 0x2, 0x1  # linux/falloc.h
 _F_ADD_SEALS, _F_SEAL_SHRINK = 1033, 0x2  # linux/fcntl.h
 
 _GIVEN_BACK = 1024 * 1024
 """Bytes that are read until they are given back: the system does not notice less, and each time costs 5 us."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
 def open_file() -> tuple[int, int]:
@@ -81,8 +80,7 @@ class FileSource:
             return False
         self._read += len(received)
         if self._read - self._given_back >= _GIVEN_BACK:
-            mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
-            _libc.fallocate(self._fd, mode, self._given_back, self._read - self._given_back)
+            punch_hole(self._fd, self._given_back, self._read - self._given_back)
             self._given_back = self._read
         self._sink(received)
         return True
@@ -133,13 +131,20 @@ class Files:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.fds: tuple[int, ...] = (self._inotify, self._bell)
+        self._is_open = True
         self.behind: set[FileSource] = set()
         self._sources: dict[int, FileSource] = {}  # by number of its watch
         self._watches: dict[int, int] = {}  # by descriptor
 
     def add(self, fd: int, sink: Sink) -> FileSource:
-        """Read a file from now on. The descriptor is the source's from here."""
+        """Read a file from now on. The descriptor is the source's from here.
+
+        Raises:
+            OSError: the user watches as many files as the system allows (fs.inotify.max_user_watches).
+        """
         watch = _libc.inotify_add_watch(self._inotify, f"/proc/self/fd/{fd}".encode(), _IN_MODIFY)
+        if watch < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         source = self._sources[watch] = FileSource(self, fd, sink)
         self._watches[fd] = watch
         self.heed(source)
@@ -149,13 +154,15 @@ class Files:
         """Read it, as soon as there is time."""
         if not source.ended.is_set():
             self.behind.add(source)
-            os.eventfd_write(self._bell, 1)
+            if self._is_open:
+                os.eventfd_write(self._bell, 1)
 
     def forget(self, fd: int) -> None:
         """Its source has ended."""
         watch = self._watches.pop(fd)
         del self._sources[watch]
-        _libc.inotify_rm_watch(self._inotify, watch)
+        if self._is_open:
+            _libc.inotify_rm_watch(self._inotify, watch)
 
     def read_once(self) -> bool:
         """Some have grown: note which."""
@@ -178,6 +185,7 @@ class Files:
                 self.behind.discard(source)
 
     def close(self) -> None:
-        """Nobody reads any more."""
+        """Nobody waits for them any more; executions that still wind down take what is left by closing them."""
+        self._is_open = False
         for fd in self.fds:
             os.close(fd)

@@ -1,11 +1,11 @@
 """The keeper: the small process that is parent of every leader, so that none outlives the daemon by accident.
 
 Theory of operation. The daemon starts one keeper by exec (`python -I -S`, so no site-packages: standard library only,
-a few megabytes, one thread) and talks to it over a SEQPACKET socket pair. The keeper forks and execs leaders, reaps
-them, signals their trees and says when a tree is empty; output never passes through it, for the daemon makes the
-pipes and hands over only the ends that a leader gets. When the socket ends, because the daemon was killed, the keeper
-ends every tree (TERM, grace, KILL) and leaves. It is a subreaper: what a tree abandons becomes its child, and SIGCHLD
-tells it, so nothing here polls but a kill or a pause that is under way.
+a few megabytes, one thread but for moves between control groups) and talks to it over a SEQPACKET socket pair. The
+keeper starts leaders, reaps them, signals their trees and says when a tree is empty; output never passes through it,
+for the daemon makes the pipes and hands over only the ends that a leader gets. When the socket ends, because the daemon
+was killed, the keeper ends every tree (TERM, grace, KILL) and leaves. It is a subreaper: what a tree abandons becomes
+its child, and SIGCHLD tells it, so nothing here polls but a kill, a pause or a limit that nobody else counts.
 
 Messages are JSON objects, one a packet; one too large for a packet travels in a memfd. The daemon asks with ``{"re":
 K, "op": …, "n": N}`` and hears ``{"re": K, …}``; N numbers an execution. Unasked, it hears ``{"event": "exit", "n":

@@ -13,9 +13,9 @@ import math
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from ccexecd.process.containment import Process
+from ccexecd.process.containment import Process, read, stat_of
 from ccexecd.process.control_groups import Leaf
 
 Limits = Mapping[str, float]
@@ -33,7 +33,7 @@ _SHORTEST_INTERVAL, _LONGEST_INTERVAL = 0.05, 5.0  # seconds between looks at pr
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGESIZE")
 
-_SIGNS = {signal.SIGXCPU: "cpu_seconds", signal.SIGXFSZ: "file_bytes"}
+_SIGNS: dict[int, str] = {signal.SIGXCPU: "cpu_seconds", signal.SIGXFSZ: "file_bytes"}
 """Signals that the kernel sends for no other reason than a limit (setrlimit(2))."""
 
 
@@ -123,7 +123,7 @@ def told_by(status: int, limits: Limits, leaf: Leaf | None) -> str | None:
         return None
     if leaf is not None and status == -signal.SIGKILL and leaf.has_run_out_of_memory:
         return "memory_bytes"
-    name = _SIGNS.get(signal.Signals(-status)) if -status in _SIGNS else None
+    name = _SIGNS.get(-status)
     return name if name in limits else None
 
 
@@ -136,6 +136,8 @@ class Watch:
 
     Attributes:
         reaped_seconds: processor time of its orphans, and of its leader, that have been waited for.
+        interval: seconds from one look to the next. No tree can use up its processor time within it. Without a control
+            group it is shorter: of what dies and is waited for by nobody, only what has been seen is known.
     """
 
     def __init__(self, limits: Limits, leaf: Leaf | None) -> None:
@@ -143,6 +145,7 @@ class Watch:
         self._leaf = leaf
         self._cores = os.cpu_count() or 1
         self._time = ProcessorTime()
+        self.interval = 0.0
         self.reaped_seconds = 0.0
 
     @property
@@ -150,31 +153,22 @@ class Watch:
         """Whether the time of what has been reaped is counted in a control group."""
         return self._leaf is not None
 
-    def exceeded(self, processes: Iterable[Process]) -> str | None:
+    def exceeded(self, processes: Sequence[Process]) -> str | None:
         """The name of a limit that the tree is beyond.
 
         Args:
             processes: all that is alive of it.
         """
-        processes = list(processes)
-        pids = [process.pid for process in processes]
-        if len(pids) > self._limits.get("processes", math.inf):
-            return "processes"
-        if "memory_bytes" in self._limits and self._memory_of(pids) > self._limits["memory_bytes"]:
-            return "memory_bytes"
-        if self._seconds_left(processes) <= 0:
-            return "cpu_seconds"
-        return None
-
-    def interval(self, processes: Iterable[Process]) -> float:
-        """Seconds until it has to be looked at again.
-
-        No tree can use up its processor time before. Without a control group there are more looks: of what dies and is
-        waited for by nobody, only what has been seen is known.
-        """
         left = self._seconds_left(processes)
         is_counted = self._leaf is not None and not self._limits.keys() - {"cpu_seconds"}
-        return min(max(left / self._cores, _SHORTEST_INTERVAL), _LONGEST_INTERVAL if is_counted else _INTERVAL)
+        self.interval = min(max(left / self._cores, _SHORTEST_INTERVAL), _LONGEST_INTERVAL if is_counted else _INTERVAL)
+        if len(processes) > self._limits.get("processes", math.inf):
+            return "processes"
+        if "memory_bytes" in self._limits:
+            memory = self._memory_of([process.pid for process in processes])
+            if memory > self._limits["memory_bytes"]:
+                return "memory_bytes"
+        return "cpu_seconds" if left <= 0 else None
 
     def _seconds_left(self, processes: Iterable[Process]) -> float:
         most = self._limits.get("cpu_seconds")
@@ -217,7 +211,7 @@ class ProcessorTime:
             known.setdefault(pid, started)
         waited_for = 0
         for pid, started in known.items():
-            stat = _stat(pid)
+            stat = stat_of(pid)
             if stat and started in (0, int(stat[19])):
                 user, system, of_dead_user, of_dead_system = map(int, stat[11:15])
                 self._own[pid, int(stat[19])] = user + system
@@ -228,23 +222,13 @@ class ProcessorTime:
         return self._most
 
 
-def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the state on; empty when it has ended."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().decode(errors="replace").rpartition(") ")[2].split()
-    except OSError:
-        return []
-
-
 def _resident(pid: int) -> int:
-    return sum(map(int, _stat(pid)[21:22])) * _PAGE
+    return sum(map(int, stat_of(pid)[21:22])) * _PAGE
 
 
 def _proportional(pid: int) -> int:
     """Bytes in memory, those that it shares with others divided by their number; all of them where we may not look."""
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-            return next((int(line.split()[1]) * 1024 for line in file if line.startswith(b"Pss:")), 0)
-    except OSError:
-        return _resident(pid)
+    for line in read(f"/proc/{pid}/smaps_rollup").splitlines():
+        if line.startswith(b"Pss:"):
+            return int(line.split()[1]) * 1024
+    return _resident(pid)

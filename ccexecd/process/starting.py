@@ -1,9 +1,9 @@
 """Starting one program, inside the keeper: found by its own PATH, in its own directory, in a session of its own.
 
 Owns the calls that make a process. `posix_spawn` takes half the time of `subprocess.Popen`, never copies the keeper's
-memory, and tells why the kernel refused. What it cannot set for the child (its directory) the keeper, which has a
-single thread, sets for itself during the call. Only what has to do something in the child before it becomes the program
-is forked, which takes two milliseconds more. Standard library only.
+memory, and tells why the kernel refused. What it cannot set for the child (its directory) the keeper, none of whose
+other threads would notice, sets for itself during the call. Only what has to do something in the child before it
+becomes the program is forked, which takes two milliseconds more. Standard library only.
 """
 
 import errno

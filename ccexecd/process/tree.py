@@ -4,7 +4,7 @@ Owns what is remembered of it, and when it has to be looked at again. Standard l
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from ccexecd.process.containment import Process, let_exec, not_yet
 from ccexecd.process.control_groups import Leaf
@@ -95,7 +95,7 @@ class Tree:
         "pause",
         "pid",
         "stopped",
-    )  # fmt: skip
+    )
 
     def __init__(self, number: int, pid: int, grace: float, leaf: Leaf | None, limits: Limits) -> None:
         self.number = number
@@ -126,13 +126,12 @@ class Tree:
         """Whether its limits have to be looked at now."""
         return self._watch is not None and time.monotonic() >= self._look_at
 
-    def exceeded(self, processes: Iterable[Process]) -> str | None:
+    def exceeded(self, processes: Sequence[Process]) -> str | None:
         """The limit that it is beyond, told once. `processes` are all that is alive of it."""
         if self._watch is None:
             return None
-        processes = list(processes)
         exceeded = self._watch.exceeded(processes)
-        self._look_at = time.monotonic() + self._watch.interval(processes)
+        self._look_at = time.monotonic() + self._watch.interval
         if exceeded is not None:
             self._watch = None
         return exceeded

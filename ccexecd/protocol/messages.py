@@ -23,6 +23,9 @@ MAX_LABELS = 64
 MAX_LABEL = 1024
 """Characters of a label's name, and of its value: all of them fit into one frame of `status`."""
 
+LEAST_LINE = 4
+"""Bytes that `max_line_bytes` is at least: those of the longest code point."""
+
 MAX_READ = 16 * 1024 * 1024
 """Bytes of output that one `read_output` may ask for."""
 
@@ -88,8 +91,8 @@ class Execute:
     post_result_grace: Seconds | None = None
     pty: TerminalSize | None = None
     stdio: Literal["pipe", "file"] | None = None
+    max_line_bytes: Count | None = None
     # Of the contract, served by later versions: only the value that changes nothing is taken.
-    max_line_bytes: None = None
     idempotency_key: None = None
     lane: None = None
     priority: None = None
@@ -103,6 +106,8 @@ class Execute:
             raise StructureError([{"path": "$.argv", "error": "must not be empty, nor its first word"}])
         if self.stdio == "file" and (self.pty is not None or self.policy == "block"):
             raise StructureError([{"path": "$.stdio", "error": 'a file goes neither with pty nor with policy "block"'}])
+        if self.max_line_bytes is not None and self.max_line_bytes < LEAST_LINE:
+            raise StructureError([{"path": "$.max_line_bytes", "error": f"must be {LEAST_LINE} at least"}])
         if any(not name or "=" in name for name in self.env):
             raise StructureError([{"path": "$.env", "error": 'a name must not be empty nor hold "="'}])
         if len(self.labels) > MAX_LABELS:
@@ -249,7 +254,6 @@ class Nothing:
 
 
 UNSERVED = {
-    "max_line_bytes",
     "idempotency_key",
     "lane",
     "priority",

@@ -5,13 +5,15 @@ Owns the encoding of log entries and the place of one watcher. Must not decide w
 
 import base64
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import trio
 
-from ccexecd.core.output import Chunk, Gap, Note
-from ccexecd.process.execution import Execution
+from ccexecd.core.display import Display
+from ccexecd.core.entries import Chunk, Entry, Gap, Note
+from ccexecd.core.framing import Piece
+from ccexecd.core.output import OutputLog
 from ccexecd.protocol.jsonrpc import notification
 from ccexecd.service.writer import GATHER, Writer
 
@@ -19,17 +21,42 @@ Wrap = Callable[[bytes], bytes]
 """Makes a frame of the transport from one message: a WebSocket header, or a line feed."""
 
 
-def output_params(chunk: Chunk, *, exact: bool, from_seq: int = 0) -> list[dict[str, Any]]:
+class Watched(Protocol):
+    """An execution, as far as whoever watches it is concerned: one that lives, or one of the past."""
+
+    @property
+    def id(self) -> str:
+        """Its UUID."""
+
+    @property
+    def log(self) -> OutputLog:
+        """Its output and state changes."""
+
+    @property
+    def shown_as(self) -> Display:
+        """How its request asked for its output to be shown."""
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Tell somebody whenever the log has grown."""
+
+    def unwatch(self, watcher: Callable[[], None]) -> None:
+        """Tell them no more."""
+
+    def was_read(self) -> None:
+        """A watcher has moved on, or gone."""
+
+
+def output_params(chunk: Chunk, shown_as: Display, *, from_seq: int = 0) -> list[dict[str, Any]]:
     """The params of `process.output` for a chunk, without the execution's id: one for each of its entries.
 
     Args:
         chunk: output.
-        exact: whether bytes that are not UTF-8 are sent as base64; else U+FFFD stands for them.
+        shown_as: how.
         from_seq: entries before it are left out.
     """
     piece = chunk.piece
     if chunk.count == 1:
-        params = _one(chunk.seq, chunk, chunk.offset, piece.text, exact=exact)
+        params = _one(chunk.seq, chunk, chunk.offset, piece, shown_as)
         if piece.parts > 1:
             params |= {"chunk_index": piece.part, "total_chunks": piece.parts}
         return [params]
@@ -37,17 +64,19 @@ def output_params(chunk: Chunk, *, exact: bool, from_seq: int = 0) -> list[dict[
     offset = chunk.offset
     for seq, line in enumerate(piece.text.split(b"\n")[:-1], chunk.seq):
         if seq >= from_seq:
-            entries.append(_one(seq, chunk, offset, line + b"\n", exact=exact))
+            entries.append(_one(seq, chunk, offset, Piece(line + b"\n"), shown_as))
         offset += len(line) + 1
     return entries
 
 
-def _one(seq: int, chunk: Chunk, offset: int, text: bytes, *, exact: bool) -> dict[str, Any]:
-    params = {"seq": seq, "type": chunk.stream, "data": "", "offset": offset, "truncated": False}
+def _one(seq: int, chunk: Chunk, offset: int, piece: Piece, shown_as: Display) -> dict[str, Any]:
+    text = piece.text if shown_as.max_line_bytes is None else shown_as.cut(piece)
+    is_cut = len(text) < len(piece.text)
+    params = {"seq": seq, "type": chunk.stream, "data": "", "offset": offset, "truncated": is_cut}
     try:
         params["data"] = text.decode()
     except UnicodeDecodeError:
-        if exact:
+        if shown_as.exact:
             params["data"] = base64.b64encode(text).decode()
             params["encoding"] = "base64"
         else:
@@ -55,17 +84,17 @@ def _one(seq: int, chunk: Chunk, offset: int, text: bytes, *, exact: bool) -> di
     return params
 
 
-def notifications(entry: Chunk | Note | Gap, *, exact: bool, from_seq: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
+def notifications(entry: Entry | Gap, shown_as: Display, *, from_seq: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
     """Method and params of the notifications that tell of a log entry, without the execution's id.
 
     Args:
         entry: from a cursor.
-        exact: whether bytes that are not UTF-8 are sent as base64.
+        shown_as: how output is shown.
         from_seq: entries before it are left out.
     """
     match entry:
         case Chunk():
-            for params in output_params(entry, exact=exact, from_seq=from_seq):
+            for params in output_params(entry, shown_as, from_seq=from_seq):
                 yield "process.output", params
         case Note():
             yield entry.method, {"seq": entry.seq, **entry.params}
@@ -73,7 +102,7 @@ def notifications(entry: Chunk | Note | Gap, *, exact: bool, from_seq: int = 0) 
             yield "process.gap", attrs.asdict(entry)
 
 
-async def growth(execution: Execution) -> None:
+async def growth(execution: Watched) -> None:
     """Wait until an execution's log has grown."""
     grown = trio.Event()
     execution.watch(grown.set)
@@ -95,7 +124,7 @@ class Subscription:
     """
 
     def __init__(
-        self, execution: Execution, from_seq: int | None, writer: Writer, wrap: Wrap, on_end: Callable[[str], object]
+        self, execution: Watched, from_seq: int | None, writer: Writer, wrap: Wrap, on_end: Callable[[str], object]
     ) -> None:
         self._execution = execution
         self._cursor = execution.log.cursor(from_seq)
@@ -103,7 +132,7 @@ class Subscription:
         self._writer = writer
         self._wrap = wrap
         self._on_end = on_end
-        self._exact = execution.spec.framing == "raw"
+        self._shown_as = execution.shown_as
 
     def begin(self) -> None:
         """Send what is there, and what comes."""
@@ -135,8 +164,8 @@ class Subscription:
     def _wake(self) -> None:
         self._writer.has_output(self)
 
-    def _frames(self, entry: Chunk | Note | Gap) -> list[bytes]:
+    def _frames(self, entry: Entry | Gap) -> list[bytes]:
         return [
             self._wrap(notification(method, {"execution_id": self._execution.id, **params}))
-            for method, params in notifications(entry, exact=self._exact, from_seq=self._first_seq)
+            for method, params in notifications(entry, self._shown_as, from_seq=self._first_seq)
         ]

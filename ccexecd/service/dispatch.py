@@ -109,12 +109,14 @@ class Dispatcher:
         message = jsonrpc.parse(text)
         batch = _Batch(len(message.calls)) if message.is_batch else None
         for call in message.calls:
-            await self._begin(call, batch)
-            if batch is not None:
-                await trio.lowlevel.checkpoint()  # it may be long, and others have their turn
+            is_under_way = await self._begin(call, batch)
+            if is_under_way or batch is not None:
+                # Its answer may take the room that the next one's would need; and a batch may be long.
+                await trio.lowlevel.checkpoint()
         await self._peer.room()
 
-    async def _begin(self, call: Call | Fault, batch: "_Batch | None") -> None:
+    async def _begin(self, call: Call | Fault, batch: "_Batch | None") -> bool:
+        """Decide on a call. Returns whether something of it has to be waited for."""
         method = self._methods.get(call.method) if isinstance(call, Call) else None
         places = self._places[method.kind if method is not None else Kind.BRIEF]
         if places.are_taken:
@@ -127,7 +129,8 @@ class Dispatcher:
         if inspect.isawaitable(outcome):  # what has been decided is begun, whatever happens to the reader now
             places.take()
             self._nursery.start_soon(self._finish, call, batch, outcome, places)
-            await trio.lowlevel.checkpoint()  # its answer may take the room that the next one's would need
+            return True
+        return False
 
     def _call(self, call: Call, method: Method | None, places: "_Places") -> Any:
         if method is None:

@@ -8,17 +8,18 @@ import base64
 import hmac
 import shlex
 import signal
-from collections.abc import Awaitable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import attrs
 import trio
 
+from ccexecd.core.display import Display
+from ccexecd.core.entries import Chunk
 from ccexecd.core.execution import Reason, State
-from ccexecd.core.output import Chunk, Cursor
+from ccexecd.core.output import Cursor
 from ccexecd.core.spec import Limits, Spec, TerminalSize, TimeoutSource
-from ccexecd.engine import Engine, default_shell
-from ccexecd.process.execution import Execution
+from ccexecd.engine import Engine, Execution, PastExecution, default_shell
 from ccexecd.protocol import messages
 from ccexecd.protocol.codec import Seconds, StructureError
 from ccexecd.protocol.errors import ErrorCode
@@ -26,8 +27,10 @@ from ccexecd.protocol.jsonrpc import RPCError
 from ccexecd.service.delivery import growth, output_params
 from ccexecd.service.dispatch import Answer, Kind, Method
 from ccexecd.service.listing import REPLY_BYTES, list_executions, size_of
-from ccexecd.service.naming import unnamed
+from ccexecd.service.naming import known, upon
 from ccexecd.service.peer import Peer
+
+R = TypeVar("R")
 
 
 def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing) -> Spec:
@@ -37,6 +40,9 @@ def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing)
         engine: whose configuration gives the defaults.
         wanted: the request.
         framing: used where it names none, and there is no terminal, on which lines end when they like.
+
+    Raises:
+        StructureError: what it asks for does not go together.
     """
     config = engine.config
     source: TimeoutSource = "none"
@@ -45,8 +51,13 @@ def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing)
         source = "request"
     elif config.default_execution_timeout is not None:
         timeout, source = Seconds(config.default_execution_timeout), "default"
-    argv = wanted.argv if wanted.command is None else (config.shell or default_shell(), "-c", wanted.command)
     terminal = TerminalSize(wanted.pty.cols, wanted.pty.rows) if wanted.pty is not None else None
+    framing = wanted.framing or (framing if terminal is None else "raw")
+    if framing == "raw" and wanted.max_line_bytes is not None:
+        raise StructureError(
+            [{"path": "$.max_line_bytes", "error": 'belongs to framing "lines" or "line": raw has none'}]
+        )
+    argv = wanted.argv if wanted.command is None else (config.shell or default_shell(), "-c", wanted.command)
     return Spec(
         argv=tuple(argv or ()),
         display=wanted.command if wanted.command is not None else shlex.join(argv or ()),
@@ -58,7 +69,8 @@ def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing)
         timeout_source=source,
         stall_timeout=wanted.stall_timeout,
         grace=config.process_cleanup_timeout if wanted.grace is None else wanted.grace,
-        framing=wanted.framing or (framing if terminal is None else "raw"),
+        framing=framing,
+        max_line_bytes=wanted.max_line_bytes,
         policy=wanted.policy,
         stdin_open=wanted.stdin == "open" or terminal is not None,
         stdio=wanted.stdio or "auto",
@@ -111,9 +123,12 @@ async def _started(peer: Peer, execution: Execution) -> Answer:
     return Answer(result, then=lambda: peer.begin_watching(execution.id))
 
 
-def control(peer: Peer, wanted: messages.Control) -> Awaitable[dict[str, Any]]:
+def control(peer: Peer, wanted: messages.Control) -> dict[str, Any] | Awaitable[dict[str, Any]]:
     """Pause, resume, cancel, kill or signal; answered when it is true, unless `wait` is false."""
-    execution = _target(peer, wanted.execution_id)
+    return _upon_live(peer, wanted.execution_id, lambda execution: _control(execution, wanted))
+
+
+def _control(execution: Execution, wanted: messages.Control) -> Awaitable[dict[str, Any]]:
     match wanted.type:
         case "PAUSE":
             return _paused(execution, execution.pause())
@@ -169,9 +184,8 @@ def _signal_number(name: str) -> int:
     return int(number)
 
 
-def write_stdin(peer: Peer, wanted: messages.WriteStdin) -> Awaitable[dict[str, Any]]:
+def write_stdin(peer: Peer, wanted: messages.WriteStdin) -> dict[str, Any] | Awaitable[dict[str, Any]]:
     """Write to a program's standard input; answered when the pipe has taken it."""
-    execution = _target(peer, wanted.execution_id)
     if wanted.data is not None:
         text = wanted.data.encode()
     else:
@@ -179,17 +193,21 @@ def write_stdin(peer: Peer, wanted: messages.WriteStdin) -> Awaitable[dict[str, 
             text = base64.b64decode(wanted.data_base64 or "", validate=True)
         except ValueError:
             raise StructureError([{"path": "$.data_base64", "error": "is not base64"}]) from None
-    return _done(execution.stdin.write(text, wanted.write_id), {"accepted_bytes": len(text)})
+    taken = {"accepted_bytes": len(text)}
+    return _upon_live(peer, wanted.execution_id, lambda it: _done(it.stdin.write(text, wanted.write_id), taken))
 
 
-def close_stdin(peer: Peer, wanted: messages.Which) -> Awaitable[dict[str, Any]]:
+def close_stdin(peer: Peer, wanted: messages.Which) -> dict[str, Any] | Awaitable[dict[str, Any]]:
     """End a program's standard input, after what is being written to it; on a terminal, type the end of file."""
-    return _done(_target(peer, wanted.execution_id).stdin.close(), {})
+    return _upon_live(peer, wanted.execution_id, lambda execution: _done(execution.stdin.close(), {}))
 
 
-def resize_pty(peer: Peer, wanted: messages.ResizePty) -> dict[str, Any]:
+def resize_pty(peer: Peer, wanted: messages.ResizePty) -> dict[str, Any] | Awaitable[dict[str, Any]]:
     """Give an execution's terminal another size; the kernel tells its foreground processes."""
-    execution = _target(peer, wanted.execution_id)
+    return _upon_live(peer, wanted.execution_id, lambda execution: _resize(execution, wanted))
+
+
+def _resize(execution: Execution, wanted: messages.ResizePty) -> dict[str, Any]:
     if execution.terminal is None:
         raise RPCError(
             ErrorCode.INVALID_STATE,
@@ -205,35 +223,43 @@ async def _done(deed: Awaitable[None], result: dict[str, Any]) -> dict[str, Any]
     return result
 
 
-def attach(peer: Peer, wanted: messages.Attach) -> Answer:
+def attach(peer: Peer, wanted: messages.Attach) -> Answer | Awaitable[Answer]:
     """Watch an execution from a position on."""
-    execution = known(peer, wanted.execution_id)
-    log = execution.log
-    if wanted.from_seq and wanted.from_seq < log.oldest_seq:
-        raise RPCError(
-            ErrorCode.OUTPUT_GONE,
-            f"output before position {log.oldest_seq} is no longer kept; attach from there, or from 0",
-            {"oldest_seq": log.oldest_seq},
-        )
-    result = {"next_seq": log.next_seq, "oldest_seq": log.oldest_seq, "state": execution.state.value}
-    return Answer(result, then=lambda: peer.watch(execution, wanted.from_seq))
+
+    def begin(execution: Execution | PastExecution) -> Answer:
+        log = execution.log
+        if wanted.from_seq and wanted.from_seq < log.oldest_seq:
+            raise RPCError(
+                ErrorCode.OUTPUT_GONE,
+                f"output before position {log.oldest_seq} is no longer kept; attach from there, or from 0",
+                {"oldest_seq": log.oldest_seq},
+            )
+        result = {"next_seq": log.next_seq, "oldest_seq": log.oldest_seq, "state": execution.state.value}
+        return Answer(result, then=lambda: peer.watch(execution, wanted.from_seq))
+
+    return upon(peer, wanted.execution_id, begin)
 
 
-def detach(peer: Peer, wanted: messages.Which) -> dict[str, Any]:
+def detach(peer: Peer, wanted: messages.Which) -> dict[str, Any] | Awaitable[dict[str, Any]]:
     """Watch it no longer; it goes on."""
-    peer.unwatch(known(peer, wanted.execution_id or "").id)
-    return {}
+
+    def end(execution: Execution | PastExecution) -> dict[str, Any]:
+        peer.unwatch(execution.id)
+        return {}
+
+    return upon(peer, wanted.execution_id or "", end)
 
 
 async def read_output(peer: Peer, wanted: messages.ReadOutput) -> dict[str, Any]:
     """The output from a position on, pulled; waits for some, if asked to, for a while."""
-    execution = known(peer, wanted.execution_id)
+    execution = await known(peer, wanted.execution_id)
     cursor = execution.log.cursor(wanted.from_seq)
     try:
         if cursor.at_end and execution.is_live and wanted.wait_s:
             with trio.move_on_after(wanted.wait_s):
                 await growth(execution)
-        chunks, next_seq = _portion(cursor, wanted)
+        shown_as = attrs.evolve(execution.shown_as, exact=True)
+        chunks, next_seq = _portion(cursor, wanted, shown_as)
     finally:
         cursor.close()
         execution.was_read()
@@ -243,19 +269,20 @@ async def read_output(peer: Peer, wanted: messages.ReadOutput) -> dict[str, Any]
         "oldest_seq": execution.log.oldest_seq,
         "state": execution.state.value,
     }
-    if execution.outcome is not None and next_seq >= execution.log.next_seq:
-        result["outcome"] = execution.completion(execution.outcome)
+    ended = _completion(execution)
+    if ended is not None and next_seq >= execution.log.next_seq:
+        result["outcome"] = ended
     return result
 
 
-def _portion(cursor: Cursor, wanted: messages.ReadOutput) -> tuple[list[dict[str, Any]], int]:
+def _portion(cursor: Cursor, wanted: messages.ReadOutput, shown_as: Display) -> tuple[list[dict[str, Any]], int]:
     """As much as was asked for and as a reply can hold, and the position after it. A gap is seen from the positions."""
     chunks: list[dict[str, Any]] = []
     size, room = 0, REPLY_BYTES
     while size < wanted.max_bytes and (entry := cursor.take()) is not None:
         if isinstance(entry, Chunk) and entry.stream in wanted.streams:
             size += len(entry.piece.text)
-            for params in output_params(entry, exact=True, from_seq=wanted.from_seq):
+            for params in output_params(entry, shown_as, from_seq=wanted.from_seq):
                 room -= size_of(params)
                 if room < 0:
                     return chunks, params["seq"]
@@ -263,14 +290,20 @@ def _portion(cursor: Cursor, wanted: messages.ReadOutput) -> tuple[list[dict[str
     return chunks, cursor.seq
 
 
+def _completion(execution: Execution | PastExecution) -> dict[str, Any] | None:
+    """The params of its `process.completed`; None while it lives."""
+    if isinstance(execution, PastExecution):
+        return execution.completion
+    return execution.completion(execution.outcome) if execution.outcome is not None else None
+
+
 async def wait(peer: Peer, wanted: messages.Wait) -> dict[str, Any]:
     """Wait for the end; the outcome, or the state when the time is up."""
-    execution = known(peer, wanted.execution_id)
-    with trio.move_on_after(float("inf") if wanted.timeout is None else wanted.timeout):
-        await execution.finished.wait()
-    if execution.outcome is None:
-        return {"state": execution.state.value}
-    return execution.completion(execution.outcome)
+    execution = await known(peer, wanted.execution_id)
+    if isinstance(execution, Execution):
+        with trio.move_on_after(float("inf") if wanted.timeout is None else wanted.timeout):
+            await execution.finished.wait()
+    return _completion(execution) or {"state": execution.state.value}
 
 
 def resume_session(peer: Peer, wanted: messages.ResumeSession) -> dict[str, Any]:
@@ -308,29 +341,22 @@ def pong(_peer: Peer, _: messages.Nothing) -> dict[str, Any]:
     return {}
 
 
-def known(peer: Peer, execution_id: str) -> Execution:
-    """The execution of an id, live or remembered.
+def _upon_live(peer: Peer, execution_id: str | None, deed: Callable[[Execution], R | Awaitable[R]]) -> R | Awaitable[R]:
+    """Do something with the execution meant: the one named, which must be live, or the only live one of the session."""
 
-    Raises:
-        RPCError: there is none, or the beginning of an id is not enough.
-    """
-    execution = peer.engine.find(execution_id, prefix=peer.manner.prefixes)
-    if execution is None:
-        raise unnamed(peer.engine, execution_id, prefix=peer.manner.prefixes)
-    return execution
-
-
-def _target(peer: Peer, execution_id: str | None) -> Execution:
-    """The execution meant: the one named, or the only live one of the session."""
-    if execution_id is not None:
-        execution = known(peer, execution_id)
-        if not execution.is_live:
+    def do(execution: Execution | PastExecution) -> R | Awaitable[R]:
+        if not isinstance(execution, Execution) or not execution.is_live:
             raise RPCError(
                 ErrorCode.INVALID_STATE,
                 f"execution {execution.id} has finished",
                 {"state": execution.state.value},
             )
-        return execution
+        return deed(execution)
+
+    return deed(_only_live(peer)) if execution_id is None else upon(peer, execution_id, do)
+
+
+def _only_live(peer: Peer) -> Execution:
     live = list(peer.session.live.values()) if peer.session else []
     if not live:
         raise RPCError(ErrorCode.PROCESS_NOT_FOUND, "no process is running in this session")

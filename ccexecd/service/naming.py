@@ -1,34 +1,75 @@
-"""What is said to whoever names an execution that cannot be told.
+"""Which execution is meant by a name, in memory or in the past.
 
-Owns the words and the code of that refusal. People name executions by the beginnings of their ids, so it tells one that
-is too short, and one that several have, from one that is not there.
+Owns the way from a name to an execution, and the words and the code of the refusal where there is none. People name
+executions by the beginnings of their ids, so it tells one that is too short, and one that several have, from one that
+is not there.
 """
 
-from ccexecd.engine import PREFIX_LENGTH, Engine
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from ccexecd.engine import PREFIX_LENGTH, Execution, PastExecution
 from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError
+from ccexecd.service.peer import Peer
+
+R = TypeVar("R")
 
 _SHOWN = 64
 """Characters of a name that are repeated: an id has 36."""
 
 
-def unnamed(engine: Engine, name: str, *, prefix: bool) -> RPCError:
+def upon(peer: Peer, name: str, deed: Callable[[Execution | PastExecution], R | Awaitable[R]]) -> R | Awaitable[R]:
+    """Do something with the execution of a name: at once where it is in memory, else when the history has told of it.
+
+    Args:
+        peer: who names it.
+        name: its id or, where the peer may, the beginning of it.
+        deed: what to do.
+
+    Raises:
+        RPCError: none is meant; by what is awaited.
+    """
+    execution = peer.engine.find(name, prefix=peer.manner.prefixes)
+    return deed(execution) if execution is not None else _upon_past(peer, name, deed)
+
+
+async def _upon_past(peer: Peer, name: str, deed: Callable[[PastExecution], R | Awaitable[R]]) -> R:
+    found = await peer.engine.recall(name, prefix=peer.manner.prefixes)
+    if len(found) != 1:
+        raise unnamed(peer, name, found)
+    done = deed(found[0])
+    return await done if isinstance(done, Awaitable) else done
+
+
+async def known(peer: Peer, name: str) -> Execution | PastExecution:
+    """The execution of a name.
+
+    Raises:
+        RPCError: none is meant by it.
+    """
+    execution = peer.engine.find(name, prefix=peer.manner.prefixes)
+    return execution if execution is not None else await _upon_past(peer, name, lambda past: past)
+
+
+def unnamed(peer: Peer, name: str, past: Sequence[PastExecution] = ()) -> RPCError:
     """Why no execution is meant by a name.
 
     Args:
-        engine: which found none by it.
-        name: as the caller gave it.
-        prefix: whether the caller may give the beginning of an id.
+        peer: who gave it.
+        name: as given.
+        past: those that the history knows by it.
     """
     shown = repr(name[:_SHOWN])
-    if not prefix:
+    if not peer.manner.prefixes:
         return RPCError(ErrorCode.PROCESS_NOT_FOUND, f"no execution {shown}; `list` tells the ones that are known")
     if len(name) < PREFIX_LENGTH:
         return RPCError(
             ErrorCode.PROCESS_NOT_FOUND,
             f"no execution {shown}: the beginning of an id has at least {PREFIX_LENGTH} characters",
         )
-    matching = [known for known in engine.executions if known.startswith(name)]
+    matching = [known for known in peer.engine.executions if known.startswith(name)]
+    matching += [each.id for each in past if each.id not in matching]
     if matching:
         return RPCError(
             ErrorCode.AMBIGUOUS_EXECUTION,

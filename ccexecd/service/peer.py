@@ -10,13 +10,12 @@ from typing import Any
 import attrs
 import trio
 
-from ccexecd.core.output import Framing
+from ccexecd.core.framing import Framing
 from ccexecd.core.sessions import Parting
 from ccexecd.engine import Engine, Session
-from ccexecd.process.execution import Execution
 from ccexecd.protocol.codec import dumps
 from ccexecd.protocol.jsonrpc import notification
-from ccexecd.service.delivery import Subscription, Wrap
+from ccexecd.service.delivery import Subscription, Watched, Wrap
 from ccexecd.service.writer import Writer
 
 
@@ -103,12 +102,12 @@ class Peer:
         session.peer = self.origin
         self.engine.take_over(session, self._drop)
 
-    def watch(self, execution: Execution, from_seq: int | None) -> None:
+    def watch(self, execution: Watched, from_seq: int | None) -> None:
         """Send an execution's log from a position on; a second call moves the position."""
         self.take_place(execution, from_seq)
         self.begin_watching(execution.id)
 
-    def take_place(self, execution: Execution, from_seq: int | None) -> None:
+    def take_place(self, execution: Watched, from_seq: int | None) -> None:
         """Be counted as a watcher of an execution from now on; what it writes is kept for us until we begin."""
         self.unwatch(execution.id)
         subscription = Subscription(execution, from_seq, self._writer, self._wrap, self._ended)

@@ -3,12 +3,12 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ccexecd.process.execution import Execution
+from ccexecd.engine import PastExecution
 from ccexecd.process.measure import usage
 from ccexecd.protocol import messages
 from ccexecd.service.dispatch import Method
-from ccexecd.service.listing import describe, has_processes
-from ccexecd.service.methods import known
+from ccexecd.service.listing import described_of, has_processes
+from ccexecd.service.naming import known
 from ccexecd.service.peer import Peer
 
 
@@ -18,11 +18,13 @@ def status_method(of_daemon: Callable[[], Awaitable[dict[str, Any]]]) -> Method:
     def status(peer: Peer, wanted: messages.Status) -> Awaitable[dict[str, Any]]:
         if wanted.execution_id is None:
             return of_daemon()
-        return _of_execution(known(peer, wanted.execution_id))
+        return _of_execution(peer, wanted.execution_id)
 
     return Method(messages.Status, status)
 
 
-async def _of_execution(execution: Execution) -> dict[str, Any]:
-    resources = await usage(await execution.processes()) if has_processes(execution) else None
-    return {**describe(execution), "resources": resources}
+async def _of_execution(peer: Peer, name: str) -> dict[str, Any]:
+    execution = await known(peer, name)
+    if isinstance(execution, PastExecution) or not has_processes(execution):
+        return {**described_of(execution), "resources": None}
+    return {**described_of(execution), "resources": await usage(await execution.processes())}

@@ -1,1 +1,1 @@
-"""What outlives the process: files in the state directory. Knows executions only by the values that it is handed."""
+"""What outlives the process: output, what is known of executions, and the audit: files in the state directory."""

@@ -118,6 +118,7 @@ async def test_health(daemon):
     assert health.pop("uptime_seconds") > 0
     assert health == {
         "status": "healthy",
+        "problems": [],
         "service": "ccexecd",
         "version": __version__,
         "active_sessions": 0,

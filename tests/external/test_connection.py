@@ -156,7 +156,8 @@ class TestSlowness:
 
     async def test_a_reader_that_stops_for_a_while_hears_what_it_missed(self, tmp_path):
         """One gap, or a few, say exactly which entries, bytes and lines went; all else comes, in order, to the end."""
-        async with running(tmp_path, max_buffer_size=65536) as daemon, opened(daemon, receive_buffer=4096) as one:
+        no_spool = {"max_buffer_size": 65536, "spool_execution_bytes": 0}
+        async with running(tmp_path, **no_spool) as daemon, opened(daemon, receive_buffer=4096) as one:
             execution_id = await one.execute(command=MANY_LINES, framing="line")
             outcome = await daemon.ask("wait", execution_id=execution_id)
             messages = await one.until_completed()
@@ -170,7 +171,8 @@ class TestSlowness:
     async def test_a_reader_that_stops_again_and_again_hears_it_every_time(self, tmp_path):
         """The account holds over many stops and both streams."""
         both = "for i in $(seq 1 20); do seq -f 'out %0500.0f' 1 1000; seq -f 'err %0500.0f' 1 1000 >&2; read; done"
-        async with running(tmp_path, max_buffer_size=65536) as daemon, opened(daemon, receive_buffer=4096) as one:
+        no_spool = {"max_buffer_size": 65536, "spool_execution_bytes": 0}
+        async with running(tmp_path, **no_spool) as daemon, opened(daemon, receive_buffer=4096) as one:
             execution_id = await one.execute(command=both, stdin="open")
             messages = []
             for _ in range(20):

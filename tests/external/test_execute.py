@@ -155,7 +155,7 @@ class TestOneCommand:
         result = (await post(daemon, {"command": r"printf 'a\377b'"})).json
         assert (result["stdout"], result["stdout_bytes"]) == ("a\ufffdb", 3)
 
-    async def test_more_than_is_kept(self, tmp_path):
+    async def test_more_than_an_answer_holds(self, tmp_path):
         """The end of the output is there, and how much is not."""
         async with running(tmp_path, max_buffer_size=65536) as daemon:
             result = (await post(daemon, {"command": "seq 1 100000"})).json
@@ -296,7 +296,7 @@ class TestEvents:
 
     async def test_what_is_written_at_once_is_accounted_for(self, tmp_path):
         """A program that writes more than is kept before anybody can look: the gap knows how much went."""
-        async with running(tmp_path, max_buffer_size=4096) as daemon:
+        async with running(tmp_path, max_buffer_size=4096, spool_execution_bytes=0) as daemon:
             for _ in range(5):
                 events = (await post(daemon, {"argv": ["seq", "1", "200000"]}, SSE)).events
                 gaps = [params["dropped_bytes"] for name, params in events if name == "process.gap"]
@@ -304,9 +304,10 @@ class TestEvents:
                 assert gaps
                 assert len(data) + sum(gaps) == events[-1][1]["stdout_bytes"]
 
-    async def test_a_reader_that_is_slow(self, tmp_path):
-        """It hears of the gap, and gets the rest to the end."""
-        async with running(tmp_path, max_buffer_size=65536) as daemon:
+    @pytest.mark.parametrize("on_disk", [0, 1 << 20, 1 << 30], ids=["nothing", "little", "all"])
+    async def test_a_reader_that_is_slow(self, tmp_path, on_disk):
+        """It gets all that is kept, to the end, and hears of what is not."""
+        async with running(tmp_path, max_buffer_size=65536, spool_execution_bytes=on_disk) as daemon:
             body = {"command": "seq -f 'line %020.0f' 1 200000; read", "stdin": "open"}
             async with posted(daemon, body, SSE) as exchange:
                 await exchange.until(b"event: ")
@@ -316,7 +317,7 @@ class TestEvents:
                 events = (await exchange.answer()).events
         gaps = [params for name, params in events if name == "process.gap"]
         data = "".join(params["data"] for name, params in events if name == "process.output")
-        assert gaps
+        assert bool(gaps) is (on_disk < events[-1][1]["stdout_bytes"])
         assert len(data) + sum(gap["dropped_bytes"] for gap in gaps) == events[-1][1]["stdout_bytes"]
         assert data.endswith("200000\n")
 

@@ -37,6 +37,7 @@ async def test_a_daemon_that_serves_is_healthy(tmp_path, path):
         assert health.pop("uptime_seconds") > 0
         assert health == {
             "status": "healthy",
+            "problems": [],
             "service": "ccexecd",
             "version": __version__,
             "active_sessions": 0,

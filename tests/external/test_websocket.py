@@ -185,7 +185,7 @@ class TestMessages:
     async def test_a_message_as_large_as_allowed_is_served(self, tmp_path):
         """ws_max_size bytes are fine; one more is told 1009, and others notice nothing."""
         async with running(tmp_path, ws_max_size=100_000) as daemon, opened(daemon) as one:
-            text = call("list", 1)[6:]
+            text = call("hook_status", 1)[6:]
             await one.send(frame(text + b" " * (100_000 - len(text))))
             assert (await message(one))["id"] == 1
             await one.send(frame(text + b" " * (100_001 - len(text))))
@@ -238,7 +238,7 @@ class TestViolations:
         """1002 for what breaks the protocol, 1007 for what is no text; another client goes on."""
         data, code = VIOLATIONS[name]
         async with opened(daemon) as other, opened(daemon) as one:
-            await one.send(call("list", 1) + data)
+            await one.send(call("hook_status", 1) + data)
             assert (await message(one))["id"] == 1
             assert await one.close_code() == code
             await still_serves(other)
@@ -293,7 +293,9 @@ class TestClose:
     async def test_what_was_asked_before_the_close_is_answered_before_it(self, daemon):
         """Requests and their close in one segment: every answer, then the close."""
         async with opened(daemon) as one:
-            await one.send(*(call("list", number) for number in range(50)), frame(struct.pack("!H", 1000), CLOSE))
+            await one.send(
+                *(call("hook_status", number) for number in range(50)), frame(struct.pack("!H", 1000), CLOSE)
+            )
             assert [(await message(one))["id"] for _ in range(50)] == list(range(50))
             assert await one.close_code() == 1000
 
@@ -351,7 +353,7 @@ class TestFloods:
         """5000 pings, 5000 pongs, and requests in between."""
         async with opened(daemon) as one, trio.open_nursery() as nursery:
             pings = [frame(b"%d" % number, PING) for number in range(5000)]
-            nursery.start_soon(one.send, *pings, call("list", 1))
+            nursery.start_soon(one.send, *pings, call("hook_status", 1))
             assert [await one.receive() for _ in pings] == [(PONG, b"%d" % number) for number in range(5000)]
             assert (await message(one))["id"] == 1
 

@@ -12,12 +12,21 @@ import sys
 import trio
 
 from ccexecd.config import Config
+from ccexecd.core.entries import Chunk
 from ccexecd.core.spec import Spec
-from ccexecd.engine import Engine
+from ccexecd.engine import Engine, Execution
 from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.pump import Pump
 
 GRACE = 0.5
+
+
+def lines_of(execution: Execution) -> int:
+    """How many lines it has written to its standard output."""
+    cursor = execution.log.cursor(0)
+    entries = list(iter(cursor.take, None))
+    cursor.close()
+    return sum(each.piece.text.count(b"\n") for each in entries if isinstance(each, Chunk))
 
 
 async def main() -> None:
@@ -35,7 +44,7 @@ async def main() -> None:
             for argv, _, leftovers in listed
         ]
         for execution, (_, lines, leftovers) in zip(executions, listed, strict=True):
-            while execution.log.text("stdout").count(b"\n") < lines:
+            while lines_of(execution) < lines:
                 await trio.sleep(0.005)
             if leftovers == "detach":
                 await execution.finished.wait()

@@ -16,6 +16,7 @@ from typing import TypeVar
 import trio
 
 from ccexecd.config import Config
+from ccexecd.core.entries import Chunk, Stream
 from ccexecd.core.execution import Event
 from ccexecd.core.spec import Spec
 from ccexecd.engine import Engine
@@ -193,6 +194,16 @@ def _plainly() -> Iterator[None]:
 
 
 @asynccontextmanager
+async def running_pump() -> AsyncIterator[Pump]:
+    """A pump at work."""
+    pump = Pump()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pump.run)
+        yield pump
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
 async def running_keeper(umask: int = 0o022) -> AsyncIterator[KeeperClient]:
     """A client with its keeper."""
     keeper = KeeperClient(umask, with_groups=_with_groups)
@@ -249,6 +260,14 @@ class Stage:
         return execution
 
 
+def text_of(execution: Execution, stream: Stream) -> bytes:
+    """What its log still has of one of its streams."""
+    cursor = execution.log.cursor(0)
+    entries = list(iter(cursor.take, None))
+    cursor.close()
+    return b"".join(each.piece.text for each in entries if isinstance(each, Chunk) and each.stream == stream)
+
+
 async def end_of(execution: Execution) -> None:
     """Wait until it has finished."""
     with trio.fail_after(PATIENCE):
@@ -257,7 +276,7 @@ async def end_of(execution: Execution) -> None:
 
 async def lines_of(execution: Execution, count: int) -> None:
     """Wait until it has written so many lines to its standard output."""
-    await wait_for(lambda: execution.log.text("stdout").count(b"\n") >= count, f"{count} lines are there")
+    await wait_for(lambda: text_of(execution, "stdout").count(b"\n") >= count, f"{count} lines are there")
 
 
 @asynccontextmanager

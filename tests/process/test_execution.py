@@ -7,13 +7,13 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from ccexecd.core.entries import Note
 from ccexecd.core.execution import IllegalTransitionError, Reason, State
-from ccexecd.core.output import Note
 from ccexecd.process.execution import Execution
 from ccexecd.process.standard_input import StdinClosedError
 
 from .programs import HOSTILE, NEVER, SELF_STOPPED, SLEEPER, STAYING, TERM_PROOF, Program, python, sh
-from .stage import Stage, end_of, lines_of, living, open_stage, state_of, thread_states, wait_for
+from .stage import Stage, end_of, lines_of, living, open_stage, state_of, text_of, thread_states, wait_for
 
 COUNTING = Program(sh("trap '' TERM; while :; do echo x; sleep 0.005; done"))
 
@@ -359,7 +359,7 @@ async def test_a_signal_reaches_every_process_of_it():
     async with open_stage() as stage:
         execution = await begun(stage, program)
         await execution.signal(signal.SIGUSR1)
-        await wait_for(lambda: execution.log.text("stdout").count(b"heard") == 2, "both have heard it")
+        await wait_for(lambda: text_of(execution, "stdout").count(b"heard") == 2, "both have heard it")
         await ended(execution)
 
 
@@ -400,7 +400,7 @@ async def test_what_is_written_is_read_in_order_and_ends_when_closed():
                 await wait_all_tasks_blocked()
             nursery.start_soon(execution.stdin.close)
         await end_of(execution)
-        assert execution.log.text("stdout") == b"".join(texts)
+        assert text_of(execution, "stdout") == b"".join(texts)
         assert execution.outcome is not None
         assert execution.outcome.exit_code == 0
 
@@ -423,7 +423,7 @@ async def test_a_write_waits_for_a_program_that_does_not_read():
             await written.wait()
         await execution.stdin.close()
         await end_of(execution)
-        assert execution.log.text("stdout").split()[-1] == b"1000000"
+        assert text_of(execution, "stdout").split()[-1] == b"1000000"
 
 
 async def test_nothing_can_be_written_where_nothing_is_read():

@@ -13,16 +13,13 @@ from ccexecd.process.files import FileSource, open_file, source_of
 from ccexecd.process.pump import Pump
 
 from .programs import python, sh
-from .stage import PATIENCE, end_of, lines_of, open_descriptors, open_stage, wait_for
+from .stage import PATIENCE, end_of, lines_of, open_descriptors, open_stage, running_pump, text_of, wait_for
 
 
 @pytest.fixture
 async def pump() -> AsyncIterator[Pump]:
-    pump = Pump()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(pump.run)
+    async with running_pump() as pump:
         yield pump
-        nursery.cancel_scope.cancel()
 
 
 class Sink:
@@ -127,17 +124,43 @@ async def test_a_lost_event_loses_nothing(pump, monkeypatch: pytest.MonkeyPatch)
 async def test_nothing_stays_open():
     """A thousand files, and the pump itself."""
     before = open_descriptors()
-    pump = Pump()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(pump.run)
+    async with running_pump() as pump:
         for _ in range(1000):
             sink = Sink(pump)
             os.close(sink.theirs)
             sink.source.close()
         assert not pump.files._sources
         assert not pump.files._watches
-        nursery.cancel_scope.cancel()
     assert open_descriptors() == before
+
+
+async def test_what_is_left_when_nobody_waits_any_more_is_taken_by_closing(pump):
+    """The pump has been cancelled; an execution that still winds down loses nothing, and disturbs no descriptor."""
+    sink = Sink(pump)
+    sink.source.hold()
+    os.write(sink.theirs, b"last words")
+    pump.files.close()
+    monkeys = os.pipe()  # they have the numbers that were closed
+    sink.source.read_end()
+    sink.source.close()
+    assert sink.text == b"last words"
+    os.set_blocking(monkeys[0], False)
+    with pytest.raises(BlockingIOError):
+        os.read(monkeys[0], 8)
+    for fd in (*monkeys, sink.theirs):
+        os.close(fd)
+    pump.files = None
+
+
+async def test_a_file_that_cannot_be_watched_is_refused(pump, monkeypatch: pytest.MonkeyPatch):
+    """A limit of the user's: said with the kernel's number, and nothing is kept of it."""
+    sink = Sink(pump)
+    monkeypatch.setattr(files._libc, "inotify_add_watch", lambda *_: -1)
+    with pytest.raises(OSError, match=r"\[Errno"):
+        pump.files.add(sink.theirs, sink.take)
+    assert len(pump.files._watches) == 1
+    sink.source.close()
+    os.close(sink.theirs)
 
 
 # As an execution's output
@@ -158,14 +181,14 @@ async def test_a_program_that_does_not_wait_for_a_reader_loses_nothing(stdio, co
     """Into a pipe, a part of it goes, and it cannot know; into a file, all of it."""
     async with open_stage() as stage:
         execution = stage.begin(HASTY, stdio=stdio, stdin_open=True, window=16 << 20)
-        await wait_for(lambda: execution.log.text("stderr") == b"ready\n", "it is ready")
+        await wait_for(lambda: text_of(execution, "stderr") == b"ready\n", "it is ready")
         await execution.stdin.close()
         await end_of(execution)
         assert execution.outcome is not None
         assert execution.outcome.exit_code == code
         if stdio == "file":
             whole = b"".join(b"%07d " % number for number in range(500_000))
-            assert hashlib.md5(execution.log.text("stdout")).digest() == hashlib.md5(whole).digest()
+            assert hashlib.md5(text_of(execution, "stdout")).digest() == hashlib.md5(whole).digest()
 
 
 async def test_both_streams_arrive_and_the_end_comes_after_them():
@@ -173,10 +196,10 @@ async def test_both_streams_arrive_and_the_end_comes_after_them():
     async with open_stage() as stage:
         execution = stage.begin(sh("echo out; echo err >&2; read x; echo last"), stdio="file", stdin_open=True)
         await lines_of(execution, 1)
-        await wait_for(lambda: execution.log.text("stderr") == b"err\n", "the other stream is there, too")
+        await wait_for(lambda: text_of(execution, "stderr") == b"err\n", "the other stream is there, too")
         await execution.stdin.write(b"\n")
         await end_of(execution)
-        assert execution.log.text("stdout") == b"out\nlast\n"
+        assert text_of(execution, "stdout") == b"out\nlast\n"
         assert [note.method for note in execution.log._entries if hasattr(note, "method")][-1] == "process.completed"
 
 
@@ -185,14 +208,14 @@ async def test_an_end_by_us_is_one_with_files_as_with_pipes():
     async with open_stage() as stage:
         late = await stage.run(sh("echo x; exec sleep 1000"), stdio="file", timeout=0.1)
         assert late.outcome is not None
-        assert (late.outcome.reason, late.log.text("stdout")) == (Reason.TIMEOUT, b"x\n")
+        assert (late.outcome.reason, text_of(late, "stdout")) == (Reason.TIMEOUT, b"x\n")
         execution = stage.begin(sh("while :; do echo x; sleep 0.001; done"), stdio="file")
         await lines_of(execution, 3)
         await execution.pause()
         await execution.resume()
         execution.cancel(Reason.CANCELLED)
         await end_of(execution)
-        assert execution.log.text("stdout").count(b"x\n") >= 3
+        assert text_of(execution, "stdout").count(b"x\n") >= 3
 
 
 async def test_a_straggler_that_holds_a_file_holds_up_nobody():
@@ -201,5 +224,5 @@ async def test_a_straggler_that_holds_a_file_holds_up_nobody():
         execution = await stage.run(sh("echo before; sleep 1000 & exit 0"), stdio="file", grace=0.2)
         assert execution.outcome is not None
         assert execution.outcome.exit_code == 0
-        assert execution.log.text("stdout") == b"before\n"
+        assert text_of(execution, "stdout") == b"before\n"
         assert all(source.ended.is_set() for source in execution.pacing.sources)

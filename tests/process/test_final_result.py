@@ -10,14 +10,14 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from ccexecd.core.entries import Note
 from ccexecd.core.execution import Reason
-from ccexecd.core.output import Note
 from ccexecd.core.spec import Spec
 from ccexecd.engine import Engine
 from ccexecd.process.execution import Execution
 
 from .programs import python, sh
-from .stage import end_of, is_alive, lines_of, living, running_engine, wait_for
+from .stage import end_of, is_alive, lines_of, living, running_engine, text_of, wait_for
 
 GRACE = 0.3
 
@@ -181,7 +181,7 @@ async def test_a_conversation_goes_on(begins):
         await lines_of(execution, 1)
         await execution.stdin.write(b"next\n")
         await end_of(execution)
-        assert execution.log.text("stdout").count(b'"result": "4"') == 2, "the second turn came to its end"
+        assert text_of(execution, "stdout").count(b'"result": "4"') == 2, "the second turn came to its end"
         assert facts(execution)[::2] == (0, Reason.POST_RESULT)
 
 
@@ -238,7 +238,7 @@ async def test_what_an_agent_leaves_is_ended_with_it():
         stay = "print(os.spawnlp(os.P_NOWAIT, 'sleep', 'sleep', '1000'), flush=True)\ntime.sleep(1000)"
         execution = await begin(engine, showing(RESULT, then=stay), leftovers="detach")
         await lines_of(execution, 2)
-        child = int(execution.log.text("stdout").split()[-1])
+        child = int(text_of(execution, "stdout").split()[-1])
         await end_of(execution)
         assert not execution.leaves_running
         await wait_for(lambda: not is_alive(child), "the child is gone")

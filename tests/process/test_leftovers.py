@@ -9,14 +9,26 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from ccexecd.core.entries import Note
 from ccexecd.core.execution import IllegalTransitionError, Reason, State
-from ccexecd.core.output import Note
 from ccexecd.process import leftovers, supervisor
 from ccexecd.process.execution import Execution
 from ccexecd.process.leftovers import Leftovers
 
 from .programs import LEADER_FIRST, PIPE_HOLDER, SLEEPER, Program, python, sh
-from .stage import Stage, end_of, family, is_alive, lines_of, living, open_descriptors, open_stage, state_of, wait_for
+from .stage import (
+    Stage,
+    end_of,
+    family,
+    is_alive,
+    lines_of,
+    living,
+    open_descriptors,
+    open_stage,
+    state_of,
+    text_of,
+    wait_for,
+)
 
 LEAVING = {
     "a daemon that is deaf to TERM": LEADER_FIRST,
@@ -58,7 +70,7 @@ async def test_what_is_left_goes_on_running(name):
         assert set(told["leftovers"]) == living(stage.keeper.pid)
         assert await execution.processes() == told["leftovers"]
         assert execution.leaves_running
-        assert execution.log.text("stdout").count(b"\n") == program.lines
+        assert text_of(execution, "stdout").count(b"\n") == program.lines
         assert open_descriptors() == descriptors
         await (await kept_by(stage, execution)).end(0.1)
         assert not execution.leaves_running
@@ -71,7 +83,7 @@ async def test_what_leaves_nothing_ends_as_ever():
     """A straggler that ends within the moment that all get is nothing to leave."""
     async with open_stage() as stage:
         execution = await stage.run(sh("(sleep 0.1; echo late) & exit 3"), leftovers="detach")
-        assert execution.log.text("stdout") == b"late\n"
+        assert text_of(execution, "stdout") == b"late\n"
         assert completion_of(execution)["leftovers"] == []
         assert "left_running" not in completion_of(execution)
         assert not execution.leaves_running

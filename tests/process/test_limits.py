@@ -17,7 +17,7 @@ from ccexecd.process.execution import Execution
 from ccexecd.process.limits import Watch
 
 from .programs import python, sh
-from .stage import end_of, lines_of, living, open_stage, state_of, wait_for
+from .stage import end_of, lines_of, living, open_stage, state_of, text_of, wait_for
 
 both_ways = pytest.mark.usefixtures("containment")
 
@@ -38,7 +38,7 @@ async def ended_by(argv: tuple[str, ...], bounds: Limits, **spec: object) -> tup
     async with open_stage() as stage:
         execution = await stage.run(argv, limits=bounds, **spec)
         assert not living(stage.keeper.pid)
-        return outcome_of(execution), execution.log.text("stdout")
+        return outcome_of(execution), text_of(execution, "stdout")
 
 
 async def test_a_program_has_the_limits_that_were_asked_for():
@@ -47,10 +47,10 @@ async def test_a_program_has_the_limits_that_were_asked_for():
     bounds = Limits(open_files=64, file_bytes=4096, nice=7)
     async with open_stage() as stage:
         execution = await stage.run(python(code), limits=bounds)
-        assert execution.log.text("stdout") == b"[(64, 64), (4096, 4096)] 7\n"
+        assert text_of(execution, "stdout") == b"[(64, 64), (4096, 4096)] 7\n"
         plain = await stage.run(python(code))
         own = [resource.getrlimit(kind) for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE)]
-        assert plain.log.text("stdout") == f"{own} {os.nice(0)}\n".encode()
+        assert text_of(plain, "stdout") == f"{own} {os.nice(0)}\n".encode()
 
 
 async def test_an_administrators_limit_is_not_raised():
@@ -59,7 +59,7 @@ async def test_an_administrators_limit_is_not_raised():
     code = "import resource as r; print(r.getrlimit(r.RLIMIT_NOFILE)[1])"
     async with open_stage() as stage:
         execution = await stage.run(python(code), limits=Limits(open_files=most + 1))
-        assert execution.log.text("stdout") == f"{most}\n".encode()
+        assert text_of(execution, "stdout") == f"{most}\n".encode()
 
 
 @both_ways
@@ -226,7 +226,7 @@ async def test_what_is_started_goes_first_when_memory_is_short():
     async with open_stage() as stage:
         execution = await stage.run(("cat", "/proc/self/oom_score_adj"))
         own = oom_score_of("self")
-        assert int(execution.log.text("stdout")) == min(own + limits.OOM_SCORE, 1000)
+        assert int(text_of(execution, "stdout")) == min(own + limits.OOM_SCORE, 1000)
         assert oom_score_of(stage.keeper.pid) == own
 
 
@@ -263,8 +263,8 @@ async def test_limits_change_nothing_else():
     async with open_stage() as stage:
         limited = await stage.run(python(code), limits=Limits(open_files=64))
         plain = await stage.run(python(code))
-        assert limited.log.text("stdout") == plain.log.text("stdout")
-        assert b"True" in plain.log.text("stdout")
+        assert text_of(limited, "stdout") == text_of(plain, "stdout")
+        assert b"True" in text_of(plain, "stdout")
 
 
 def test_nothing_is_looked_at_sooner_than_it_matters():
@@ -277,6 +277,8 @@ def test_nothing_is_looked_at_sooner_than_it_matters():
         Watch({"cpu_seconds": used + 0.001}, None),
         Watch({"memory_bytes": 1 << 40}, None),
     )
-    assert far.interval(me) > 1 > memory.interval(me) > near.interval(me) > 0
-    assert uncounted.interval(me) == memory.interval(me)
     assert (far.exceeded(me), memory.exceeded(me)) == (None, None)
+    for watch in (near, uncounted):
+        watch.exceeded(me)
+    assert far.interval > 1 > memory.interval > near.interval > 0
+    assert uncounted.interval == memory.interval

@@ -17,7 +17,7 @@ from ccexecd.process.leader import SpawnError
 from ccexecd.process.line_buffering import LineBuffering
 
 from .programs import SLEEPER, sh
-from .stage import end_of, lines_of, running_engine, wait_for
+from .stage import end_of, lines_of, running_engine, text_of, wait_for
 
 needs_stdbuf = pytest.mark.skipif(not shutil.which("stdbuf"), reason="no stdbuf here (GNU coreutils)")
 
@@ -34,7 +34,7 @@ async def begin(engine: Engine, argv: tuple[str, ...], **spec: object) -> Execut
 async def environment_of(engine: Engine, **spec: object) -> dict[str, str]:
     execution = await begin(engine, ("env", "-0"), **spec)
     await end_of(execution)
-    return dict(entry.split("=", 1) for entry in execution.log.text("stdout").decode().split("\0") if entry)
+    return dict(entry.split("=", 1) for entry in text_of(execution, "stdout").decode().split("\0") if entry)
 
 
 @needs_stdbuf
@@ -48,12 +48,12 @@ async def test_a_line_arrives_when_it_is_written(spec):
         for execution in (plain, lined):
             await execution.stdin.write(b"aha\n")
         await lines_of(lined, 1)
-        assert lined.log.text("stdout") == b"bhb\n"
-        assert plain.log.text("stdout") == b""
+        assert text_of(lined, "stdout") == b"bhb\n"
+        assert text_of(plain, "stdout") == b""
         for execution in (plain, lined):
             await execution.stdin.close()
             await end_of(execution)
-            assert execution.log.text("stdout") == b"bhb\n"
+            assert text_of(execution, "stdout") == b"bhb\n"
 
 
 @needs_stdbuf

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from ccexecd.core.entries import Chunk
 from ccexecd.core.execution import Event, Reason, State
-from ccexecd.core.output import Chunk
 from ccexecd.core.spec import Spec
 from ccexecd.process.execution import Execution
 from ccexecd.process.keeper_client import KeeperClient

@@ -6,8 +6,8 @@ import hashlib
 import os
 import resource
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 import trio
@@ -16,19 +16,9 @@ from trio.testing import wait_all_tasks_blocked
 from ccexecd.process.pump import PIPE_SIZES, READ_SIZE, Pump, Source, open_pipe
 
 from .programs import python
-from .stage import PATIENCE, open_descriptors, wait_for
+from .stage import PATIENCE, open_descriptors, running_pump, wait_for
 
 F_GETPIPE_SZ = 1032
-
-
-@asynccontextmanager
-async def running() -> AsyncIterator[Pump]:
-    """A pump at work."""
-    pump = Pump()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(pump.run)
-        yield pump
-        nursery.cancel_scope.cancel()
 
 
 async def end_of(source: Source) -> None:
@@ -69,7 +59,7 @@ async def test_a_terminal_ends_when_the_last_who_has_it_closes_it():
     ours, theirs = os.openpty()
     os.set_blocking(ours, False)
     pieces: list[bytes] = []
-    async with running() as pump:
+    async with running_pump() as pump:
         source = pump.add(ours, pieces.append)
         another = os.dup(theirs)
         os.write(theirs, b"some")
@@ -141,7 +131,7 @@ async def test_thirty_megabytes_arrive_whole_and_in_order():
         received.update(part)
         total += len(part)
 
-    async with running() as pump:
+    async with running_pump() as pump:
         read_end, write_end = open_pipe()
         source = pump.add(read_end, take)
         with writer(code, write_end):
@@ -157,7 +147,7 @@ async def test_bytes_are_passed_on_as_they_are():
     """NUL, and what is no text in any encoding."""
     everything = bytes(range(256)) + b"\0" * 1000 + b"\xff\xfe\xc3"
     received = []
-    async with running() as pump:
+    async with running_pump() as pump:
         read_end, write_end = open_pipe()
         source = pump.add(read_end, received.append)
         os.write(write_end, everything)
@@ -169,7 +159,7 @@ async def test_bytes_are_passed_on_as_they_are():
 async def test_what_is_written_is_passed_on_at_once():
     """No waiting for more, or for a line to end."""
     received = []
-    async with running() as pump:
+    async with running_pump() as pump:
         read_end, write_end = open_pipe()
         source = pump.add(read_end, received.append)
         for text in (b"a", b"b\n", b"no line feed"):
@@ -181,7 +171,7 @@ async def test_what_is_written_is_passed_on_at_once():
 
 async def test_a_pipe_at_its_end_is_closed():
     """Once the last writer has gone; no descriptor and no entry stays."""
-    async with running() as pump:
+    async with running_pump() as pump:
         await wait_all_tasks_blocked()
         before = open_descriptors()
         read_end, write_end = open_pipe()
@@ -200,7 +190,7 @@ async def test_a_pipe_at_its_end_is_closed():
 async def test_more_pipes_than_one_step_takes_are_all_read():
     """Hundreds that are ready at the same moment."""
     received: dict[int, bytes] = {}
-    async with running() as pump:
+    async with running_pump() as pump:
         sources = []
         for number in range(300):
             read_end, write_end = open_pipe()
@@ -215,7 +205,7 @@ async def test_more_pipes_than_one_step_takes_are_all_read():
 async def test_a_flood_does_not_hold_up_the_others():
     """A program that writes without end gets one read at a time, like everybody else."""
     rounds = []
-    async with running() as pump:
+    async with running_pump() as pump:
         read_end, write_end = open_pipe()
         flood = pump.add(read_end, lambda _: None)
         quiet_end, quiet_write_end = open_pipe()
@@ -255,7 +245,7 @@ async def test_closing_takes_what_is_there_though_somebody_holds_the_other_end()
 
 async def test_closing_does_not_follow_a_flood():
     """What still writes gets EPIPE; it is not read for ever."""
-    async with running() as pump:
+    async with running_pump() as pump:
         read_end, write_end = open_pipe()
         source = pump.add(read_end, lambda _: None)
         with writer("import os\nwhile True: os.write(1, bytes(1 << 20))", write_end) as process:
@@ -293,7 +283,7 @@ async def test_a_source_that_was_closed_in_the_same_step_is_passed_over():
 async def test_what_a_stopped_pump_has_not_read_can_still_be_taken():
     """The pump has been cancelled with everything else; an execution that winds down takes its last words."""
     received = []
-    async with running() as pump:
+    async with running_pump() as pump:
         read_end, write_end = open_pipe()
         source = pump.add(read_end, received.append)
         await wait_all_tasks_blocked()
@@ -311,7 +301,7 @@ async def test_what_a_stopped_pump_has_not_read_can_still_be_taken():
 async def test_what_is_held_is_not_read_and_loses_nothing():
     """The program waits as for any full pipe, and goes on when it is read again."""
     received = []
-    async with running() as pump:
+    async with running_pump() as pump:
         read_end, write_end = open_pipe()
         source = pump.add(read_end, received.append)
         source.hold()
@@ -336,7 +326,7 @@ async def test_what_is_held_is_not_read_and_loses_nothing():
 async def test_a_held_pipe_whose_writer_has_gone_costs_nothing():
     """A hung-up pipe is always ready; one that is held must not keep the pump turning."""
     turns = 0
-    async with running() as pump:
+    async with running_pump() as pump:
         read_end, write_end = open_pipe()
         source = pump.add(read_end, lambda _: None)
         source.hold()
@@ -362,7 +352,7 @@ async def test_a_held_pipe_whose_writer_has_gone_costs_nothing():
 async def test_an_alarm_rings_though_nothing_is_read():
     """In the order of their times, not in that of asking."""
     rung = []
-    async with running() as pump:
+    async with running_pump() as pump:
         read_end, write_end = open_pipe()
 
         def ask(_: bytes) -> None:

@@ -16,7 +16,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from ccexecd.core.execution import IllegalTransitionError, Outcome, Reason, State
-from ccexecd.core.output import PIECE
+from ccexecd.core.framing import PIECE
 from ccexecd.core.spec import Limits, TerminalSize
 from ccexecd.process import keeper_client, supervisor
 from ccexecd.process.execution import Execution
@@ -46,6 +46,7 @@ from .stage import (
     living,
     open_descriptors,
     open_stage,
+    text_of,
     wait_for,
 )
 
@@ -86,8 +87,8 @@ async def test_an_exit_code_is_told_as_it_is(code, status):
     async with open_stage() as stage:
         execution = await stage.run(sh(f"echo out; echo err >&2; exit {code}"))
         assert facts(execution) == (code, Reason.EXITED, status)
-        assert execution.log.text("stdout") == b"out\n"
-        assert execution.log.text("stderr") == b"err\n"
+        assert text_of(execution, "stdout") == b"out\n"
+        assert text_of(execution, "stderr") == b"err\n"
         assert outcome_of(execution).leftovers == outcome_of(execution).survivors == ()
 
 
@@ -126,8 +127,8 @@ async def test_output_that_is_no_text_arrives():
     odd = bytes(range(256)) + b"\xff\xc3" + b"\0" * 5
     async with open_stage() as stage:
         execution = await stage.run(python(f"import os; os.write(1, {odd!r}); os.write(2, b'no line feed')"))
-        assert execution.log.text("stdout") == odd
-        assert execution.log.text("stderr") == b"no line feed"
+        assert text_of(execution, "stdout") == odd
+        assert text_of(execution, "stderr") == b"no line feed"
 
 
 async def test_thirty_megabytes_that_nobody_watches_are_whole():
@@ -146,7 +147,7 @@ async def test_thirty_megabytes_that_nobody_watches_are_whole():
         execution = await stage.run(writer, window=size * 2)
         assert execution.log.sizes["stdout"] == size
         assert execution.log.dropped_bytes == 0
-        assert hashlib.sha256(execution.log.text("stdout")).hexdigest() == execution.log.text("stderr").decode()
+        assert hashlib.sha256(text_of(execution, "stdout")).hexdigest() == text_of(execution, "stderr").decode()
 
 
 @pytest.mark.parametrize("unit", ["line", "no line feed"])
@@ -167,7 +168,7 @@ async def test_the_memory_of_an_execution_is_bounded(unit):
         log = execution.log
         assert log.sizes["stdout"] == 200 * 100_000
         assert highest <= window + PIECE
-        assert len(log.text("stdout")) + log.dropped_bytes == log.sizes["stdout"]
+        assert len(text_of(execution, "stdout")) + log.dropped_bytes == log.sizes["stdout"]
 
 
 # Not even started
@@ -240,12 +241,12 @@ async def test_a_program_finds_a_clean_place():
         await other.spawned.wait()
         execution = await stage.run(python(look))
         status = await stage.run(("cat", "/proc/self/status"))
-        assert execution.log.text("stdout").decode().splitlines() == [
+        assert text_of(execution, "stdout").decode().splitlines() == [
             "['0', '1', '2'] /dev/null b''",
             f"0 {1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1 | OF_GLIBC}",  # the first two are Python's own
             f"True {0o027}",
         ]
-        masks = [line.split()[1] for line in status.log.text("stdout").decode().splitlines() if line[:4] in SIGNAL_SETS]
+        masks = [line.split()[1] for line in text_of(status, "stdout").decode().splitlines() if line[:4] in SIGNAL_SETS]
         assert [int(mask, 16) & ~OF_GLIBC for mask in masks] == [0, 0, 0]
 
 
@@ -253,7 +254,7 @@ async def test_the_pipes_of_a_program_hold_a_mebibyte():
     """Both of them, as the program sees it."""
     async with open_stage() as stage:
         execution = await stage.run(python("import fcntl; print(fcntl.fcntl(1, 1032), fcntl.fcntl(2, 1032))"))
-        assert execution.log.text("stdout") == b"1048576 1048576\n"
+        assert text_of(execution, "stdout") == b"1048576 1048576\n"
 
 
 # Ended by us
@@ -299,7 +300,7 @@ async def test_a_time_out_ends_it_and_keeps_what_it_wrote():
         assert {name: outcome_of(each).reason for name, each in executions.items()} == dict.fromkeys(
             STAYING, Reason.TIMEOUT
         )
-        assert [name for name, each in executions.items() if b"ready\n" not in each.log.text("stdout")] == []
+        assert [name for name, each in executions.items() if b"ready\n" not in text_of(each, "stdout")] == []
 
 
 async def test_a_stall_is_warned_of_and_then_ends_it():
@@ -309,7 +310,7 @@ async def test_a_stall_is_warned_of_and_then_ends_it():
         silent = stage.begin(sh("echo x; exec sleep 1000"), stall_timeout=0.3)
         await end_of(silent)
         assert outcome_of(silent).reason is Reason.STALLED
-        assert silent.log.text("stdout") == b"x\n"
+        assert text_of(silent, "stdout") == b"x\n"
         await end_of(noisy)
         assert facts(noisy) == (0, Reason.EXITED, "completed")
 
@@ -347,7 +348,7 @@ async def test_last_words_arrive():
         execution = await begun(stage, LAST_WORDS)
         execution.cancel(Reason.CANCELLED)
         await end_of(execution)
-        assert execution.log.text("stdout") == b"ready\n" + b"." * 20 + b"last words\n"
+        assert text_of(execution, "stdout") == b"ready\n" + b"." * 20 + b"last words\n"
         assert facts(execution) == (7, Reason.CANCELLED, "failed")
 
 
@@ -357,7 +358,7 @@ async def test_a_kill_lets_no_handler_run():
         execution = await begun(stage, LAST_WORDS)
         execution.cancel(Reason.CANCELLED, 0.0)
         await end_of(execution)
-        assert execution.log.text("stdout") == b"ready\n"
+        assert text_of(execution, "stdout") == b"ready\n"
         assert facts(execution) == (-signal.SIGKILL, Reason.CANCELLED, "failed")
 
 
@@ -368,7 +369,7 @@ async def test_a_paused_program_hears_that_it_is_to_end():
         await execution.pause()
         execution.cancel(Reason.CANCELLED)
         await end_of(execution)
-        assert execution.log.text("stdout").endswith(b"last words\n")
+        assert text_of(execution, "stdout").endswith(b"last words\n")
         assert facts(execution) == (7, Reason.CANCELLED, "failed")
 
 
@@ -509,7 +510,7 @@ async def test_a_straggler_that_ends_by_itself_is_waited_for():
     async with open_stage() as stage:
         execution = await stage.run(sh("(sleep 0.1; echo late) & exit 3"))
         assert facts(execution) == (3, Reason.EXITED, "failed")
-        assert execution.log.text("stdout") == b"late\n"
+        assert text_of(execution, "stdout") == b"late\n"
         assert outcome_of(execution).leftovers == ()
 
 
@@ -525,7 +526,7 @@ async def test_a_straggler_has_its_grace():
     )
     async with open_stage() as stage:
         execution = await stage.run(late)
-        assert execution.log.text("stdout") == b"ready\nstraggler ends\n"
+        assert text_of(execution, "stdout") == b"ready\nstraggler ends\n"
         assert len(outcome_of(execution).leftovers) == 1
 
 
@@ -534,7 +535,7 @@ async def test_a_pipe_that_a_descendant_holds_does_not_keep_it_from_its_end():
     async with open_stage() as stage:
         execution = await stage.run(PIPE_HOLDER.argv)
         assert facts(execution) == (0, Reason.EXITED, "completed")
-        assert execution.log.text("stdout") == b"before\n"
+        assert text_of(execution, "stdout") == b"before\n"
         assert len(outcome_of(execution).leftovers) == 1
 
 
@@ -552,7 +553,7 @@ async def test_a_pipe_that_a_stranger_holds_does_not_keep_it_from_its_end():
         with trio.fail_after(supervisor.LINGER + 3):
             execution = await stage.run(stray)
         assert facts(execution) == (0, Reason.EXITED, "completed")
-        assert execution.log.text("stdout") == b"leader\n"
+        assert text_of(execution, "stdout") == b"leader\n"
         descriptors = open_descriptors()
         await stage.run(("true",))
         assert open_descriptors() == descriptors
@@ -742,7 +743,7 @@ async def test_a_keeper_that_is_killed_loses_nothing():
             await end_of(execution)
         assert {outcome_of(each).reason for each in running} == {Reason.LOST}
         assert {outcome_of(each).status for each in running} == {"failed"}
-        assert all(each.log.text("stdout") for each in executions)
+        assert all(text_of(each, "stdout") for each in executions)
         await wait_for(lambda: living() == {stage.keeper.pid}, "another keeper, and nothing else, is there")
         assert family() == {stage.keeper.pid}
         assert facts(await stage.run(sh("echo next"))) == (0, Reason.EXITED, "completed")
@@ -846,7 +847,7 @@ async def test_a_keeper_inside_an_execution_ends_only_its_own():
         await lines_of(outer, 2)
         await outer.stdin.write(b"go\n")
         await lines_of(outer, 5)
-        assert outer.log.text("stdout") == b"ready\nready\nsurvivors 2\ngone\nleft 0\n"
+        assert text_of(outer, "stdout") == b"ready\nready\nsurvivors 2\ngone\nleft 0\n"
         assert len(living(stage.keeper.pid)) == 2
         outer.cancel(Reason.CANCELLED)
         await end_of(outer)

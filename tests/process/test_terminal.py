@@ -16,7 +16,18 @@ from ccexecd.process.leader import Launch, SpawnError
 from ccexecd.process.standard_input import StdinClosedError
 
 from .programs import LAST_WORDS, NEVER, python, sh
-from .stage import Stage, end_of, is_alive, open_descriptors, open_stage, running_keeper, spawn, state_of, wait_for
+from .stage import (
+    Stage,
+    end_of,
+    is_alive,
+    open_descriptors,
+    open_stage,
+    running_keeper,
+    spawn,
+    state_of,
+    text_of,
+    wait_for,
+)
 
 SIZE = TerminalSize(cols=100, rows=30)
 
@@ -34,7 +45,7 @@ def begin(stage: Stage, *argv: str, **spec: object) -> Execution:
 
 def shown(execution: Execution) -> bytes:
     """Everything that it has shown."""
-    return execution.log.text("stdout")
+    return text_of(execution, "stdout")
 
 
 async def shows(execution: Execution, text: bytes, times: int = 1) -> None:

@@ -12,8 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
+from ccexecd.core.display import Display
+from ccexecd.core.entries import Chunk, Gap, Note
 from ccexecd.core.execution import Event, Outcome, Reason
-from ccexecd.core.output import PIECE, Chunk, Framer, Gap, Note, OutputLog, Piece
+from ccexecd.core.framing import PIECE, Framer, Piece
+from ccexecd.core.output import OutputLog
 from ccexecd.core.spec import Spec
 from ccexecd.process.execution import Execution
 from ccexecd.process.leader import Leader
@@ -106,7 +109,7 @@ def slow_client() -> Iterator[Client]:
 def test_a_chunk_of_text_is_one_notification():
     """In `lines` and `raw`, a chunk is told as it is, with its place."""
     chunk = Chunk(7, 1, "stderr", 40, Piece("a\nü\n".encode()))
-    assert output_params(chunk, exact=False) == [
+    assert output_params(chunk, Display(exact=False)) == [
         {"seq": 7, "type": "stderr", "data": "a\nü\n", "offset": 40, "truncated": False}
     ]
 
@@ -114,7 +117,7 @@ def test_a_chunk_of_text_is_one_notification():
 def test_a_chunk_of_lines_is_one_notification_each():
     """In `line`, every line has a notification, a number and an offset of its own."""
     chunk = Chunk(7, 3, "stdout", 40, Piece("a\n\nü\n".encode(), lines=3))
-    assert output_params(chunk, exact=False) == [
+    assert output_params(chunk, Display(exact=False)) == [
         {"seq": 7, "type": "stdout", "data": "a\n", "offset": 40, "truncated": False},
         {"seq": 8, "type": "stdout", "data": "\n", "offset": 42, "truncated": False},
         {"seq": 9, "type": "stdout", "data": "ü\n", "offset": 43, "truncated": False},
@@ -124,27 +127,27 @@ def test_a_chunk_of_lines_is_one_notification_each():
 def test_a_watcher_gets_the_lines_from_its_own_on():
     """Who begins in the middle of a chunk is not told what came before."""
     chunk = Chunk(7, 3, "stdout", 40, Piece(b"a\nb\nc\n", lines=3))
-    assert [params["seq"] for params in output_params(chunk, exact=False, from_seq=8)] == [8, 9]
-    assert output_params(chunk, exact=False, from_seq=10) == []
+    assert [params["seq"] for params in output_params(chunk, Display(exact=False), from_seq=8)] == [8, 9]
+    assert output_params(chunk, Display(exact=False), from_seq=10) == []
 
 
 def test_pieces_of_a_long_line_are_numbered():
     """Each says which it is, from 0, and of how many."""
-    [params] = output_params(Chunk(1, 1, "stdout", 0, Piece(b"x", part=2, parts=5)), exact=False)
+    [params] = output_params(Chunk(1, 1, "stdout", 0, Piece(b"x", part=2, parts=5)), Display(exact=False))
     assert (params["chunk_index"], params["total_chunks"]) == (2, 5)
 
 
 def test_bytes_that_are_no_text_are_replaced_or_encoded():
     """U+FFFD stands for them, or base64 for the whole piece where the client asked for bytes."""
     chunk = Chunk(1, 1, "stdout", 0, Piece(b"a\xffb"))
-    [readable], [exact] = output_params(chunk, exact=False), output_params(chunk, exact=True)
+    [readable], [exact] = output_params(chunk, Display(exact=False)), output_params(chunk, Display(exact=True))
     assert (readable["data"], "encoding" in readable) == ("a\ufffdb", False)
     assert (exact["data"], exact["encoding"]) == (base64.b64encode(b"a\xffb").decode(), "base64")
 
 
 def test_text_is_text_even_where_bytes_were_asked_for():
     """Only what is not UTF-8 costs the detour."""
-    [params] = output_params(Chunk(1, 1, "stdout", 0, Piece("ü\0".encode())), exact=True)
+    [params] = output_params(Chunk(1, 1, "stdout", 0, Piece("ü\0".encode())), Display(exact=True))
     assert (params["data"], "encoding" in params) == ("ü\0", False)
 
 
@@ -159,11 +162,10 @@ def test_text_is_text_even_where_bytes_were_asked_for():
 def test_what_is_told_is_what_was_written(reads, framing, from_seq):
     """Decoded, the notifications are the stream; numbers follow each other; offsets are places in the stream."""
     log, framer = OutputLog(1 << 20), Framer(framing, 1 << 20)
-    for piece in (*itertools.chain.from_iterable(map(framer.feed, reads)), *framer.finish()):
-        log.append("stdout", piece)
+    log.extend("stdout", b"".join(reads), itertools.chain(*map(framer.feed, reads), framer.finish()))
     cursor = log.cursor(from_seq)
     entries = list(iter(cursor.take, None))
-    told = [each for entry in entries for _, each in notifications(entry, exact=True, from_seq=from_seq)]
+    told = [each for entry in entries for _, each in notifications(entry, Display(exact=True), from_seq=from_seq)]
     stream = b"".join(reads)
     place = told[0]["offset"] if told else len(stream)
     assert [each["seq"] for each in told] == list(range(max(1, min(from_seq, log.next_seq)), log.next_seq))
@@ -181,20 +183,20 @@ def test_no_frame_is_too_large(unit, exact):
     """The largest piece, of whatever costs most to write as JSON, fits into a frame of the contract."""
     [piece, *_] = Framer("raw", 0).feed(unit * (PIECE // len(unit)))
     assert len(piece.text) == PIECE
-    [(method, params)] = notifications(Chunk(2**53, 1, "stdout", 2**53, piece), exact=exact)
+    [(method, params)] = notifications(Chunk(2**53, 1, "stdout", 2**53, piece), Display(exact=exact))
     assert len(notification(method, {"execution_id": "e" * 36, **params})) < FRAME_LIMIT
 
 
 def test_a_state_change_is_told_with_its_number():
     """Its params are the contract's, and its number one of the sequence."""
-    assert list(notifications(Note(3, "process.paused", {"status": "paused", "pid": 1}), exact=False)) == [
+    assert list(notifications(Note(3, "process.paused", {"status": "paused", "pid": 1}), Display(exact=False))) == [
         ("process.paused", {"seq": 3, "status": "paused", "pid": 1})
     ]
 
 
 def test_a_gap_is_told_in_full():
     """What went is counted, or said not to be known."""
-    assert list(notifications(Gap(2, 5, 100, None), exact=False)) == [
+    assert list(notifications(Gap(2, 5, 100, None), Display(exact=False))) == [
         ("process.gap", {"from_seq": 2, "to_seq": 5, "dropped_bytes": 100, "dropped_lines": None})
     ]
 

@@ -7,11 +7,13 @@ import attrs
 import pytest
 
 from ccexecd.core.spec import Spec
+from ccexecd.process.description import describe
 from ccexecd.process.execution import Execution
 from ccexecd.process.pump import Pump
 from ccexecd.protocol.messages import List
+from ccexecd.records import Records
 from ccexecd.service import listing
-from ccexecd.service.listing import describe, list_executions
+from ccexecd.service.listing import list_executions
 from tests.in_process import running
 
 FRAME_LIMIT = 1024 * 1024
@@ -26,7 +28,9 @@ def execution_of(**spec) -> Execution:
 
 def peer_of(*executions: Execution) -> SimpleNamespace:
     """Somebody who asks a daemon that remembers these."""
-    return SimpleNamespace(engine=SimpleNamespace(executions={each.id: each for each in executions}))
+    return SimpleNamespace(
+        engine=SimpleNamespace(records=Records(None), executions={each.id: each for each in executions})
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,10 +71,10 @@ def test_a_list_is_one_frame_and_says_that_there_is_more():
     assert ids == [each.id for each in reversed(many)][: len(ids)]
 
 
-def test_a_list_that_fits_is_not_truncated():
+async def test_a_list_that_fits_is_not_truncated():
     """Asked for fewer, or where there are no more, it is whole."""
     few = [execution_of() for _ in range(3)]
-    assert list_executions(peer_of(*few), List())["truncated"] is False
+    assert (await list_executions(peer_of(*few), List()))["truncated"] is False
     newest = list_executions(peer_of(*few), List(limit=1))
     assert [each["execution_id"] for each in newest["executions"]] == [few[-1].id]
 

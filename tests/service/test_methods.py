@@ -506,7 +506,7 @@ class TestWatching:
 
     async def test_a_position_that_has_gone(self, tmp_path):
         """-32007 tells the oldest one that is left; from there it works, and from 0 a gap tells."""
-        async with running(tmp_path, max_buffer_size=20_000) as daemon, daemon.client() as one:
+        async with running(tmp_path, max_buffer_size=20_000, spool_execution_bytes=0) as daemon, daemon.client() as one:
             execution = await one.execute("seq", "1", "20000", framing="line")
             await one.request("wait", execution_id=execution.id)
             error = await refused(one, "attach", execution_id=execution.id, from_seq=2)

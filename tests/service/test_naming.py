@@ -9,6 +9,11 @@ from ccexecd.service.naming import unnamed
 ENGINE = SimpleNamespace(executions={"abcd-1": None, "abcd-2": None, "ffff-1": None})
 
 
+def peer(*, prefixes: bool) -> SimpleNamespace:
+    """Somebody who may give the beginning of an id, or may not."""
+    return SimpleNamespace(engine=ENGINE, manner=SimpleNamespace(prefixes=prefixes))
+
+
 @pytest.mark.parametrize(
     ("name", "prefix", "code", "text"),
     [
@@ -21,10 +26,12 @@ ENGINE = SimpleNamespace(executions={"abcd-1": None, "abcd-2": None, "ffff-1": N
 )
 def test_the_reason_is_told(name, prefix, code, text):
     """Too short, several, or none; a program, which has whole ids, is told the method that knows them."""
-    error = unnamed(ENGINE, name, prefix=prefix)
+    error = unnamed(peer(prefixes=prefix), name)
     assert (error.code, error.message) == (code, text)
 
 
 def test_what_is_ambiguous_is_named():
     """The ids that begin so are in the data, for a program to choose from."""
-    assert unnamed(ENGINE, "abcd", prefix=True).data == {"executions": ["abcd-1", "abcd-2"]}
+    assert unnamed(peer(prefixes=True), "abcd").data == {"executions": ["abcd-1", "abcd-2"]}
+    past = [SimpleNamespace(id="eeee-1"), SimpleNamespace(id="eeee-2")]
+    assert unnamed(peer(prefixes=True), "eeee", past).data == {"executions": ["eeee-1", "eeee-2"]}

@@ -1,0 +1,38 @@
+"""How output is shown to whoever watches it; what is kept stays whole."""
+
+import attrs
+
+from ccexecd.core.framing import PIECE, Piece, code_point_cut
+
+LEAST = 4
+"""Bytes of a line that are shown at least: those of the longest code point."""
+
+
+@attrs.frozen
+class Display:
+    """How output is shown.
+
+    Attributes:
+        exact: whether bytes that are not UTF-8 are sent as base64; else U+FFFD stands for them.
+        max_line_bytes: bytes of a line that are shown, `LEAST` or more, its line feed not counted; None is all of it.
+    """
+
+    exact: bool = False
+    max_line_bytes: int | None = None
+
+    def cut(self, piece: Piece) -> bytes:
+        """What is shown of a piece: the beginning of each line that is too long, with its line feed."""
+        most, text = self.max_line_bytes, piece.text
+        if most is None or (len(text) <= most and piece.part == 0):
+            return text
+        if piece.parts > 1:  # of one line; those before it were as long as pieces can be, or 3 bytes shorter
+            line = text.removesuffix(b"\n")
+            return _cut(line, max(0, most - piece.part * PIECE)) + text[len(line) :]
+        *lines, rest = text.split(b"\n")
+        return b"".join(_cut(line, most) + b"\n" for line in lines) + _cut(rest, most)
+
+
+def _cut(line: bytes, most: int) -> bytes:
+    if len(line) <= most:
+        return line
+    return line[: code_point_cut(line, most)] if most >= LEAST else b""

@@ -1,0 +1,121 @@
+"""What becomes of executions: a place on disk when they begin, a record, and how long finished ones stay in memory.
+
+Owns the way between an execution and the archive, and the finished executions in memory. Must not start or end any.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+
+from ccexecd.config import Config
+from ccexecd.core.execution import State
+from ccexecd.process.description import describe
+from ccexecd.process.execution import Execution
+from ccexecd.storage.archive import Archive
+from ccexecd.storage.history import Record, Wanted
+from ccexecd.storage.past import PastExecution
+from ccexecd.storage.spool import Retention
+from ccexecd.storage.stored_log import StoredLog
+
+REMEMBERED_EXECUTIONS = 1000
+"""Finished executions that stay in memory: `list` after a burst asks no disk."""
+
+REMEMBERED_BYTES = 32 * 1024 * 1024
+"""Bytes of output of finished executions that stay in memory; the oldest go first."""
+
+REMEMBERED_WINDOW = 256 * 1024
+"""Bytes of one finished execution's output that stay in memory, where all of it is on disk."""
+
+RECALLED = 32
+"""Executions of the past that are kept at hand for the next call: output is pulled in many."""
+
+
+def retention_of(config: Config) -> Retention:
+    """What a configuration says about what is kept."""
+    return Retention(
+        execution_bytes=config.spool_execution_bytes,
+        total_bytes=config.spool_total_bytes,
+        output_seconds=config.spool_max_age,
+        history_seconds=config.history_max_age,
+    )
+
+
+class Records:
+    """What is kept of executions that have finished, and of those that run.
+
+    Args:
+        archive: what outlives the daemon; None where nothing does.
+    """
+
+    def __init__(self, archive: Archive | None) -> None:
+        self._archive = archive
+        self._stores: dict[str, StoredLog] = {}
+        self._remembered: deque[Execution] = deque()
+        self._remembered_bytes = 0
+        self._recalled: OrderedDict[str, PastExecution] = OrderedDict()
+
+    def begin(self, execution: Execution, principal: str) -> None:
+        """An execution is being started: give its log a place, and note it."""
+        if self._archive is None:
+            return
+        store = self._archive.begin(execution.id, describe(execution))
+        if store is not None:
+            execution.log.keep_in(store)
+            self._stores[execution.id] = store
+        self._archive.note(execution.id, lambda: _record(execution, principal, store))
+
+    def finished(self, execution: Execution, principal: str) -> list[Execution]:
+        """It is over: note that, and remember it for a while.
+
+        Returns:
+            Those that are no longer remembered.
+        """
+        store = self._stores.pop(execution.id, None)
+        if self._archive is not None and execution.finished_at is not None:
+            size = store.held_bytes if store is not None else 0
+            moment = execution.finished_at.timestamp()
+            self._archive.finished(execution.id, moment, size, lambda: _record(execution, principal, store))
+            execution.log.shrink(REMEMBERED_WINDOW)
+        self._remembered.append(execution)
+        self._remembered_bytes += execution.log.held_bytes
+        forgotten = []
+        while len(self._remembered) > 1 and (
+            len(self._remembered) > REMEMBERED_EXECUTIONS or self._remembered_bytes > REMEMBERED_BYTES
+        ):
+            forgotten.append(self._remembered.popleft())
+            self._remembered_bytes -= forgotten[-1].log.held_bytes
+        return forgotten
+
+    async def recall(self, name: str, *, prefix: bool) -> list[PastExecution]:
+        """Executions that have left the memory, by id or, where asked for, by its beginning: two at most."""
+        if name in self._recalled:
+            self._recalled.move_to_end(name)
+            return [self._recalled[name]]
+        found = await self._archive.find(name, prefix=prefix) if self._archive is not None else []
+        if len(found) == 1:
+            self._recalled[found[0].id] = found[0]
+            while len(self._recalled) > RECALLED:
+                self._recalled.popitem(last=False)
+        return found
+
+    async def newest(self, wanted: Wanted) -> Sequence[PastExecution]:
+        """Executions that have left the memory, the newest first."""
+        return await self._archive.newest(wanted) if self._archive is not None and wanted.limit > 0 else []
+
+
+def _record(execution: Execution, principal: str, store: StoredLog | None) -> Record:
+    """What the history keeps of an execution."""
+    outcome, ended = execution.outcome, execution.finished_at
+    return Record(
+        id=execution.id,
+        session_id=execution.session_id,
+        principal=principal,
+        created_at=execution.created_at.timestamp(),
+        finished_at=ended.timestamp() if ended is not None and execution.state is State.FINISHED else None,
+        reason=outcome.reason.value if outcome is not None else None,
+        exit_code=outcome.exit_code if outcome is not None else None,
+        duration=execution.duration,
+        command=execution.spec.display,
+        output_bytes=store.held_bytes if store is not None and store.oldest_seq is not None else 0,
+        description=describe(execution),
+        completion=execution.completion(outcome) if outcome is not None else None,
+    )

@@ -1,0 +1,220 @@
+"""What outlives an execution: its output in the spool, and what is known of it in the history.
+
+Theory of operation. Output is written as it is read, in the event loop. What is known of executions is gathered for a
+moment and then written in one transaction, in a thread, so that an execution which takes a millisecond does not pay
+for a disk. Should the daemon die within that moment, the log tells the same: at its start, a daemon goes through what
+an earlier one has left, and what was running then is `lost`, with all its output.
+
+Owns that thread, the moments of writing, and what happens when a disk or a database fails: the daemon goes on, says
+so, and tries again. Must not know executions: it is given what is to be kept.
+"""
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+
+from ccexecd.storage.history import History, HistoryError, Record, SessionRecord, Wanted
+from ccexecd.storage.journal import JournalError
+from ccexecd.storage.past import PastExecution
+from ccexecd.storage.recovery import Trace, concluded, trace
+from ccexecd.storage.spool import Retention, Spool
+from ccexecd.storage.stored_log import StoredLog
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+GATHER = 0.05
+"""Seconds in which what is to be written comes together: a transaction costs 0.1 ms, whatever is in it."""
+
+RETRY = 5.0
+"""Seconds until what could not be written is tried again."""
+
+LAST_WRITE = 10.0
+"""Seconds that a stop waits for the last transaction: a disk that hangs must not keep the daemon."""
+
+
+class Archive:
+    """What is kept of executions.
+
+    Args:
+        directory: where; it exists.
+        retention: what is kept, and for how long.
+
+    Attributes:
+        spool: the output.
+        opened: set when it is known what an earlier daemon has left; nothing may be begun before.
+    """
+
+    def __init__(self, directory: Path, retention: Retention) -> None:
+        self.spool = Spool(directory / "output", retention, self._wake)
+        self._history = History(directory / "history.db")
+        self._problem = ""
+        self._sessions: dict[str, SessionRecord] = {}
+        self._executions: dict[str, Callable[[], Record]] = {}
+        self._removed: list[str] = []
+        self._wanted = trio.Event()
+        self.opened = trio.Event()
+        self._thread = trio.CapacityLimiter(1)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """What is wrong, in words for everybody, and why, for those who may know; nothing as a rule."""
+        known = {"output is not kept on disk": self.spool.problem, "the history is not kept": self._problem}
+        return {what: why for what, why in known.items() if why}
+
+    def begin(self, execution_id: str, description: dict[str, Any]) -> StoredLog | None:
+        """A place on disk for the log of an execution that is being started; None if none is kept."""
+        return self.spool.begin(execution_id, description)
+
+    def note_session(self, session: SessionRecord) -> None:
+        """Keep what is known of a session."""
+        self._sessions[session.id] = session
+        self._wake()
+
+    def note(self, execution_id: str, record: Callable[[], Record]) -> None:
+        """Keep what will be known of an execution when it is written, in a moment."""
+        self._executions[execution_id] = record
+        self._wake()
+
+    def finished(self, execution_id: str, moment: float, size: int, record: Callable[[], Record]) -> None:
+        """It is over: keep what is known of it, and its output as long as that is to be kept.
+
+        Args:
+            execution_id: which.
+            moment: when, in seconds since the epoch.
+            size: bytes of it on disk.
+            record: gives what is known.
+        """
+        if size:
+            self.spool.finished(execution_id, moment, size)
+        self.note(execution_id, record)
+
+    async def find(self, execution_id: str, *, prefix: bool = False) -> list[PastExecution]:
+        """Finished executions of an id, or of the ids that begin so: two at most.
+
+        Args:
+            execution_id: an id, or its beginning.
+            prefix: whether the beginning is enough.
+        """
+        found = await self._ask(lambda: self._history.find(execution_id, prefix=prefix))
+        return [self._past(each) for each in found if each.finished_at is not None]
+
+    async def newest(self, wanted: Wanted) -> list[PastExecution]:
+        """Finished executions, the newest first."""
+        return [self._past(each) for each in await self._ask(lambda: self._history.newest(wanted))]
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Go through what an earlier daemon has left, then write whenever there is something, until cancelled."""
+        task_status.started()
+        try:
+            await self._in_thread(self._open)
+            self.opened.set()
+            self._wake()  # some of it may have become too old
+            while True:
+                await self._wanted.wait()
+                await trio.sleep(RETRY if self._problem else GATHER)
+                await self._write()
+        finally:
+            with trio.CancelScope(shield=True), trio.move_on_after(LAST_WRITE):
+                await self._write()
+                await self._in_thread(self._history.close)
+
+    # Writing
+
+    def _wake(self) -> None:
+        self._wanted.set()
+
+    async def _write(self) -> None:
+        """Write what has come together; what cannot be written waits for the next time."""
+        self._wanted = trio.Event()
+        due = self.spool.due(time.time())
+        self._removed += due
+        sessions, makers = self._sessions, self._executions
+        self._sessions, self._executions = {}, {}
+        records = [make() for make in makers.values()]
+        removed, self._removed = self._removed, []
+        try:
+            await self._in_thread(lambda: self._write_now(list(sessions.values()), records, removed))
+        except (sqlite3.Error, HistoryError) as error:
+            self._has_failed(error)
+            self._sessions = sessions | self._sessions
+            self._executions = makers | self._executions
+            self._removed = removed + self._removed
+            self._wake()
+        else:
+            self._problem = ""
+
+    def _write_now(self, sessions: Sequence[SessionRecord], records: Sequence[Record], removed: Sequence[str]) -> None:
+        self.spool.remove(removed)
+        if self._problem:  # it may not even be open
+            self._history.close()
+            self._warn(self._history.open())
+        self._history.write(sessions, records)
+        if removed:
+            self._history.outputs_are_gone(removed)
+            self._history.forget_before(time.time() - self.spool.retention.history_seconds)
+
+    async def _ask(self, question: Callable[[], list[Record]]) -> list[Record]:
+        await self.opened.wait()
+        try:
+            return await self._in_thread(question)
+        except sqlite3.Error as error:
+            self._has_failed(error)
+            return []
+
+    async def _in_thread(self, deed: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(deed, limiter=self._thread)
+
+    def _has_failed(self, error: Exception) -> None:
+        if not self._problem:
+            log.error("the history cannot be used: %s", error)
+        self._problem = str(error)
+
+    def _warn(self, what: str | None) -> None:
+        if what is not None:
+            log.error("%s", what)
+
+    def _past(self, record: Record) -> PastExecution:
+        def reopen() -> StoredLog | None:
+            try:
+                return self.spool.reopened(record.id)
+            except (JournalError, OSError) as error:
+                log.warning("the output of execution %s cannot be read: %s", record.id, error)
+                return None
+
+        return PastExecution(record, reopen)
+
+    # What an earlier daemon has left. In the thread.
+
+    def _open(self) -> None:
+        """Open the history, complete it from the logs, and take its account of what is kept."""
+        try:
+            self._warn(self._history.open())
+            self._history.write((), self._lost())
+            self._history.forget_before(time.time() - self.spool.retention.history_seconds)
+            self.spool.inherit(self._history.outputs())
+        except (sqlite3.Error, HistoryError, OSError) as error:
+            self._has_failed(error)
+
+    def _lost(self) -> Iterator[Record]:
+        """Those that an earlier daemon has not seen to their end, or has not noted."""
+        unfinished = {record.id: record for record in self._history.unfinished()}
+        for name in unfinished.keys() | (self.spool.ids() - self._history.ids()):
+            known, left = unfinished.get(name), self._trace(name)
+            if known is not None or left is not None:
+                record = concluded(known, left)
+                log.warning("execution %s: %s", name, record.reason, extra={"command": record.command})
+                yield record
+
+    def _trace(self, execution_id: str) -> Trace | None:
+        try:
+            return trace(self.spool.root / execution_id, self.spool)
+        except (JournalError, OSError) as error:
+            log.warning("%s holds no output that can be read: %s", self.spool.root / execution_id, error)
+            return None

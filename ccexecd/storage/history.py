@@ -1,0 +1,304 @@
+"""What is known of executions, kept in SQLite.
+
+Owns the database: its schema and the ways from one version of it to the next, and what is asked of it. Everything in
+here blocks; whoever calls it does so from one thread at a time. Must not know where output lies, nor how long anything
+is kept.
+"""
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import orjson
+
+MIGRATIONS: Sequence[str] = (
+    """
+    CREATE TABLE sessions (
+        id TEXT PRIMARY KEY,
+        principal TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        ended_at REAL,
+        ending TEXT
+    ) WITHOUT ROWID;
+    CREATE TABLE executions (
+        number INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        session_id TEXT NOT NULL,
+        principal TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        finished_at REAL,
+        reason TEXT,
+        exit_code INTEGER,
+        duration REAL NOT NULL,
+        command TEXT NOT NULL,
+        output_bytes INTEGER NOT NULL,
+        description TEXT NOT NULL,
+        completion TEXT
+    );
+    CREATE INDEX executions_by_session ON executions (session_id);
+    CREATE INDEX executions_by_age ON executions (finished_at);
+    CREATE TABLE labels (
+        execution TEXT NOT NULL REFERENCES executions (id) ON DELETE CASCADE,
+        name TEXT NOT NULL,
+        value TEXT NOT NULL,
+        PRIMARY KEY (name, value, execution)
+    ) WITHOUT ROWID;
+    CREATE INDEX labels_by_execution ON labels (execution);
+    """,
+)
+"""What leads from each version of the schema to the next; the first one from an empty file. Only ever added to."""
+
+BUSY = 5.0
+"""Seconds that a statement waits for somebody who has the file locked: a person with the sqlite3 shell."""
+
+
+class HistoryError(Exception):
+    """The history cannot be used; the text says which file, why, and what to do."""
+
+
+@attrs.frozen
+class SessionRecord:
+    """What is kept of a session. Times are in seconds since the epoch.
+
+    Attributes:
+        ending: how it ended; None while it has not.
+    """
+
+    id: str
+    principal: str
+    created_at: float
+    ended_at: float | None = None
+    ending: str | None = None
+
+
+@attrs.frozen
+class Record:
+    """What is kept of an execution. Times are in seconds since the epoch, durations in seconds.
+
+    Attributes:
+        finished_at: when it ended; None while it has not.
+        output_bytes: what its log takes on disk; 0 when that is gone.
+        description: what `list` and `status` tell of it.
+        completion: the params of its `process.completed`; None while it has not finished.
+    """
+
+    id: str
+    session_id: str
+    principal: str
+    created_at: float
+    finished_at: float | None
+    reason: str | None
+    exit_code: int | None
+    duration: float
+    command: str
+    output_bytes: int
+    description: Mapping[str, Any]
+    completion: Mapping[str, Any] | None
+
+
+@attrs.frozen
+class Wanted:
+    """Which executions are asked for; None is any.
+
+    Attributes:
+        label: a name, or a name and a value with `=` between them.
+        session: whose.
+        besides: ids that are known without being asked for.
+        limit: how many at most, the newest first.
+    """
+
+    label: str | None = None
+    session: str | None = None
+    besides: Sequence[str] = ()
+    limit: int = 1000
+
+
+class History:
+    """The database.
+
+    Args:
+        path: its file, which is made if it is not there.
+        migrations: what leads to the version that this program uses.
+    """
+
+    def __init__(self, path: Path, migrations: Sequence[str] = MIGRATIONS) -> None:
+        self._path = path
+        self._migrations = migrations
+        self._connection: sqlite3.Connection | None = None
+
+    def open(self) -> str | None:
+        """Open it, and bring it to this program's version. A file that is damaged is put aside.
+
+        Returns:
+            What had to be put aside, and why; None as a rule.
+
+        Raises:
+            HistoryError: it cannot be used.
+        """
+        try:
+            try:
+                self._connect()
+            except sqlite3.DatabaseError as damage:
+                if isinstance(damage, sqlite3.OperationalError):  # no room, no permission, locked: not the file's fault
+                    raise
+                return self._put_aside(damage)
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            raise HistoryError(f"cannot use the history {self._path}: {error}") from error
+        return None
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def write(self, sessions: Iterable[SessionRecord], executions: Iterable[Record]) -> None:
+        """Keep these records, all or none; one that is there already is replaced.
+
+        Raises:
+            sqlite3.Error: they could not be written.
+        """
+        with self._db as db:
+            db.executemany(_PUT_SESSION, [attrs.astuple(each) for each in sessions])
+            for each in executions:
+                known = attrs.asdict(each, recurse=False)
+                known["description"] = orjson.dumps(each.description).decode()
+                known["completion"] = orjson.dumps(each.completion).decode() if each.completion is not None else None
+                db.execute(_PUT_EXECUTION, known)
+                labels = each.description.get("labels", {})
+                db.executemany(_PUT_LABEL, [(each.id, name, value) for name, value in labels.items()])
+
+    def find(self, execution_id: str, *, prefix: bool = False) -> list[Record]:
+        """The execution of an id or, where asked for, those whose ids begin so: two of them at most.
+
+        Raises:
+            sqlite3.Error: it could not be read.
+        """
+        if not prefix:
+            return self._records("WHERE id = ?", (execution_id,))
+        return self._records(
+            "WHERE id >= ? AND id < ? ORDER BY id LIMIT 2", (execution_id, execution_id + "\U0010ffff")
+        )
+
+    def newest(self, wanted: Wanted) -> list[Record]:
+        """Finished executions, the newest first.
+
+        Raises:
+            sqlite3.Error: they could not be read.
+        """
+        conditions, values = ["finished_at IS NOT NULL"], list[Any]()
+        if wanted.session is not None:
+            conditions.append("session_id = ?")
+            values.append(wanted.session)
+        if wanted.label is not None:
+            name, equals, value = wanted.label.partition("=")
+            conditions.append("id IN (SELECT execution FROM labels WHERE name = ? AND (value = ? OR NOT ?))")
+            values += [name, value, bool(equals)]
+        conditions.append("id NOT IN (SELECT value FROM json_each(?))")
+        values.append(orjson.dumps(list(wanted.besides)).decode())
+        values.append(wanted.limit)
+        return self._records(f"WHERE {' AND '.join(conditions)} ORDER BY number DESC LIMIT ?", values)
+
+    def unfinished(self) -> list[Record]:
+        """Those whose end is not known.
+
+        Raises:
+            sqlite3.Error: they could not be read.
+        """
+        return self._records("WHERE finished_at IS NULL", ())
+
+    def ids(self) -> set[str]:
+        """The ids of all.
+
+        Raises:
+            sqlite3.Error: they could not be read.
+        """
+        return {name for (name,) in self._db.execute("SELECT id FROM executions")}
+
+    def outputs(self) -> list[tuple[str, float, int]]:
+        """Id, end and size of the output of every finished execution that has some on disk, the oldest first.
+
+        Raises:
+            sqlite3.Error: they could not be read.
+        """
+        query = "SELECT id, finished_at, output_bytes FROM executions WHERE finished_at AND output_bytes"
+        return list(self._db.execute(f"{query} ORDER BY finished_at"))
+
+    def outputs_are_gone(self, execution_ids: Iterable[str]) -> None:
+        """Their output is no longer on disk.
+
+        Raises:
+            sqlite3.Error: it could not be written.
+        """
+        with self._db as db:
+            db.executemany("UPDATE executions SET output_bytes = 0 WHERE id = ?", [(each,) for each in execution_ids])
+
+    def forget_before(self, moment: float) -> None:
+        """Know nothing any more of what finished before a moment, and has no output any more.
+
+        Raises:
+            sqlite3.Error: it could not be written.
+        """
+        with self._db as db:
+            db.execute("DELETE FROM executions WHERE finished_at < ? AND NOT output_bytes", (moment,))
+            db.execute(
+                "DELETE FROM sessions WHERE ended_at < ? AND id NOT IN (SELECT session_id FROM executions)", (moment,)
+            )
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise sqlite3.OperationalError("the history is not open")
+        return self._connection
+
+    def _connect(self) -> None:
+        self._path.touch(mode=0o600)
+        self._connection = sqlite3.connect(self._path, timeout=BUSY, check_same_thread=False)
+        for setting in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON", "cache_size = -512"):
+            self._connection.execute(f"PRAGMA {setting}")
+        self._migrate(self._connection)
+
+    def _migrate(self, db: sqlite3.Connection) -> None:
+        """Go from the version of the file to ours, in one transaction a step."""
+        [(version,)] = db.execute("PRAGMA user_version")
+        if version > len(self._migrations):
+            raise HistoryError(
+                f"cannot use the history {self._path}: it is of version {version}, of a later ccexecd; this one writes"
+                f" version {len(self._migrations)}. Use that ccexecd, or move the file away"
+            )
+        for number, script in enumerate(self._migrations[version:], version + 1):
+            db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
+
+    def _put_aside(self, damage: sqlite3.DatabaseError) -> str:
+        self.close()
+        aside = self._path.with_name(f"{self._path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
+        self._path.rename(aside)
+        for companion in ("-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                self._path.with_name(self._path.name + companion).unlink()
+        self._connect()
+        return f"the history was damaged ({damage}); it was put aside as {aside}"
+
+    def _records(self, condition: str, values: Sequence[Any]) -> list[Record]:
+        rows = self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM executions {condition}", values)  # noqa: S608
+        return [_record(dict(zip(_COLUMNS, row, strict=True))) for row in rows.fetchall()]
+
+
+def _record(known: dict[str, Any]) -> Record:
+    known["description"] = orjson.loads(known["description"])
+    known["completion"] = orjson.loads(known["completion"]) if known["completion"] is not None else None
+    return Record(**known)
+
+
+_COLUMNS = [each.name for each in attrs.fields(Record)]
+_PUT_SESSION = "INSERT OR REPLACE INTO sessions (id, principal, created_at, ended_at, ending) VALUES (?, ?, ?, ?, ?)"
+_PUT_EXECUTION = (
+    f"INSERT INTO executions ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"  # noqa: S608
+    f" ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS if name != 'id')}"
+)
+_PUT_LABEL = "INSERT OR IGNORE INTO labels (execution, name, value) VALUES (?, ?, ?)"

@@ -1,0 +1,77 @@
+"""An execution that is over and has left the daemon's memory: what the history knows of it, and the spool still has.
+
+It is watched and told of like one in memory. Owns nothing.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+from ccexecd.core.display import Display
+from ccexecd.core.execution import State
+from ccexecd.core.output import OutputLog
+from ccexecd.storage.history import Record
+from ccexecd.storage.stored_log import StoredLog
+
+
+class PastExecution:
+    """One finished execution.
+
+    Args:
+        record: what is known of it.
+        reopen: opens its log on disk; gives None if nothing of that is left.
+
+    Attributes:
+        id: its UUID.
+        session_id: whose it was.
+        principal: whose that was.
+        state: FINISHED.
+        is_live: false.
+    """
+
+    state = State.FINISHED
+    is_live = False
+
+    def __init__(self, record: Record, reopen: Callable[[], StoredLog | None]) -> None:
+        self.id = record.id
+        self.session_id = record.session_id
+        self.principal = record.principal
+        self._record = record
+        self._reopen = reopen
+
+    @cached_property
+    def log(self) -> OutputLog:
+        """Its output and state changes, as far as they are kept."""
+        store = self._reopen() if self._record.output_bytes else None
+        known = self._record.description
+        sizes = {"stdout": known["stdout_bytes"], "stderr": known["stderr_bytes"]}
+        dropped = store.dropped if store is not None else (sum(sizes.values()), 0)
+        return OutputLog.restored(store, known["next_seq"], sizes, dropped)  # type: ignore[arg-type]  # those are streams
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What `list` and `status` tell of it."""
+        known = dict(self._record.description)
+        return known if self._record.output_bytes else known | {"oldest_seq": known["next_seq"]}
+
+    @property
+    def completion(self) -> dict[str, Any]:
+        """The params of its `process.completed`."""
+        return dict(self._record.completion or {})
+
+    @property
+    def shown_as(self) -> Display:
+        """How its request asked for its output to be shown."""
+        known = self._record.description
+        return Display(known["framing"] == "raw", known["max_line_bytes"])
+
+    # As one that lives is watched: nothing comes any more
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Tell somebody whenever the log has grown: never."""
+
+    def unwatch(self, watcher: Callable[[], None]) -> None:
+        """Tell them no more."""
+
+    def was_read(self) -> None:
+        """A watcher has moved on: nothing waits for it."""

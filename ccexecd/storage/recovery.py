@@ -1,0 +1,201 @@
+"""What an execution's log on disk tells when the daemon that wrote it has died.
+
+Owns the reading of an unfinished log, and its end: output that no line of the journal stands for yet (half a line, or
+the last read before the end) gets one, and the last entry says how it ended. Must not decide how long it is kept.
+"""
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ccexecd.core.entries import Chunk, Entry, Note, Stream
+from ccexecd.core.execution import Reason, ResourceUse, State
+from ccexecd.core.framing import Framer
+from ccexecd.storage import journal
+from ccexecd.storage.history import Record
+from ccexecd.storage.journal import Line, Place
+from ccexecd.storage.stored_log import JOURNAL, STREAMS, Room, StoredLog
+
+_TAIL = 64 * 1024
+"""Bytes of journal looked at first, from the end; what is looked for is among its last few lines, as a rule."""
+
+_READ = 1024 * 1024
+_STAT_BLOCK = 512  # bytes, whatever the file system's block is: stat(2)
+
+
+@attrs.frozen
+class Trace:
+    """What is left of an execution.
+
+    Attributes:
+        log: its log, for reading.
+        next_seq: the number after its last entry.
+        sizes: bytes of each stream.
+        started: the params of `process.started`; None if it is not known to have started.
+        completion: the params of `process.completed`; None if it never was.
+        last_sign: when its files were last written to, in seconds since the epoch.
+        held_bytes: what they take.
+    """
+
+    log: StoredLog
+    next_seq: int
+    sizes: dict[Stream, int]
+    started: dict[str, Any] | None
+    completion: dict[str, Any] | None
+    last_sign: float
+    held_bytes: int
+
+
+def trace(directory: Path, room: Room) -> Trace:
+    """Read what is left, and complete the journal up to the last byte that was read.
+
+    Args:
+        directory: where the log lies.
+        room: what logs share.
+
+    Raises:
+        JournalError: it is no log, or a later version's.
+        OSError: it cannot be read.
+    """
+    log = StoredLog.reopened(directory, room)
+    fd = os.open(directory / JOURNAL, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        start, size = log.journal_bounds
+        status = os.fstat(fd)
+        last_sign, held = status.st_mtime, status.st_blocks * _STAT_BLOCK
+        first = (said for _, _, said in journal.lines(fd, start, min(size, start + _TAIL)))
+        started = next((params for said in first if (params := _params(said, "process.started"))), None)
+        end, next_seq, ends, completion = _last_lines(fd, start, size)
+    finally:
+        os.close(fd)
+    sizes: dict[Stream, int] = {}
+    entries: list[Entry] = []
+    for stream in STREAMS:
+        path = directory / stream
+        if path.exists():
+            status = path.stat()
+            sizes[stream] = max(status.st_size, ends[stream])
+            last_sign = max(last_sign, status.st_mtime)
+            held += status.st_blocks * _STAT_BLOCK
+        else:
+            sizes[stream] = ends[stream]
+        if completion is None:
+            left = list(_left_over(path, stream, ends[stream], next_seq))
+            entries += left
+            next_seq += len(left)
+    if entries:
+        log.append(end, entries)
+    return Trace(log, next_seq, sizes, started, completion, last_sign, held)
+
+
+def concluded(known: Record | None, left: Trace | None) -> Record:
+    """What is to be known of an execution that an earlier daemon has not noted as finished. Its log says so, too.
+
+    Args:
+        known: what the history knows.
+        left: what is left of its log. One of the two is there.
+    """
+    description = dict(known.description if known is not None else left.log.execution if left is not None else {})
+    description["state"] = State.FINISHED.value
+    if left is not None:
+        description |= {"stdout_bytes": left.sizes["stdout"], "stderr_bytes": left.sizes["stderr"]}
+        description["dropped_bytes"] = left.log.dropped[0]
+        description |= {key: left.started[key] for key in ("pid", "pgid") if left.started is not None}
+    completion = left.completion if left is not None else None
+    end = left.last_sign if left is not None else _seconds(description["started_at"] or description["created_at"])
+    if completion is None:
+        completion = _lost(description, end)
+        if left is not None:
+            left.log.append(left.log.journal_bounds[1], [Note(left.next_seq, "process.completed", completion)])
+    taken = ("exit_code", "signal", "reason", "duration", "stdout_bytes", "stderr_bytes", "dropped_bytes", "leftovers")
+    description |= {key: completion[key] for key in taken}
+    description["limit"] = completion.get("limit")
+    description["finished_at"] = datetime.fromtimestamp(end, UTC).isoformat()
+    if left is not None:
+        is_new = left.completion is None
+        description |= {"next_seq": left.next_seq + is_new, "oldest_seq": left.log.oldest_seq}
+    return Record(
+        id=description["execution_id"],
+        session_id=description["session_id"],
+        principal=known.principal if known is not None else "",
+        created_at=_seconds(description["created_at"]),
+        finished_at=end,
+        reason=completion["reason"],
+        exit_code=completion["exit_code"],
+        duration=completion["duration"],
+        command=description["command"],
+        output_bytes=left.held_bytes if left is not None else 0,
+        description=description,
+        completion=completion,
+    )
+
+
+def _lost(description: dict[str, Any], end: float) -> dict[str, Any]:
+    """The params of `process.completed` of an execution of which nobody knows how it ended."""
+    began = description["started_at"]
+    return {
+        "status": "failed",
+        "exit_code": None,
+        "signal": None,
+        "reason": Reason.LOST.value,
+        "duration": round(max(0.0, end - _seconds(began)), 6) if began else 0.0,
+        "rusage": attrs.asdict(ResourceUse()),
+        "stdout_bytes": description["stdout_bytes"],
+        "stderr_bytes": description["stderr_bytes"],
+        "dropped_bytes": description["dropped_bytes"],
+        "leftovers": [],
+        "pid": description["pid"],
+        "pgid": description["pgid"],
+    }
+
+
+def _seconds(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()
+
+
+def _params(said: Line, method: str) -> dict[str, Any] | None:
+    """What a state change of a kind says; None for everything else."""
+    return said.params if isinstance(said, Note) and said.method == method else None
+
+
+def _last_lines(fd: int, start: int, size: int) -> tuple[int, int, dict[Stream, int], dict[str, Any] | None]:
+    """Look at the end of a journal, further and further back until both streams have been seen.
+
+    Returns:
+        Where the last whole line ends, the number after its entry, where each stream's last chunk ends, and the params
+        of `process.completed`, if that is there.
+    """
+    span = _TAIL
+    while True:
+        end, next_seq = start, 1
+        completion: dict[str, Any] | None = None
+        ends: dict[Stream, int] = {}
+        for _, after, said in journal.lines(fd, max(start, size - span), size):
+            end, next_seq = after, said.seq + said.count
+            if isinstance(said, Place):
+                ends[said.stream] = said.offset + said.size
+            else:
+                completion = _params(said, "process.completed") or completion
+        if len(ends) == len(STREAMS) or span >= size - start:
+            return end, next_seq, {stream: ends.get(stream, 0) for stream in STREAMS}, completion
+        span *= 8
+
+
+def _left_over(path: Path, stream: Stream, offset: int, seq: int) -> Iterator[Chunk]:
+    """Chunks for the output of a stream, from an offset on, that has none."""
+    if not path.exists():
+        return
+    framer = Framer("raw", 0)
+    with path.open("rb") as file:
+        file.seek(offset)
+        reads = iter(partial(file.read, _READ), b"")
+        for piece in chain(chain.from_iterable(map(framer.feed, reads)), framer.finish()):
+            yield Chunk(seq, 1, stream, offset, piece)
+            seq += 1
+            offset += len(piece.text)

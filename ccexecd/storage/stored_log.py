@@ -1,0 +1,400 @@
+"""The log of one execution on disk.
+
+Theory of operation. What a read brought is written to the file of its stream in the same step, before anything is made
+of it; the entries that come of it follow in the journal, also in that step. A write lands in the page cache, which
+outlives the daemon, however that ends. Everything is written at a place that is known in memory, so what fails half
+way is written over by the next attempt. When the disk takes no more, the attempt is repeated once a second, as long as
+there is output; the log then hands in what it still has.
+
+The oldest entries go when there are more bytes than may be: the file system takes their blocks back, and offsets stay
+what they were.
+
+Owns the files of one execution. Must not know of other executions: what they take together is the spool's.
+"""
+
+import errno
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import attrs
+
+from ccexecd.core.entries import Chunk, Entry, Gap, Stream, weight
+from ccexecd.sparse import punch_hole
+from ccexecd.storage import journal
+from ccexecd.storage.journal import BLOCK, Account, Line, Place
+
+JOURNAL = "journal"
+"""File name of the journal; the streams' files have their streams' names."""
+
+STREAMS: tuple[Stream, ...] = ("stdout", "stderr")
+
+RETRY = 1.0
+"""Seconds after a failure until the next attempt."""
+
+SHED_ENTRIES = 256
+"""Entries that one step gives up at most: more than one read brings, and less than a millisecond's work."""
+
+SHED_BYTES = 1024 * 1024
+"""Bytes given up at a time where there is room for many times as much: a system call then frees 256 blocks."""
+
+_FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Room(Protocol):
+    """What a log on disk shares with all others."""
+
+    @property
+    def most_bytes(self) -> int:
+        """What one of them may keep now."""
+
+    def takes(self, size: int) -> None:
+        """So many more bytes are kept; fewer, if it is negative."""
+
+    def fails(self, log: "StoredLog", error: OSError) -> None:
+        """It could not be written to."""
+
+    def works(self, log: "StoredLog") -> None:
+        """It could be written to, after it could not, or for the first time."""
+
+    def is_over(self, log: "StoredLog") -> None:
+        """Nothing more is written to it."""
+
+
+class StoredLog:
+    """One execution's log, as its `OutputLog` fills it. It is the `Store` of that.
+
+    Args:
+        directory: where its files lie; made when they are.
+        execution: its description, for the journal's first line.
+        room: what it shares with others.
+
+    Attributes:
+        directory: where its files lie.
+        execution: its description.
+        oldest_seq: the first entry that it holds; None while it holds none.
+        held_bytes: what it keeps on disk, journal and output.
+    """
+
+    def __init__(self, directory: Path, execution: dict[str, Any], room: Room) -> None:
+        self.directory = directory
+        self.oldest_seq: int | None = None
+        self.held_bytes = 0
+        self.execution = execution
+        self._room = room
+        self._files: dict[str, int] = {}
+        self._ends: dict[Stream, int] = {"stdout": 0, "stderr": 0}  # bytes that were read
+        self._sound_from: dict[Stream, int] = {"stdout": 0, "stderr": 0}  # from there on, they are in the file
+        self._start = self._end = self._last = 0  # of the journal: its lines begin and end, and the last one begins
+        self._account = Account()
+        self._oldest: StoredReader | None = None
+        self._is_told = True  # in the journal
+        self._gone_to = {"stdout": 0, "stderr": 0, JOURNAL: 0}  # what is before that has been given up
+        self._given_back = {"stdout": 0, "stderr": 0, JOURNAL: 0}  # and the whole blocks of it before that, given back
+        self._retry_at: float | None = None
+        self._readers = 0
+        self._is_closed = False
+
+    @classmethod
+    def reopened(cls, directory: Path, room: Room) -> "StoredLog":
+        """A log that was written earlier, for reading.
+
+        Args:
+            directory: where its files lie.
+            room: what it shares with others; what it holds is not charged again.
+
+        Raises:
+            JournalError: it is no log, or a later version's.
+            OSError: it cannot be read.
+        """
+        log = cls(directory, {}, room)
+        log._is_closed = True
+        try:
+            fd = log._file(JOURNAL)
+            log._account, log.execution, log._start = journal.read_head(fd)
+            log._end = os.fstat(fd).st_size
+        finally:
+            log._close_unread()
+        log.oldest_seq = log._account.oldest_seq if log._end > log._start else None
+        return log
+
+    @property
+    def journal_bounds(self) -> tuple[int, int]:
+        """Where the lines of its journal begin and end."""
+        return self._start, self._end
+
+    @property
+    def dropped(self) -> tuple[int, int]:
+        """Bytes and lines of output that it has given up, or could not keep."""
+        return self._account.dropped_bytes, self._account.dropped_lines
+
+    def append(self, end: int, entries: Sequence[Entry | Gap]) -> bool:
+        """Add entries to a log that was written earlier; the output that they stand for is there already.
+
+        Args:
+            end: where the last whole line of its journal ends.
+            entries: those that follow.
+
+        Raises:
+            OSError: the journal cannot be written.
+        """
+        self._is_closed, self._end = False, end
+        try:
+            os.ftruncate(self._file(JOURNAL), end)
+            return self.record(entries)
+        finally:
+            self._is_closed = True
+            self._close_unread()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is worth trying to write."""
+        return self._retry_at is None or time.monotonic() >= self._retry_at
+
+    def prepare(self) -> None:
+        """Make its files ahead of the first output, in a moment in which nobody waits for that."""
+        try:
+            self._make_journal()
+        except OSError as error:
+            self._fail(error)
+        else:
+            self._room.works(self)
+
+    def write(self, stream: Stream, received: bytes) -> None:
+        """Keep what a read brought."""
+        start = self._ends[stream]
+        self._ends[stream] = start + len(received)
+        if self.is_ready:
+            try:
+                self._make_journal()
+                _put(self._file(stream), received, start)
+            except OSError as error:
+                self._fail(error)
+            else:
+                return
+        self._sound_from[stream] = self._ends[stream]
+
+    def record(self, entries: Sequence[Entry | Gap]) -> bool:
+        """Keep entries: those that follow what it holds. Returns whether it has them now, all or none."""
+        try:
+            self._make_journal()
+            for entry in entries:
+                if isinstance(entry, Chunk) and entry.offset < self._sound_from[entry.stream]:
+                    _put(self._file(entry.stream), entry.piece.text, entry.offset)
+            lines = [journal.line(entry) for entry in entries]
+            text = b"".join(lines) if len(lines) > 1 else lines[0]
+            _put(self._files[JOURNAL], text, self._end)
+        except OSError as error:
+            self._fail(error)
+            return False
+        self._last = self._end + len(text) - len(lines[-1])
+        self._end += len(text)
+        self._holds(len(text) + sum(len(entry.piece.text) for entry in entries if isinstance(entry, Chunk)))
+        if self.oldest_seq is None:
+            self.oldest_seq = entries[0].seq
+        if self._retry_at is not None:
+            self._retry_at = None
+            self._room.works(self)
+        for entry in entries:
+            if isinstance(entry, Gap):
+                self._charge(*weight(entry))
+        self._tell_account()
+        return True
+
+    def shed(self) -> Sequence[Entry | Gap]:
+        """Give up the oldest entries that are beyond what it may hold. They are gone, and returned for the account."""
+        most = self._room.most_bytes
+        if self.held_bytes <= most:
+            return ()
+        wanted = most - min(most // 16, SHED_BYTES)
+        gone: list[Entry | Gap] = []
+        if self._oldest is None:
+            self._oldest = self.reader(self.oldest_seq or 1)
+        while self.held_bytes > wanted and len(gone) < SHED_ENTRIES and self._oldest.position < self._last:
+            before = self._oldest.position
+            entry = self._oldest.take()
+            if entry is None:
+                break
+            gone.append(entry)
+            size, lines = weight(entry)
+            if isinstance(entry, Chunk):
+                self._charge(size, lines)
+                self._holds(-size)
+            self._holds(before - self._oldest.position)
+        if gone:
+            self._give_up(gone, self._oldest.position)
+        return gone
+
+    def reader(self, seq: int) -> "StoredReader":
+        """A place in it, at the entry that holds `seq`."""
+        return StoredReader(self, seq)
+
+    def finish(self) -> None:
+        """Nothing follows but what it has not taken yet: worth trying once more."""
+        if self._retry_at is not None:
+            self._retry_at = 0.0
+
+    def close(self) -> None:
+        """Nothing follows."""
+        self._tell_account()
+        self._is_closed = True
+        if self._oldest is not None:
+            self._oldest.close()
+            self._oldest = None
+        self._room.is_over(self)
+        self._close_unread()
+
+    def forget(self) -> None:
+        """Its files are being removed."""
+        self.oldest_seq = None
+
+    # For readers
+
+    def begin_reading(self, seq: int) -> int:
+        """Keep the files open for a reader. Returns where in the journal it begins."""
+        self._readers += 1
+        try:
+            return journal.find(self._file(JOURNAL), self._start, self._end, seq)
+        except OSError:  # somebody has removed it
+            return self._end
+
+    def end_reading(self) -> None:
+        """A reader has gone."""
+        self._readers -= 1
+        self._close_unread()
+
+    def lines(self, position: int) -> Iterator[tuple[int, int, Line]]:
+        """The lines of its journal from a place on, to its end now."""
+        return journal.lines(self._file(JOURNAL), position, self._end)
+
+    def text(self, place: Place) -> bytes:
+        """The bytes of a chunk.
+
+        Raises:
+            OSError: they cannot be read, or somebody has cut the file.
+        """
+        text = os.pread(self._file(place.stream), place.size, place.offset)
+        if len(text) < place.size:
+            raise OSError(errno.EIO, "the file ends before its output does", str(self.directory / place.stream))
+        return text
+
+    # Files
+
+    def _make_journal(self) -> None:
+        if self._end:
+            return
+        try:
+            self.directory.mkdir(mode=0o700)
+        except FileExistsError:
+            pass
+        except FileNotFoundError:  # the first of all, or somebody has removed what is above it
+            self.directory.parent.mkdir(mode=0o700)
+            self.directory.mkdir(mode=0o700)
+        first = journal.head(self._account, self.execution)
+        _put(self._file(JOURNAL), first, 0)
+        self._start = self._end = self._given_back[JOURNAL] = len(first)
+        self._holds(len(first))
+
+    def _file(self, name: str) -> int:
+        if name not in self._files:
+            flags = os.O_RDONLY | os.O_CLOEXEC if self._is_closed else _FILE_FLAGS
+            self._files[name] = os.open(self.directory / name, flags, 0o600)
+        return self._files[name]
+
+    def _close_unread(self) -> None:
+        if self._is_closed and not self._readers:
+            for fd in self._files.values():
+                os.close(fd)
+            self._files.clear()
+
+    def _fail(self, error: OSError) -> None:
+        self._retry_at = time.monotonic() + RETRY
+        self._room.fails(self, error)
+
+    # What is kept
+
+    def _holds(self, size: int) -> None:
+        self.held_bytes += size
+        self._room.takes(size)
+
+    def _charge(self, size: int, lines: int) -> None:
+        account = self._account
+        self._account = Account(account.oldest_seq, account.dropped_bytes + size, account.dropped_lines + lines)
+        self._is_told = False
+
+    def _give_up(self, gone: Sequence[Entry | Gap], position: int) -> None:
+        """These are gone, and their lines, up to a position of the journal."""
+        self.oldest_seq = gone[-1].seq + gone[-1].count
+        self._account = attrs.evolve(self._account, oldest_seq=self.oldest_seq)
+        self._is_told = False
+        self._gone_to[JOURNAL] = position
+        for entry in gone:
+            if isinstance(entry, Chunk):
+                self._gone_to[entry.stream] = entry.offset + len(entry.piece.text)
+        self._tell_account()
+
+    def _tell_account(self) -> None:
+        """Say in the journal what is gone, if that is not said yet; only then may the blocks of that be given back."""
+        if self._is_told:
+            return
+        try:
+            _put(self._files[JOURNAL], self._account.encoded(), 0)
+        except OSError as error:
+            self._fail(error)
+            return
+        self._is_told = True
+        try:
+            for name, end in self._gone_to.items():
+                self._give_back(name, end)
+        except OSError as error:  # a file system that cannot: what has gone would go on to take room
+            self._fail(error)
+            self._retry_at = float("inf")
+
+    def _give_back(self, name: str, end: int) -> None:
+        start, whole = -(-self._given_back[name] // BLOCK) * BLOCK, end // BLOCK * BLOCK
+        if whole > start:
+            punch_hole(self._file(name), start, whole - start)
+            self._given_back[name] = whole
+
+
+class StoredReader:
+    """A place in a log on disk.
+
+    Attributes:
+        position: in its journal, after what was taken.
+    """
+
+    def __init__(self, log: StoredLog, seq: int) -> None:
+        self._log = log
+        self.position = log.begin_reading(seq)
+        self._lines: Iterator[tuple[int, int, Line]] = iter(())
+
+    def take(self) -> Entry | Gap | None:
+        """Give the next entry and move on; None when there are no more, or they cannot be read."""
+        try:
+            found = next(self._lines, None)
+            if found is None:
+                self._lines = self._log.lines(self.position)
+                found = next(self._lines, None)
+            if found is None:
+                return None
+            _, self.position, said = found
+            return said.chunk(self._log.text(said)) if isinstance(said, Place) else said
+        except OSError:
+            return None
+
+    def close(self) -> None:
+        """Read no longer."""
+        self._log.end_reading()
+
+
+def _put(fd: int, text: bytes, at: int) -> None:
+    """Write all of it.
+
+    Raises:
+        OSError: it could not be written, or only a part of it.
+    """
+    if os.pwrite(fd, text, at) < len(text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,0 +1,64 @@
+"""What the tests of storage share: room without limits, and a disk that can be told to fail."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from ccexecd.storage import stored_log
+from ccexecd.storage.stored_log import StoredLog
+
+
+class Room:
+    """What a log shares with others, where there are none.
+
+    Attributes:
+        most_bytes: what it may keep.
+        used_bytes: what is kept.
+        problem: why it could not be written to; empty while it could.
+    """
+
+    def __init__(self, most_bytes: int = 1 << 40) -> None:
+        self.most_bytes = most_bytes
+        self.used_bytes = 0
+        self.problem = ""
+
+    def takes(self, size: int) -> None:
+        self.used_bytes += size
+
+    def fails(self, _: StoredLog, error: OSError) -> None:
+        self.problem = str(error)
+
+    def works(self, _: StoredLog) -> None:
+        self.problem = ""
+
+    def is_over(self, _: StoredLog) -> None:
+        pass
+
+
+class Disk:
+    """Every write to a log on disk goes through it.
+
+    Attributes:
+        left: bytes that it still takes, a part of a write among them; None is without limit.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left: int | None = None
+        self._pwrite = os.pwrite
+        monkeypatch.setattr(stored_log.os, "pwrite", self._write)
+        monkeypatch.setattr(stored_log, "RETRY", 0.0)
+
+    def _write(self, fd: int, text: bytes, at: int) -> int:
+        if self.left is None:
+            return self._pwrite(fd, text, at)
+        taken, self.left = min(len(text), self.left), max(0, self.left - len(text))
+        if not taken:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self._pwrite(fd, text[:taken], at)
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))

@@ -1,0 +1,398 @@
+"""What outlives a daemon: kept, found again, completed where the daemon before has died, and given up in the end."""
+
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from ccexecd.core.entries import Chunk, Note
+from ccexecd.core.framing import Framer
+from ccexecd.core.output import OutputLog
+from ccexecd.storage import archive as archive_module
+from ccexecd.storage.archive import Archive
+from ccexecd.storage.history import Record, SessionRecord, Wanted
+from ccexecd.storage.past import PastExecution
+from ccexecd.storage.spool import Retention
+
+pytestmark = pytest.mark.anyio
+
+KEEPING = Retention(execution_bytes=1 << 30, total_bytes=1 << 30, output_seconds=1e6, history_seconds=1e9)
+
+CREATED = "2026-01-02T03:04:05.500000+00:00"
+
+
+@asynccontextmanager
+async def opened(directory: Path, retention: Retention = KEEPING) -> AsyncIterator[Archive]:
+    """An archive that is open, as long as the block lasts."""
+    await trio.Path(directory).mkdir(exist_ok=True)
+    archive = Archive(directory, retention)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(archive.run)
+        with trio.fail_after(10):
+            await archive.opened.wait()
+        yield archive
+        nursery.cancel_scope.cancel()
+
+
+def description(name: str) -> dict[str, object]:
+    """What is told of an execution that is being started."""
+    return {
+        "execution_id": name,
+        "session_id": "s",
+        "state": "STARTING",
+        "command": f"echo {name}",
+        "pid": None,
+        "pgid": None,
+        "created_at": CREATED,
+        "started_at": None,
+        "finished_at": None,
+        "exit_code": None,
+        "signal": None,
+        "reason": None,
+        "limit": None,
+        "duration": 0.0,
+        "leftovers": [],
+        "stdout_bytes": 0,
+        "stderr_bytes": 0,
+        "dropped_bytes": 0,
+        "next_seq": 1,
+        "oldest_seq": 1,
+        "framing": "lines",
+        "labels": {},
+    }
+
+
+class Run:
+    """An execution, as far as an archive is concerned."""
+
+    def __init__(self, archive: Archive, name: str) -> None:
+        self.archive = archive
+        self.name = name
+        self.store = archive.begin(name, description(name))
+        self.log = OutputLog(1 << 20, self.store)
+        self.framer = Framer("lines", 1 << 20)
+        self.finished_at: float | None = None
+        archive.note(name, self.record)
+
+    def start(self) -> "Run":
+        self.log.note("process.started", {"status": "started", "pid": 77, "pgid": 77})
+        return self
+
+    def write(self, text: bytes) -> "Run":
+        self.log.extend("stdout", text, self.framer.feed(text))
+        return self
+
+    def finish(self, moment: float | None = None) -> "Run":
+        self.log.extend("stdout", b"", self.framer.finish())
+        self.log.note("process.completed", self.completion())
+        self.log.close()
+        self.finished_at = time.time() if moment is None else moment
+        self.archive.finished(self.name, self.finished_at, self.store.held_bytes if self.store else 0, self.record)
+        return self
+
+    def completion(self) -> dict[str, object]:
+        return {
+            "status": "failed",
+            "exit_code": 3,
+            "signal": None,
+            "reason": "exited",
+            "duration": 0.5,
+            "stdout_bytes": self.log.sizes["stdout"],
+            "stderr_bytes": 0,
+            "dropped_bytes": 0,
+            "leftovers": [],
+        }
+
+    def record(self) -> Record:
+        known = description(self.name) | {
+            "state": "RUNNING" if self.finished_at is None else "FINISHED",
+            "stdout_bytes": self.log.sizes["stdout"],
+            "next_seq": self.log.next_seq,
+        }
+        return Record(
+            id=self.name,
+            session_id="s",
+            principal="uid 0",
+            created_at=1.0,
+            finished_at=self.finished_at,
+            reason=None if self.finished_at is None else "exited",
+            exit_code=None if self.finished_at is None else 3,
+            duration=0.5,
+            command="echo",
+            output_bytes=self.store.held_bytes if self.store else 0,
+            description=known,
+            completion=None if self.finished_at is None else self.completion(),
+        )
+
+
+def output_of(past: PastExecution) -> bytes:
+    """All that is left of its standard output."""
+    cursor = past.log.cursor(0)
+    entries = list(iter(cursor.take, None))
+    cursor.close()
+    return b"".join(each.piece.text for each in entries if isinstance(each, Chunk))
+
+
+async def only(archive: Archive, name: str) -> PastExecution:
+    """The execution of that name."""
+    [found] = await archive.find(name)
+    return found
+
+
+@pytest.fixture
+def until():
+    """Wait, on the real clock, until something is so."""
+
+    async def wait(condition) -> None:
+        with trio.fail_after(10):
+            while not condition():
+                await trio.sleep(0.005)
+
+    return wait
+
+
+async def test_another_daemon_knows_what_was(tmp_path):
+    """How it ended, and every byte of it."""
+    async with opened(tmp_path) as archive:
+        Run(archive, "one").start().write(b"hello\nwor").write(b"ld").finish()
+    async with opened(tmp_path) as archive:
+        one = await only(archive, "one")
+        assert (one.id, one.session_id, one.principal, one.state.value) == ("one", "s", "uid 0", "FINISHED")
+        assert one.completion["exit_code"] == 3
+        assert one.description["stdout_bytes"] == 11
+        assert output_of(one) == b"hello\nworld"
+        assert [each.id for each in await archive.newest(Wanted())] == ["one"]
+        assert archive.problems == {}
+        assert archive.spool.used_bytes == sum(path.stat().st_size for path in tmp_path.glob("output/*/*"))
+
+
+async def test_the_same_daemon_knows_it_too(tmp_path, until):
+    """Once it has been written, which takes a moment; what has not finished is not of the past."""
+    async with opened(tmp_path) as archive:
+        Run(archive, "one").start().write(b"hello\n").finish()
+        Run(archive, "two").start()
+        await until(lambda: not archive._executions)
+        assert output_of(await only(archive, "one")) == b"hello\n"
+        assert await archive.find("two") == []
+
+
+async def killed(directory: Path, *runs: str, tail: bytes = b"half a line") -> None:
+    """A daemon that is killed while these run: its history and its logs stay as they are at that moment."""
+    living = directory.with_name("living")
+    async with opened(living) as archive:
+        for name in runs:
+            Run(archive, name).start().write(b"hello\n").write(tail)
+        with trio.fail_after(10):
+            while archive._executions:
+                await trio.sleep(0.005)
+        shutil.copytree(living, directory)
+
+
+async def test_what_ran_when_it_died_is_lost_with_all_its_output(tmp_path):
+    """Half a line among it; its log says how it ended, as its record does."""
+    directory = tmp_path / "state"
+    await killed(directory, "one")
+    before = time.time()
+    async with opened(directory) as archive:
+        one = await only(archive, "one")
+        assert output_of(one) == b"hello\nhalf a line"
+        assert one.completion["reason"] == one.description["reason"] == "lost"
+        assert (one.completion["exit_code"], one.completion["pid"], one.description["pid"]) == (None, 77, 77)
+        assert one.completion["stdout_bytes"] == 17
+        assert one.description["finished_at"] <= time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(before + 1))
+        cursor = one.log.cursor(0)
+        entries = list(iter(cursor.take, None))
+        assert [each.seq for each in entries] == [1, 2, 3, 4]
+        assert entries[3] == Note(4, "process.completed", one.completion)
+        assert (one.log.next_seq, one.description["next_seq"]) == (5, 5)
+
+
+async def test_recovering_twice_changes_nothing(tmp_path):
+    """A daemon that dies while it starts leaves the next one the same."""
+    directory = tmp_path / "state"
+    await killed(directory, "one")
+    history = (directory / "history.db").read_bytes(), (directory / "history.db-wal").read_bytes()
+    async with opened(directory):
+        pass
+    journal = (directory / "output" / "one" / "journal").read_bytes()
+    (directory / "history.db").write_bytes(history[0])
+    (directory / "history.db-wal").write_bytes(history[1])
+    (directory / "history.db-shm").unlink(missing_ok=True)
+    async with opened(directory) as archive:
+        assert (await only(archive, "one")).completion["reason"] == "lost"
+    assert (directory / "output" / "one" / "journal").read_bytes() == journal
+
+
+async def test_an_end_that_only_the_log_knows(tmp_path, monkeypatch):
+    """Killed between the last entry and the transaction: it ended as its log says."""
+    monkeypatch.setattr(archive_module, "GATHER", 3600.0)
+    living, directory = tmp_path / "living", tmp_path / "state"
+    async with opened(living) as archive:
+        Run(archive, "one").start().write(b"hello\n").finish()
+        Run(archive, "two").start().write(b"hel")
+        shutil.copytree(living, directory)
+    async with opened(directory) as archive:
+        one, two = await only(archive, "one"), await only(archive, "two")
+        assert (one.completion["reason"], one.completion["exit_code"]) == ("exited", 3)
+        assert (two.completion["reason"], two.completion["exit_code"]) == ("lost", None)
+        assert (output_of(one), output_of(two)) == (b"hello\n", b"hel")
+        assert one.description["command"] == "echo one"
+
+
+DAMAGES = (
+    "no journal",
+    "empty journal",
+    "half a line",
+    "no output",
+    "no directory",
+    "a file",
+    "foreign",
+)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_what_is_left_in_pieces(tmp_path, damage):
+    """Whatever a crash or somebody has left: it is lost, the others are there, and the daemon comes up."""
+    directory = tmp_path / "state"
+    await killed(directory, "one", "two")
+    one = directory / "output" / "one"
+    match damage:
+        case "no journal":
+            (one / "journal").unlink()
+        case "empty journal":
+            (one / "journal").write_bytes(b"")
+        case "half a line":
+            with (one / "journal").open("ab") as file:
+                file.write(b'{"seq":3,"count":1,"stream":"stdout","off' + b"x" * 1000)
+        case "no output":
+            (one / "stdout").unlink()
+        case "no directory":
+            shutil.rmtree(one)
+        case "a file":
+            shutil.rmtree(one)
+            one.touch()
+        case "foreign":
+            (directory / "output" / "lost+found").mkdir()
+            (directory / "output" / "note").write_text("mine")
+    async with opened(directory) as archive:
+        assert (await only(archive, "one")).completion["reason"] == "lost"
+        assert output_of(await only(archive, "two")) == b"hello\nhalf a line"
+        is_whole = damage in ("half a line", "foreign")
+        assert (output_of(await only(archive, "one")) == b"hello\nhalf a line") is is_whole
+        assert len(await archive.newest(Wanted())) == 2
+
+
+async def test_a_damaged_history_is_made_again_from_the_logs(tmp_path):
+    """What has finished as it was, by what its log says."""
+    async with opened(tmp_path) as archive:
+        Run(archive, "one").start().write(b"hello\n").finish()
+    (tmp_path / "history.db").write_bytes(b"garbage" * 1000)
+    async with opened(tmp_path) as archive:
+        one = await only(archive, "one")
+        assert (one.completion["exit_code"], output_of(one)) == (3, b"hello\n")
+    assert list(tmp_path.glob("history.db.damaged-*"))
+
+
+async def test_a_history_that_fails_is_told_and_tried_again(tmp_path, monkeypatch, until):
+    """What could not be written is written later; the answers to questions are what there is."""
+    monkeypatch.setattr(archive_module, "RETRY", 0.01)
+    (tmp_path / "history.db").mkdir()
+    async with opened(tmp_path) as archive:
+        assert "history.db" in archive.problems["the history is not kept"]
+        Run(archive, "one").start().write(b"hello\n").finish()
+        assert await archive.find("one") == []
+        assert await archive.newest(Wanted()) == []
+        (tmp_path / "history.db").rmdir()
+        await until(lambda: not archive.problems)
+        assert output_of(await only(archive, "one")) == b"hello\n"
+
+
+async def test_a_locked_history_delays_nobody(tmp_path, monkeypatch, until):
+    """Somebody holds it in a database shell: output goes on, and the record follows."""
+    monkeypatch.setattr("ccexecd.storage.history.BUSY", 0.05)
+    monkeypatch.setattr(archive_module, "RETRY", 0.01)
+    async with opened(tmp_path) as archive:
+        other = sqlite3.connect(tmp_path / "history.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        run = Run(archive, "one").start()
+        await until(lambda: "locked" in archive.problems.get("the history is not kept", ""))
+        run.write(b"hello\n").finish()
+        other.execute("ROLLBACK")
+        other.close()
+        await until(lambda: not archive.problems and not archive._executions)
+        assert output_of(await only(archive, "one")) == b"hello\n"
+
+
+async def test_output_goes_when_it_is_due_and_its_execution_stays_known(tmp_path, until):
+    """By the total: the files and the record agree, here and for the next daemon."""
+    keeping = attrs.evolve(KEEPING, total_bytes=250_000)
+    async with opened(tmp_path, keeping) as archive:
+        for number in range(5):
+            Run(archive, f"e{number}").start().write(b"x" * 99_999 + b"\n").finish()
+            await until(lambda: not archive._executions)
+        await until(lambda: archive.spool.ids() == {"e3", "e4"})
+        old = await only(archive, "e0")
+        assert (old.completion["exit_code"], output_of(old)) == (3, b"")
+        assert old.description["oldest_seq"] == old.log.oldest_seq == old.log.next_seq == 5
+        assert len(output_of(await only(archive, "e4"))) == 100_000
+        assert archive.spool.used_bytes <= 250_000
+    async with opened(tmp_path, keeping) as archive:
+        assert output_of(await only(archive, "e0")) == b""
+        assert archive.spool.ids() == {"e3", "e4"}
+        assert archive.spool.used_bytes == sum(path.stat().st_size for path in tmp_path.glob("output/*/*"))
+
+
+async def test_what_is_old_is_forgotten(tmp_path, until):
+    """First its output, by its age, then that there was one."""
+    keeping = attrs.evolve(KEEPING, output_seconds=100.0, history_seconds=1000.0)
+    now = time.time()
+    async with opened(tmp_path, keeping) as archive:
+        for name, age in (("ancient", 5000.0), ("old", 500.0), ("new", 10.0)):
+            Run(archive, name).start().write(b"x\n").finish(now - age)
+        await until(lambda: not archive._executions)
+    shutil.copytree(tmp_path, tmp_path / "later")
+    async with opened(tmp_path / "later", keeping) as archive:
+        await until(lambda: archive.spool.ids() == {"new"})
+        assert await archive.find("ancient") == []
+        assert output_of(await only(archive, "old")) == b""
+        assert output_of(await only(archive, "new")) == b"x\n"
+
+
+async def test_sessions_are_kept(tmp_path):
+    """With whose they were, and how they ended."""
+    async with opened(tmp_path) as archive:
+        archive.note_session(SessionRecord("s", "uid 0", 1.0))
+        archive.note_session(SessionRecord("s", "uid 0", 1.0, 2.0, "closed"))
+    rows = sqlite3.connect(tmp_path / "history.db").execute("SELECT * FROM sessions").fetchall()
+    assert rows == [("s", "uid 0", 1.0, 2.0, "closed")]
+
+
+async def test_nothing_runs_while_nothing_happens(tmp_path):
+    """No thread is waiting for work, and no task wakes up."""
+    async with opened(tmp_path) as archive:
+        Run(archive, "one").start().finish()
+        with trio.fail_after(10):
+            while archive._executions:
+                await trio.sleep(0.005)
+        await trio.testing.wait_all_tasks_blocked()
+        assert trio.lowlevel.current_statistics().seconds_to_next_deadline > 1000.0
+
+
+async def test_the_files_are_private(tmp_path):
+    """Command lines and output are nobody else's business, whatever the umask."""
+    before = os.umask(0)
+    try:
+        async with opened(tmp_path / "state") as archive:
+            Run(archive, "one").start().write(b"secret\n").finish()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "state" / "history.db").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "state" / "output").stat().st_mode & 0o077 == 0
