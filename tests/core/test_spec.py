@@ -31,6 +31,8 @@ def test_a_spec_needs_no_more_than_its_words():
         "stdbuf": False,
         "agent": "auto",
         "post_result_grace": None,
+        "max_line_bytes": None,
+        "run_as": None,
         "limits": dict.fromkeys(["memory_bytes", "cpu_seconds", "processes", "open_files", "file_bytes", "nice"]),
     }
 
