@@ -5,7 +5,6 @@ command string that is judged is run without a shell, as the words that were jud
 wherever something has to be allowed. Must not know sessions, executions or any record: it is asked, and answers.
 """
 
-import logging
 import os
 import shlex
 from collections.abc import Mapping
@@ -22,7 +21,12 @@ from ccexecd.process import programs
 
 __all__ = ["Judge", "RefusedError", "Ruling"]
 
-log = logging.getLogger(__name__)
+MAX_WORDS = 10_000
+MAX_SIZE = 2 * 1024 * 1024
+"""Words and characters that are judged: as much as the kernel lets a program have by default (execve(2), ARG_MAX)."""
+
+MAX_EXPRESSED = 16 * 1024
+"""Characters beyond which regular expressions are not tried: the event loop waits for them."""
 
 
 @attrs.frozen
@@ -148,6 +152,10 @@ class Judge:
         program = self.resolve(name)
         if path is None or program is None:
             raise RefusedError(f"{name!r} is no program that can be found and judged")
+        environment = tuple(self.changes_of(spec))
+        size = sum(map(len, spec.argv)) + sum(map(len, environment))
+        if size > MAX_SIZE or len(spec.argv) + len(environment) > MAX_WORDS:
+            raise RefusedError(f"more than {MAX_WORDS} words or {MAX_SIZE} characters are too much to be judged")
         folder = os.path.dirname(path)  # noqa: PTH120
         return Wish(
             argv=spec.argv,
@@ -155,8 +163,9 @@ class Judge:
             program=program,
             is_in_path=folder in self._path.split(os.pathsep),
             cwd=os.path.realpath(os.path.join("/", spec.cwd or "")),  # noqa: PTH118
-            environment=tuple(self.changes_of(spec)),
+            environment=environment,
             principal=principal,
+            is_long=size > MAX_EXPRESSED,
         )
 
     def _seen(self, spec: Spec) -> dict[str, Any]:

@@ -6,7 +6,6 @@ told without a shell, and it is then run without one, so nothing in it can escap
 Knows no file system: whoever asks hands in how a name is resolved.
 """
 
-import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from ccexecd.core.rules import name_of
@@ -18,6 +17,9 @@ _ASSIGNMENT = "="
 """What means something in the words up to the program's, as in `NAME=value program`; nothing behind it."""
 
 _BLANKS = " \t"
+
+MAX_STRING = 128 * 1024
+"""Characters of the longest string that is judged: MAX_ARG_STRLEN of execve(2); no shell is told a longer one."""
 
 _IN_DOUBLE_QUOTES = frozenset("$`\\!")
 
@@ -48,25 +50,36 @@ def words_of(command: str) -> tuple[str, ...]:
     """The words of a command string that needs no shell to be understood.
 
     Raises:
-        RefusedError: it needs one.
+        RefusedError: it needs one, or is longer than the kernel would let a shell be told.
     """
+    if len(command) > MAX_STRING:
+        raise RefusedError(f"command string is longer than {MAX_STRING} characters; send argv instead")
+    words: list[str] = []
+    word: list[str] = []
+    has_begun = False  # a word, be it an empty one
     quote = ""
-    is_behind = False  # of the program's word
     for position, character in enumerate(command, 1):
         if quote:
             if character == quote:
                 quote = ""
             elif quote == '"' and character in _IN_DOUBLE_QUOTES:
                 raise RefusedError(_needs_shell(character, position))
+            else:
+                word.append(character)
         elif character in "'\"":
-            quote = character
+            quote, has_begun = character, True
         elif character in _BLANKS:
-            is_behind = is_behind or bool(command[: position - 1].strip(_BLANKS))
-        elif character in _SHELL_SYNTAX or (character == _ASSIGNMENT and not is_behind):
+            if has_begun:
+                words.append("".join(word))
+            word, has_begun = [], False
+        elif character in _SHELL_SYNTAX or (character == _ASSIGNMENT and not words):
             raise RefusedError(_needs_shell(character, position))
+        else:
+            word.append(character)
+            has_begun = True
     if quote:
         raise RefusedError(f"command string has an unfinished {quote} quote")
-    return tuple(shlex.split(command))
+    return tuple([*words, "".join(word)] if has_begun else words)
 
 
 def _needs_shell(character: str, position: int) -> str:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import attrs
 
-from ccexecd.core.patterns import is_glob, matches, matches_path
+from ccexecd.core.patterns import EXPRESSION, is_glob, matches, matches_path
 
 Action = Literal["allow", "deny"]
 
@@ -38,6 +38,7 @@ class Wish:
         cwd: the working directory, links resolved.
         environment: names whose values are not those that are inherited anyway.
         principal: who asks.
+        is_long: there is too much of it for regular expressions, which would take long on so much.
     """
 
     argv: tuple[str, ...]
@@ -47,6 +48,7 @@ class Wish:
     cwd: str
     environment: tuple[str, ...]
     principal: str
+    is_long: bool = False
 
     @property
     def called(self) -> str:
@@ -114,38 +116,38 @@ class Rule:
             if len(given) < len(self.arguments):
                 return f"it needs {len(self.arguments)} arguments"
             for place, (pattern, word) in enumerate(zip(self.arguments, given, strict=False), 1):
-                if not self._holds((pattern,), word):
+                if not self._holds((pattern,), word, wish):
                     return f"argument {place} does not match {pattern!r}"
         if self.every_argument is not None:
             for place, word in enumerate(given, 1):
-                if not self._holds(self.every_argument, word):
+                if not self._holds(self.every_argument, word, wish):
                     return f"argument {place} is none that it knows"
-        if self.any_argument is not None and not any(self._holds(self.any_argument, word) for word in given):
+        if self.any_argument is not None and not any(self._holds(self.any_argument, word, wish) for word in given):
             return "none of its arguments is there"
         if self.no_argument is not None:
             for place, word in enumerate(given, 1):
-                if not self._is_free_of(self.no_argument, word):
+                if not self._is_free_of(self.no_argument, word, wish):
                     return f"argument {place} is one that it excludes"
         return None
 
-    def _holds(self, patterns: tuple[str, ...], word: str) -> bool:
+    def _holds(self, patterns: tuple[str, ...], word: str, wish: Wish) -> bool:
         """Whether a word matches. What cannot be judged matches what denies, and nothing that allows."""
-        found = [matches(pattern, word) for pattern in patterns]
+        found = [_match(pattern, word, wish) for pattern in patterns]
         return True in found or (self.action == "deny" and None in found)
 
-    def _is_free_of(self, patterns: tuple[str, ...], word: str) -> bool:
-        found = [matches(pattern, word) for pattern in patterns]
+    def _is_free_of(self, patterns: tuple[str, ...], word: str, wish: Wish) -> bool:
+        found = [_match(pattern, word, wish) for pattern in patterns]
         return True not in found and (self.action == "deny" or None not in found)
 
     def _surroundings(self, wish: Wish) -> str | None:
         if self.cwd is not None and not any(_is_below(wish.cwd, root) for root in self.cwd):
             return f"{wish.cwd} is in none of its directories"
         for name in wish.environment:
-            if self.environment is not None and not self._holds(self.environment, name):
+            if self.environment is not None and not self._holds(self.environment, name, wish):
                 return f"environment name {name} is none that it knows"
-            if self.no_environment is not None and not self._is_free_of(self.no_environment, name):
+            if self.no_environment is not None and not self._is_free_of(self.no_environment, name, wish):
                 return f"environment name {name} is one that it excludes"
-        if self.principal is not None and not self._holds(self.principal, wish.principal):
+        if self.principal is not None and not self._holds(self.principal, wish.principal, wish):
             return f"{wish.principal!r} is none of its principals"
         return None
 
@@ -258,6 +260,10 @@ def _may_be(entry: str, wish: Wish, resolve: Resolve) -> bool:
     if "/" in entry:
         return matches_path(entry, wish.program) or matches_path(entry, wish.path)
     return bool(matches(entry, wish.called) or matches(entry, name_of(wish.program)))
+
+
+def _match(pattern: str, word: str, wish: Wish) -> bool | None:
+    return None if wish.is_long and pattern.startswith(EXPRESSION) else matches(pattern, word)
 
 
 def _is_below(directory: str, root: str) -> bool:

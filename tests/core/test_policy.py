@@ -2,12 +2,13 @@
 
 import shutil
 import subprocess
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccexecd.core.policy import RefusedError, judge, words_of
+from ccexecd.core.policy import MAX_STRING, RefusedError, judge, words_of
 
 PROGRAMS = {
     "ls": "/usr/bin/ls",
@@ -68,6 +69,15 @@ def test_double_quotes_do_not_hide_what_a_shell_would_expand(character):
     """A substitution inside of double quotes is a substitution."""
     with pytest.raises(RefusedError, match="shell syntax"):
         words_of(f'ls "a{character}b"')
+
+
+def test_a_string_that_no_shell_could_be_told_is_refused():
+    """And one of that length is judged in no time that anybody notices."""
+    began = time.process_time()
+    assert len(words_of("ls '" + "a" * (MAX_STRING - 5) + "'")[1]) == MAX_STRING - 5
+    assert time.process_time() - began < 1  # seconds; it takes 20 ms
+    with pytest.raises(RefusedError, match="longer than"):
+        words_of("a" * (MAX_STRING + 1))
 
 
 @pytest.mark.parametrize("quote", "'\"")
