@@ -22,6 +22,7 @@ from ccexecd import __version__
 from ccexecd.config import ConfigError, LoadedConfig, Problem
 from ccexecd.control import connection as control_connection
 from ccexecd.control import listener as control_listener
+from ccexecd.control.callers import Groups
 from ccexecd.control.methods import operator_methods
 from ccexecd.detach import Ready
 from ccexecd.engine import Engine
@@ -29,6 +30,7 @@ from ccexecd.external.connection import Household
 from ccexecd.external.door import Door
 from ccexecd.external.execute import execute_route
 from ccexecd.external.routes import health_routes
+from ccexecd.external.tokens import Tokens
 from ccexecd.logs import Log
 from ccexecd.paths import Places
 from ccexecd.process.execution import Execution
@@ -87,7 +89,9 @@ class Daemon:
         methods = {**EXECUTION_METHODS, "status": status_method(self.status)}
         self._house = Household(self._engine, methods, epoch=secrets.token_hex(8))
         routes = {**health_routes(self.health), "/execute": execute_route(self._engine)}
-        self._door = Door(self._house, routes, loaded.config, places.token_file)
+        self.tokens = Tokens.load(places.token_file, places.state_dir / "tokens.json")
+        self._door = Door(self._house, routes, loaded.config, self.tokens)
+        self._groups = Groups.named(loaded.config.control_read_groups, loaded.config.control_write_groups)
         self._stop_asked = trio.Event()
         self._stopped = trio.Event()
         self._drain = 0.0
@@ -102,7 +106,7 @@ class Daemon:
         Raises:
             OSError: it cannot come up; the text says what, where and what to do.
         """
-        control = control_listener.bind(self._places.control_socket, self._places.signpost)
+        control = control_listener.bind(self._places.control_socket, self._places.signpost, self._groups.all)
         try:
             async with control, trio.open_nursery() as control_nursery:
                 async with trio.open_nursery() as engine_nursery:
@@ -267,7 +271,7 @@ class Daemon:
         await self._door.farewell()
 
     async def _serve_operator(self, stream: trio.SocketStream) -> None:
-        await control_connection.serve(stream, self._engine, operator_methods(self))
+        await control_connection.serve(stream, self._engine, operator_methods(self), self._groups)
 
     async def _heed_signals(self, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:

@@ -83,7 +83,7 @@ class Session:
 
     Attributes:
         id: what clients call it.
-        principal: whose it is.
+        principal: whose it is, by name, and so its executions.
         resume_token: proves the claim after a cut.
         executions: all of it that are remembered, by id, oldest first.
         live: those of them that have not finished.
@@ -260,6 +260,7 @@ class Engine:
         spec = _with_stdio(self._judged(spec))
         window = self.config.max_buffer_size
         execution = Execution(spec, session.id, self._keeper, self._pump, window, reader_for(spec))
+        execution.principal = session.principal
         execution.apply(Event.ADMIT)
         self.executions[execution.id] = self.live[execution.id] = execution
         session.executions[execution.id] = session.live[execution.id] = execution
@@ -271,13 +272,15 @@ class Engine:
         nursery.start_soon(self._run_execution, execution, session, start)
         return execution
 
-    def find(self, execution_id: str, *, prefix: bool = False) -> Execution | None:
-        """An execution by its id or, where asked for, by the only id that starts so."""
+    def find(
+        self, execution_id: str, *, prefix: bool = False, visible: Callable[[Execution], bool] = lambda _: True
+    ) -> Execution | None:
+        """An execution by its id or, where asked for, by the only id that starts so; only of those that are visible."""
         found = self.executions.get(execution_id)
         if found is None and prefix and len(execution_id) >= PREFIX_LENGTH:
-            matching = [each for key, each in self.executions.items() if key.startswith(execution_id)]
+            matching = [each for key, each in self.executions.items() if key.startswith(execution_id) and visible(each)]
             found = matching[0] if len(matching) == 1 else None
-        return found
+        return found if found is not None and visible(found) else None
 
     async def end_all(self, grace: float | None) -> list[Execution]:
         """End every session and execution and what they left running, and wait until that is done.

@@ -130,6 +130,15 @@ class Config:
     )
     shell: str | None = _key(None, "shell that runs `command`; not set: bash where there is one, else /bin/sh")
     allowed_hosts: tuple[str, ...] = _key((), "names accepted in the Host header besides the loopback ones")
+    allowed_origins: tuple[str, ...] = _key(
+        (), "web pages that may ask, as in the Origin header: `https://ci.example`; never `null`"
+    )
+    control_read_groups: tuple[str, ...] = _key(
+        (), "groups whose members may look at everything through the control socket", reloadable=False
+    )
+    control_write_groups: tuple[str, ...] = _key(
+        (), "groups whose members may do everything through the control socket", reloadable=False
+    )
     unset_environment: tuple[str, ...] = _key((), "environment variables that no execution inherits")
     leftovers: str = _key(
         "kill",

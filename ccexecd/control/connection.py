@@ -10,7 +10,9 @@ from collections.abc import Mapping
 
 import trio
 
-from ccexecd.control.listener import credentials
+from ccexecd.control.callers import Groups, principal_of
+from ccexecd.control.listener import credentials, groups_of
+from ccexecd.core.principals import Principal
 from ccexecd.core.sessions import Parting
 from ccexecd.engine import Engine
 from ccexecd.protocol.codec import dumps
@@ -32,13 +34,21 @@ def line(message: bytes) -> bytes:
     return message + b"\n"
 
 
-async def serve(stream: trio.SocketStream, engine: Engine, methods: Mapping[str, Method]) -> None:
-    """Talk to one operator until it goes. Nothing but cancellation leaves this function."""
+async def serve(stream: trio.SocketStream, engine: Engine, methods: Mapping[str, Method], groups: Groups) -> None:
+    """Talk to one operator until it goes. Nothing but cancellation leaves this function.
+
+    Args:
+        stream: the accepted connection.
+        engine: what it is about.
+        methods: what may be asked, as far as whoever asks has the scope.
+        groups: whose members may ask besides root and the daemon's own user.
+    """
     who = credentials(stream)
+    principal = principal_of(who, groups_of(stream) if groups.all else (), groups)
     try:
         async with stream:
-            if who.may_operate:
-                await _converse(stream, engine, methods, f"uid {who.uid}")
+            if principal is not None:
+                await _converse(stream, engine, methods, principal)
             else:
                 log.warning("control connection refused", extra={"peer_uid": who.uid, "peer_pid": who.pid})
                 await stream.send_all(line(dumps(error(None, _not_permitted(who.uid)))))
@@ -52,7 +62,9 @@ def _not_permitted(uid: int) -> RPCError:
     return RPCError(ErrorCode.NOT_PERMITTED, f"uid {uid} may not operate this daemon; its own user and root may")
 
 
-async def _converse(stream: trio.SocketStream, engine: Engine, methods: Mapping[str, Method], principal: str) -> None:
+async def _converse(
+    stream: trio.SocketStream, engine: Engine, methods: Mapping[str, Method], principal: Principal
+) -> None:
     writer = Writer(stream.socket.fileno(), engine.config.stream_timeout)
     reading, writing = trio.CancelScope(), trio.CancelScope(shield=True)
     peer = Peer(engine, writer, line, OPERATOR, principal, lambda _: reading.cancel(reason="the session has ended"))

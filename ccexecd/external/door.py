@@ -4,19 +4,19 @@ Owns putting the parts of this room together, and their orderly end. Must not kn
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import attrs
 import trio
 
 from ccexecd.config import Config
 from ccexecd.core.sessions import Parting
-from ccexecd.external.auth import Policy, load_or_create_token
+from ccexecd.external.auth import Policy
 from ccexecd.external.connection import Connection, Household
 from ccexecd.external.http import serve_connection
 from ccexecd.external.listener import Acceptor, from_fds, open_listeners
 from ccexecd.external.request import Route
 from ccexecd.external.site import Limits, Site
+from ccexecd.external.tokens import Tokens
 from ccexecd.external.upgrade import Upgrade
 
 FLUSH = 2.0
@@ -30,12 +30,13 @@ class Door:
         house: what connections share.
         routes: what plain HTTP serves.
         config: the configuration in force; `reconfigure` replaces it.
-        token_file: the secret of those who do not come from this machine's same user.
+        tokens: the secrets of those who do not come from this machine's same user.
     """
 
-    def __init__(self, house: Household, routes: Mapping[str, Route], config: Config, token_file: Path) -> None:
+    def __init__(self, house: Household, routes: Mapping[str, Route], config: Config, tokens: Tokens) -> None:
         self._house = house
-        self._token = load_or_create_token(token_file)
+        self._tokens = tokens
+        tokens.withdrawn = self._withdraw
         self._site = Site(policy=self._policy(config), websocket=self._converse, routes=routes, limits=_limits(config))
         self._acceptor: Acceptor | None = None
         self._connections: trio.Nursery | None = None
@@ -103,8 +104,17 @@ class Door:
     async def _converse(self, upgrade: Upgrade) -> None:
         await Connection(self._house, upgrade).serve()
 
+    def _withdraw(self, name: str) -> None:
+        self._site.stays.end(name)
+        for connection in tuple(self._house.connections):
+            connection.withdraw(name)
+
     def _policy(self, config: Config) -> Policy:
-        return Policy(self._token, frozenset(name.lower() for name in config.allowed_hosts))
+        return Policy(
+            self._tokens,
+            frozenset(name.lower() for name in config.allowed_hosts),
+            frozenset(origin.lower() for origin in config.allowed_origins),
+        )
 
 
 def _limits(config: Config) -> Limits:

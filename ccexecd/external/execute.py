@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from ccexecd.core.principals import Scope
 from ccexecd.core.sessions import Parting
 from ccexecd.engine import AdmissionError, Engine, Execution, Session, SpawnError
 from ccexecd.external.request import Reject, Request, Response, Route
@@ -58,7 +59,7 @@ def execute_route(engine: Engine) -> Route:
         except (RPCError, StructureError, AdmissionError, SpawnError) as error:
             raise _rejection(as_rpc_error(error, "POST /execute")) from None
 
-    return Route(("POST",), answer)
+    return Route(("POST",), answer, scope=Scope.EXECUTE)
 
 
 def _rejection(error: RPCError) -> Reject:
@@ -74,7 +75,9 @@ async def _answer(engine: Engine, request: Request) -> Response:
         raise StructureError(problems)
     is_list = isinstance(wanted, dict) and "tasks" in wanted
     steps = _steps(wanted) if is_list else [messages.params(wanted, messages.Execute, lenient=True)]
-    session = await engine.open_session(request.principal.name if request.principal else "")
+    if request.principal is None:
+        raise AssertionError("a route that runs commands is not public")
+    session = await engine.open_session(request.principal.name)
     exchange = _Exchange(engine, session, steps, is_list=is_list, streamed=_wants_events(request))
     if not is_list:
         await exchange.start_first()

@@ -15,9 +15,10 @@ from contextlib import suppress
 import attrs
 import trio
 
+from ccexecd.core.principals import Principal
 from ccexecd.external.address import spell
 from ccexecd.external.auth import authorize, screen
-from ccexecd.external.request import Principal, Reject, Request, Response
+from ccexecd.external.request import Reason, Reject, Request, Response
 from ccexecd.external.site import Site
 from ccexecd.external.upgrade import Upgrade, check_handshake, select_subprotocol
 from ccexecd.external.wire import Wire
@@ -121,15 +122,16 @@ class _Conversation:
             if request is None:
                 return None
             self.site.counters.requests += 1
-            answer = await self._decide(request)
+            answer, principal = await self._decide(request)
             if isinstance(answer, Upgrade):
                 return answer
             served += 1
-            await self.wire.send(answer, last=served >= self.site.limits.requests)
+            with self.site.stays.stay(principal):
+                await self.wire.send(answer, last=served >= self.site.limits.requests)
             if not self.wire.begin_next():
                 return None
 
-    async def _decide(self, request: Request) -> Response | Upgrade:
+    async def _decide(self, request: Request) -> tuple[Response | Upgrade, Principal | None]:
         """Learn who asks before anything is said about what is asked for, even that there is no such thing."""
         route = self.site.routes.get(request.path)
         if route is not None and route.public:
@@ -140,11 +142,14 @@ class _Conversation:
             principal = self._admit(request)
             request = attrs.evolve(request, principal=principal)
             if request.path in self.site.websocket_paths:
-                return self._upgrade(request, principal)
+                return self._upgrade(request, principal), principal
         if route is None:
             raise Reject(404, f"nothing is served at this path; a WebSocket opens at {self.site.websocket_paths[0]}")
         route.check(request)
-        return await route.answer(request)
+        if request.principal is not None and not request.principal.may(route.scope):
+            message = f"{request.principal.name} may not do this: it needs the scope {route.scope.value!r}"
+            raise Reject(403, message, reason=Reason.SCOPE)
+        return await route.answer(request), request.principal
 
     def _admit(self, request: Request) -> Principal:
         stream = self.wire.stream

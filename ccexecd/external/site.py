@@ -11,6 +11,7 @@ import attrs
 
 from ccexecd.external.auth import Policy
 from ccexecd.external.request import Route
+from ccexecd.external.stays import Stays
 from ccexecd.external.upgrade import Upgrade
 
 
@@ -81,6 +82,7 @@ class Site:
         subprotocols: The WebSocket subprotocols that are spoken, the preferred first.
         limits: How much one client may take.
         counters: The figures.
+        stays: Answers under way to those who have shown a token.
     """
 
     policy: Policy
@@ -90,3 +92,4 @@ class Site:
     subprotocols: tuple[str, ...] = ("ccexec.v1",)
     limits: Limits = Limits()
     counters: Counters = attrs.field(factory=Counters)
+    stays: Stays = attrs.field(factory=Stays)

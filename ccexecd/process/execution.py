@@ -43,6 +43,7 @@ class Execution:
 
     Attributes:
         id: its UUID, never reused.
+        principal: whose it is, by name; nobody else's until it has been admitted.
         state: where it stands.
         log: its output and state changes.
         watchers: who is told when the log has grown.
@@ -70,6 +71,7 @@ class Execution:
         window: int,
         reader: ResultReader | None = None,
     ) -> None:
+        self.principal = ""
         self.id = str(uuid.uuid4())
         self.spec = spec
         self.session_id = session_id

@@ -47,7 +47,8 @@ def _shown_words(words: Iterable[str]) -> list[str]:
 
 def list_executions(peer: Peer, wanted: messages.List) -> dict[str, Any] | Awaitable[dict[str, Any]]:
     """What is known of executions, newest first: as many as were asked for and as a reply can hold."""
-    matching = [each for each in reversed(peer.engine.executions.values()) if _matches(each, wanted)][: wanted.limit]
+    visible = (each for each in reversed(peer.engine.executions.values()) if peer.sees(each))
+    matching = [each for each in visible if _matches(each, wanted)][: wanted.limit]
     if wanted.resources or wanted.tree:
         return _with_resources(matching, tree=wanted.tree)
     return _reply(matching, {})
@@ -108,6 +109,7 @@ def describe(execution: Execution) -> dict[str, Any]:
     return {
         "execution_id": execution.id,
         "session_id": execution.session_id,
+        "principal": execution.principal,
         "state": execution.state.value,
         "command": _shown(spec.display),
         "argv": _shown_words(spec.argv),

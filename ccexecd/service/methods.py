@@ -279,6 +279,7 @@ def resume_session(peer: Peer, wanted: messages.ResumeSession) -> dict[str, Any]
     if (
         session is None
         or session.ended
+        or not peer.principal.controls(session.principal)
         or not hmac.compare_digest(session.resume_token.encode(), wanted.resume_token.encode())
     ):
         raise RPCError(
@@ -309,14 +310,14 @@ def pong(_peer: Peer, _: messages.Nothing) -> dict[str, Any]:
 
 
 def known(peer: Peer, execution_id: str) -> Execution:
-    """The execution of an id, live or remembered.
+    """The execution of an id, live or remembered, if it is there for whoever asks.
 
     Raises:
         RPCError: there is none, or the beginning of an id is not enough.
     """
-    execution = peer.engine.find(execution_id, prefix=peer.manner.prefixes)
+    execution = peer.find(execution_id)
     if execution is None:
-        raise unnamed(peer.engine, execution_id, prefix=peer.manner.prefixes)
+        raise unnamed(peer, execution_id)
     return execution
 
 

@@ -4,31 +4,31 @@ Owns the words and the code of that refusal. People name executions by the begin
 is too short, and one that several have, from one that is not there.
 """
 
-from ccexecd.engine import PREFIX_LENGTH, Engine
+from ccexecd.engine import PREFIX_LENGTH
 from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError
+from ccexecd.service.peer import Peer
 
 _SHOWN = 64
 """Characters of a name that are repeated: an id has 36."""
 
 
-def unnamed(engine: Engine, name: str, *, prefix: bool) -> RPCError:
+def unnamed(peer: Peer, name: str) -> RPCError:
     """Why no execution is meant by a name.
 
     Args:
-        engine: which found none by it.
+        peer: whoever asks; there is none by it that is there for that one.
         name: as the caller gave it.
-        prefix: whether the caller may give the beginning of an id.
     """
     shown = repr(name[:_SHOWN])
-    if not prefix:
+    if not peer.manner.prefixes:
         return RPCError(ErrorCode.PROCESS_NOT_FOUND, f"no execution {shown}; `list` tells the ones that are known")
     if len(name) < PREFIX_LENGTH:
         return RPCError(
             ErrorCode.PROCESS_NOT_FOUND,
             f"no execution {shown}: the beginning of an id has at least {PREFIX_LENGTH} characters",
         )
-    matching = [known for known in engine.executions if known.startswith(name)]
+    matching = [known for known, one in peer.engine.executions.items() if known.startswith(name) and peer.sees(one)]
     if matching:
         return RPCError(
             ErrorCode.AMBIGUOUS_EXECUTION,

@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from ccexecd.core.output import Framing
+from ccexecd.core.principals import Principal
 from ccexecd.core.sessions import Parting
 from ccexecd.engine import Engine, Session
 from ccexecd.process.execution import Execution
@@ -55,7 +56,7 @@ class Peer:
         writer: how to answer it.
         wrap: makes a frame of a message.
         manner: how it is spoken to.
-        principal: whose it is, for the session.
+        principal: whose it is, and so its session.
         drop: closes the connection.
 
     Attributes:
@@ -68,24 +69,32 @@ class Peer:
         writer: Writer,
         wrap: Wrap,
         manner: Manner,
-        principal: str,
+        principal: Principal,
         drop: Callable[[Parting], None],
     ) -> None:
         self.engine = engine
         self.manner = manner
+        self.principal = principal
         self.session: Session | None = None
         self._writer = writer
         self._wrap = wrap
-        self._principal = principal
         self._drop = drop
         self._subscriptions: dict[str, Subscription] = {}
         self._claiming = trio.Lock()
+
+    def find(self, execution_id: str) -> Execution | None:
+        """An execution that is there for it: its principal's own, unless that one sees all."""
+        return self.engine.find(execution_id, prefix=self.manner.prefixes, visible=self.sees)
+
+    def sees(self, execution: Execution) -> bool:
+        """Whether an execution is there for it; what is not is spoken of as if it did not exist."""
+        return self.principal.sees(execution.principal)
 
     async def claim_session(self) -> Session:
         """Its session, made on the first call; whoever calls while it is being made gets the same one."""
         async with self._claiming:
             if self.session is None:
-                self.session = await self.engine.open_session(self._principal)
+                self.session = await self.engine.open_session(self.principal.name)
                 self.session.drop_connection = self._drop
             return self.session
 

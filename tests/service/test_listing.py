@@ -26,7 +26,8 @@ def execution_of(**spec) -> Execution:
 
 def peer_of(*executions: Execution) -> SimpleNamespace:
     """Somebody who asks a daemon that remembers these."""
-    return SimpleNamespace(engine=SimpleNamespace(executions={each.id: each for each in executions}))
+    engine = SimpleNamespace(executions={each.id: each for each in executions})
+    return SimpleNamespace(engine=engine, sees=lambda _: True)
 
 
 @pytest.mark.parametrize(
