@@ -26,7 +26,7 @@ HINTS = {
     ErrorCode.AMBIGUOUS_EXECUTION: "give more characters of the id: ccexecctl ps --all",
     ErrorCode.INVALID_STATE: "what state it is in: ccexecctl ps --all",
     ErrorCode.DRAINING: "ccexecd is shutting down; once it has stopped: ccexecctl start",
-    ErrorCode.NOT_PERMITTED: "only root and the user that ccexecd runs as may; try sudo",
+    ErrorCode.NOT_PERMITTED: "only root, the user that ccexecd runs as and its control_write_groups may; try sudo",
     ErrorCode.METHOD_NOT_FOUND: "daemon and ccexecctl may be of different versions: ccexecctl version",
     ErrorCode.COMMAND_NOT_ALLOWED: "what is allowed: ccexecctl config show",
     ErrorCode.CONFIG_INVALID: "the running configuration is unchanged; check the file with: ccexecctl config validate",
