@@ -39,6 +39,8 @@ from ccexecd.process.measure import usage
 from ccexecd.process.pump import Pump
 from ccexecd.service.dispatch import Answer
 from ccexecd.service.methods import EXECUTION_METHODS
+from ccexecd.service.rates import Rates
+from ccexecd.service.refusals import Refusals
 from ccexecd.service.status import status_method
 from ccexecd.systemd import Notifier, forget
 
@@ -87,10 +89,11 @@ class Daemon:
         self._pump = Pump()
         self._engine = Engine(loaded.config, self._keeper, self._pump, environ)
         methods = {**EXECUTION_METHODS, "status": status_method(self.status)}
-        self._house = Household(self._engine, methods, epoch=secrets.token_hex(8))
-        routes = {**health_routes(self.health), "/execute": execute_route(self._engine)}
+        self._rates, self._refusals = Rates(loaded.config), Refusals()
+        self._house = Household(self._engine, methods, epoch=secrets.token_hex(8), rates=self._rates)
+        routes = {**health_routes(self.health), "/execute": execute_route(self._engine, self._rates)}
         self.tokens = Tokens.load(places.token_file, places.state_dir / "tokens.json")
-        self._door = Door(self._house, routes, loaded.config, self.tokens)
+        self._door = Door(self._house, routes, loaded.config, self.tokens, self._refusals)
         self._groups = Groups.named(loaded.config.control_read_groups, loaded.config.control_write_groups)
         self._stop_asked = trio.Event()
         self._stopped = trio.Event()
@@ -196,6 +199,7 @@ class Daemon:
             self._sources = {**loaded.sources, **{key: self._sources[key] for key in update.needs_restart}}
             self._engine.reconfigure(update.config)
             self._door.reconfigure(update.config)
+            self._rates.reconfigure(update.config)
             self._log_output.set_level("debug" if update.config.debug else update.config.log_level)
         finally:
             self._notifier.ready(self._summary())
@@ -271,7 +275,10 @@ class Daemon:
         await self._door.farewell()
 
     async def _serve_operator(self, stream: trio.SocketStream) -> None:
-        await control_connection.serve(stream, self._engine, operator_methods(self), self._groups)
+        house = control_connection.House(
+            self._engine, operator_methods(self), self._groups, self._rates, self._refusals
+        )
+        await control_connection.serve(stream, house)
 
     async def _heed_signals(self, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:

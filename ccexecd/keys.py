@@ -48,6 +48,9 @@ LONGEST = 1_000_000_000
 """Seconds: as much as a client may ask for (`protocol.codec.MAX_SECONDS`)."""
 
 
+_RATE: dict[str, Any] = {"minimum": 0, "maximum": 1_000_000}
+
+
 def _key(default: object, meaning: str, **rules: Any) -> Any:
     return attrs.field(default=default, metadata={_RULES: Rules(meaning, **rules)})
 
@@ -138,6 +141,15 @@ class Config:
     )
     control_write_groups: tuple[str, ...] = _key(
         (), "groups whose members may do everything through the control socket", reloadable=False
+    )
+    handshake_rate: float = _key(
+        1000.0, "WebSocket handshakes of one principal per second, ten times that at once; 0: no limit", **_RATE
+    )
+    request_rate: float = _key(
+        10_000.0, "calls and HTTP requests of one principal per second, ten times that at once; 0: no limit", **_RATE
+    )
+    execution_rate: float = _key(
+        1000.0, "executions that one principal may start per second, ten times that at once; 0: no limit", **_RATE
     )
     unset_environment: tuple[str, ...] = _key((), "environment variables that no execution inherits")
     leftovers: str = _key(

@@ -21,6 +21,7 @@ from ccexecd.protocol.errors import CloseCode, ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError, error
 from ccexecd.service.dispatch import Dispatcher, Method
 from ccexecd.service.peer import EARLIER, V1, Peer
+from ccexecd.service.rates import Rates
 from ccexecd.service.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -46,12 +47,14 @@ class Household:
         engine: what clients talk to.
         methods: what they may call.
         connections: those that are open.
+        rates: how often each of them may call; None for as often as it likes.
         epoch: this life of the daemon; a client sees from it that a restart lies between.
     """
 
     engine: Engine
     methods: Mapping[str, Method]
     epoch: str
+    rates: Rates | None = None
     connections: "set[Connection]" = attrs.field(factory=set)
 
 
@@ -82,6 +85,7 @@ class Connection:
             V1 if upgrade.subprotocol else EARLIER,
             upgrade.principal,
             self.leave,
+            house.rates,
         )
 
     async def serve(self) -> None:

@@ -18,6 +18,8 @@ from ccexecd.external.request import Route
 from ccexecd.external.site import Limits, Site
 from ccexecd.external.tokens import Tokens
 from ccexecd.external.upgrade import Upgrade
+from ccexecd.service.rates import Rates
+from ccexecd.service.refusals import Refusals
 
 FLUSH = 2.0
 """Seconds that connections get at shutdown to take the last of their output, and again to close."""
@@ -31,13 +33,23 @@ class Door:
         routes: what plain HTTP serves.
         config: the configuration in force; `reconfigure` replaces it.
         tokens: the secrets of those who do not come from this machine's same user.
+        refusals: where it is put on record who was refused.
     """
 
-    def __init__(self, house: Household, routes: Mapping[str, Route], config: Config, tokens: Tokens) -> None:
+    def __init__(
+        self, house: Household, routes: Mapping[str, Route], config: Config, tokens: Tokens, refusals: Refusals
+    ) -> None:
         self._house = house
         self._tokens = tokens
         tokens.withdrawn = self._withdraw
-        self._site = Site(policy=self._policy(config), websocket=self._converse, routes=routes, limits=_limits(config))
+        self._site = Site(
+            policy=self._policy(config),
+            websocket=self._converse,
+            routes=routes,
+            limits=_limits(config),
+            rates=house.rates or Rates(config),
+            refusals=refusals,
+        )
         self._acceptor: Acceptor | None = None
         self._connections: trio.Nursery | None = None
 

@@ -11,15 +11,17 @@ This module owns that order. How messages are read and written is wire.py's; wha
 
 import logging
 from contextlib import suppress
+from http import HTTPStatus
 
 import attrs
 import trio
 
 from ccexecd.core.principals import Principal
-from ccexecd.external.address import spell
+from ccexecd.external.address import network_of, spell
 from ccexecd.external.auth import authorize, screen
 from ccexecd.external.request import Reason, Reject, Request, Response
 from ccexecd.external.site import Site
+from ccexecd.external.throttle import too_often
 from ccexecd.external.upgrade import Upgrade, check_handshake, select_subprotocol
 from ccexecd.external.wire import Wire
 
@@ -139,7 +141,7 @@ class _Conversation:
             if refusal is not None:
                 raise refusal
         else:
-            principal = self._admit(request)
+            principal = await self._admit(request)
             request = attrs.evolve(request, principal=principal)
             if request.path in self.site.websocket_paths:
                 return self._upgrade(request, principal), principal
@@ -151,13 +153,30 @@ class _Conversation:
             raise Reject(403, message, reason=Reason.SCOPE)
         return await route.answer(request), request.principal
 
-    def _admit(self, request: Request) -> Principal:
+    async def _admit(self, request: Request) -> Principal:
         stream = self.wire.stream
         sock = stream.socket if isinstance(stream, trio.SocketStream) else None
         verdict = authorize(request, sock, self.site.policy)
         if isinstance(verdict, Reject):
-            raise verdict
+            raise await self._slowed(verdict)
+        is_handshake = request.path in self.site.websocket_paths
+        count = self.site.rates.handshake if is_handshake else self.site.rates.request
+        wait = count(verdict.name)
+        if wait:
+            what = "handshakes" if is_handshake else "requests"
+            raise too_often(f"too many {what} of this principal in a short time; try again later", wait)
         return verdict
+
+    async def _slowed(self, refusal: Reject) -> Reject:
+        """The refusal, a while later for a peer that has shown wrong credentials often."""
+        if refusal.status == HTTPStatus.UNAUTHORIZED:
+            wait = self.site.throttle.failed(network_of(self.wire.peer))
+            if wait is None:
+                return too_often(
+                    "too many wrong credentials from this address; try again later", self.site.throttle.patience
+                )
+            await trio.sleep(wait)
+        return refusal
 
     def _upgrade(self, request: Request, principal: Principal) -> Upgrade:
         key = check_handshake(request)
@@ -167,5 +186,7 @@ class _Conversation:
     async def _refuse(self, refusal: Reject) -> None:
         """Answer with a refusal, and put it on record."""
         self.site.counters.refused[refusal.status] += 1
-        _log.info("refused: %s", refusal.message, extra={"peer": self.wire.peer, "status": refusal.status})
+        reason = refusal.reason.value if refusal.reason else f"http_{refusal.status}"
+        peer = self.wire.peer
+        self.site.refusals.record(reason, network_of(peer), refusal.message, peer=peer, status=refusal.status)
         await self.wire.send(refusal.response(), last=True)

@@ -42,7 +42,6 @@ class Reason(Enum):
     OTHER_USER = "other_user"
     SCOPE = "scope"
     RATE = "rate"
-    FULL = "full"
 
 
 _ABOUT_HOST = {"Missing mandatory Host: header": Reason.NO_HOST, "Found multiple Host: headers": Reason.TWO_HOSTS}

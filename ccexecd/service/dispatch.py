@@ -132,6 +132,7 @@ class Dispatcher:
             raise RPCError(ErrorCode.METHOD_NOT_FOUND, f"Method not found: {call.method[:100]!r}")
         if not self._peer.principal.may(needed(call.method)):
             raise not_permitted(call.method, self._peer.principal)
+        self._peer.count(call.method)
         if call.problems:
             raise StructureError(list(call.problems))
         params: Any = messages.params(call.params, method.params, lenient=self._peer.manner.lenient)

@@ -18,6 +18,7 @@ from ccexecd.process.execution import Execution
 from ccexecd.protocol.codec import dumps
 from ccexecd.protocol.jsonrpc import notification
 from ccexecd.service.delivery import Subscription, Wrap
+from ccexecd.service.rates import Rates
 from ccexecd.service.writer import Writer
 
 
@@ -58,6 +59,7 @@ class Peer:
         manner: how it is spoken to.
         principal: whose it is, and so its session.
         drop: closes the connection.
+        rates: how often it may call; None for as often as it likes.
 
     Attributes:
         session: its claim; None until it has one.
@@ -71,6 +73,7 @@ class Peer:
         manner: Manner,
         principal: Principal,
         drop: Callable[[Parting], None],
+        rates: Rates | None = None,
     ) -> None:
         self.engine = engine
         self.manner = manner
@@ -79,12 +82,22 @@ class Peer:
         self._writer = writer
         self._wrap = wrap
         self._drop = drop
+        self._rates = rates
         self._subscriptions: dict[str, Subscription] = {}
         self._claiming = trio.Lock()
 
     def find(self, execution_id: str) -> Execution | None:
         """An execution that is there for it: its principal's own, unless that one sees all."""
         return self.engine.find(execution_id, prefix=self.manner.prefixes, visible=self.sees)
+
+    def count(self, method: str) -> None:
+        """Count a call of it.
+
+        Raises:
+            RPCError: there have been too many.
+        """
+        if self._rates is not None:
+            self._rates.call(self.principal.name, method)
 
     def sees(self, execution: Execution) -> bool:
         """Whether an execution is there for it; what is not is spoken of as if it did not exist."""
