@@ -19,7 +19,7 @@ from typing import Any
 import trio
 
 from ccexecd import __version__
-from ccexecd.config import ConfigError, LoadedConfig, Problem
+from ccexecd.config import Config, ConfigError, LoadedConfig, Problem
 from ccexecd.control import connection as control_connection
 from ccexecd.control import listener as control_listener
 from ccexecd.control.callers import Groups
@@ -146,7 +146,7 @@ class Daemon:
             "uptime_seconds": round(time.monotonic() - self._started_clock, 3),
             "address": addresses[0],
             "addresses": addresses,
-            "url": f"ws://{addresses[0]}/ws/mcp",
+            "url": self._door.url,
             "control_socket": str(self._places.control_socket),
             "pidfile": str(self._places.pidfile),
             "log_file": str(self._log_output.path) if self._log_output.path else None,
@@ -195,16 +195,23 @@ class Daemon:
             loaded = self._loaded.load_again()
             self._reopen_log()
             update = self._engine.config.updated(loaded.config)
+            self._change_door(update.config)
             self._loaded = loaded
             self._sources = {**loaded.sources, **{key: self._sources[key] for key in update.needs_restart}}
             self._engine.reconfigure(update.config)
-            self._door.reconfigure(update.config)
             self._rates.reconfigure(update.config)
             self._log_output.set_level("debug" if update.config.debug else update.config.log_level)
         finally:
             self._notifier.ready(self._summary())
         log.info("reloaded", extra={"changed": update.changed, "needs_restart": update.needs_restart})
         return {"changed": list(update.changed), "needs_restart": list(update.needs_restart)}
+
+    def _change_door(self, config: Config) -> None:
+        try:
+            self._door.reconfigure(config)
+        except OSError as error:
+            key = "certfile" if config.certfile or config.keyfile else "allow_plaintext"
+            raise ConfigError([Problem(key, self._sources[key], str(error))]) from error
 
     def _reopen_log(self) -> None:
         try:

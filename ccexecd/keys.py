@@ -75,6 +75,13 @@ class Config:
     pidfile: str | None = _key(None, "file that holds the lock and the pid", is_path=True, reloadable=False)
     log_file: str | None = _key(None, "log of a detached daemon", is_path=True, reloadable=False)
     token_file: str | None = _key(None, "bearer token of the WebSocket clients", is_path=True, reloadable=False)
+    certfile: str | None = _key(
+        None, "certificate for TLS (PEM), read again by every reload; not set: plain text", is_path=True
+    )
+    keyfile: str | None = _key(None, "its private key (PEM); not set: in the same file", is_path=True)
+    allow_plaintext: bool = _key(
+        False, "listen beyond loopback without TLS, where something in front of it or the network keeps tokens secret"
+    )
     log_level: str = _key(
         "info",
         "least severe records that are logged",

@@ -21,6 +21,7 @@ from ccexecd.external.address import network_of, spell
 from ccexecd.external.auth import authorize, screen
 from ccexecd.external.request import Reason, Reject, Request, Response
 from ccexecd.external.site import Site
+from ccexecd.external.socket_owner import ConnectedSocket
 from ccexecd.external.throttle import too_often
 from ccexecd.external.upgrade import Upgrade, check_handshake, select_subprotocol
 from ccexecd.external.wire import Wire
@@ -28,14 +29,21 @@ from ccexecd.external.wire import Wire
 _log = logging.getLogger(__name__)
 
 
-async def serve_connection(stream: trio.abc.HalfCloseableStream, site: Site) -> None:
+async def serve_connection(
+    stream: trio.abc.HalfCloseableStream, site: Site, accepted: trio.SocketStream | None = None
+) -> None:
     """Serve one connection and close it. The barrier: nothing but cancellation leaves this function.
 
     Args:
-        stream: The accepted connection. It is closed when this ends in any way.
+        stream: The connection. It is closed when this ends in any way.
         site: What is served.
+        accepted: The connection as it was accepted, where another one is inside of it (TLS): who is at its other end
+            is at the other end of all.
     """
-    conversation = _Conversation(Wire(stream, _spell_peer(stream), site.limits), site)
+    if accepted is None and isinstance(stream, trio.SocketStream):
+        accepted = stream
+    sock = accepted.socket if accepted is not None else None
+    conversation = _Conversation(Wire(stream, _spell_peer(sock), site.limits), site, sock)
     peer = conversation.wire.peer
     try:
         await conversation.hold()
@@ -49,11 +57,11 @@ async def serve_connection(stream: trio.abc.HalfCloseableStream, site: Site) -> 
         await trio.aclose_forcefully(stream)
 
 
-def _spell_peer(stream: trio.abc.HalfCloseableStream) -> str:
+def _spell_peer(sock: ConnectedSocket | None) -> str:
     """Write the other end's address for the log; a reset may have taken it away already."""
-    if isinstance(stream, trio.SocketStream):
+    if sock is not None:
         with suppress(OSError):
-            host, port, *_ = stream.socket.getpeername()
+            host, port, *_ = sock.getpeername()
             return spell(host, port)
     return "unknown"
 
@@ -64,6 +72,7 @@ class _Conversation:
 
     wire: Wire
     site: Site
+    sock: ConnectedSocket | None
 
     async def hold(self) -> None:
         """Serve the connection if there is room for it, or say that there is none."""
@@ -154,9 +163,7 @@ class _Conversation:
         return await route.answer(request), request.principal
 
     async def _admit(self, request: Request) -> Principal:
-        stream = self.wire.stream
-        sock = stream.socket if isinstance(stream, trio.SocketStream) else None
-        verdict = authorize(request, sock, self.site.policy)
+        verdict = authorize(request, self.sock, self.site.policy)
         if isinstance(verdict, Reject):
             raise await self._slowed(verdict)
         is_handshake = request.path in self.site.websocket_paths

@@ -182,8 +182,9 @@ class Client:
     async def cut(self) -> None:
         """Vanish without a goodbye: a reset, as of a crashed client or a lost machine."""
         reset = struct.pack("ii", 1, 0)  # linger 0 (socket(7)): close discards and sends RST
-        self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
-        await trio.aclose_forcefully(self._stream)
+        plain = getattr(self._stream, "transport_stream", self._stream)  # that of TLS
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        await trio.aclose_forcefully(plain)
 
     async def read(self) -> None:
         """Take what comes until the connection ends: the task of `connect`."""
