@@ -81,7 +81,8 @@ async def serve(stream: trio.SocketStream, house: House) -> None:
 
 
 def _not_permitted(uid: int) -> RPCError:
-    return RPCError(ErrorCode.NOT_PERMITTED, f"uid {uid} may not operate this daemon; its own user and root may")
+    text = f"uid {uid} may not operate this daemon; its own user, root and the groups of its configuration may"
+    return RPCError(ErrorCode.NOT_PERMITTED, text)
 
 
 async def _converse(stream: trio.SocketStream, house: House, principal: Principal) -> None:

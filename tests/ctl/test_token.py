@@ -118,4 +118,4 @@ def test_who_may_not_change_them(ctl, daemon, refusal):
     daemon.answers["token_list"] = refusal(-32110, "uid:1000 may not call token_list: it needs the scope 'admin'")
     said = ctl("token", "list")
     assert said.code == 4
-    assert "control_write_groups" in said.err
+    assert "the groups of its configuration" in said.err
