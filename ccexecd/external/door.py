@@ -58,6 +58,7 @@ class Door:
         self._acceptor: Acceptor | None = None
         self._tls: ssl.SSLContext | None = None
         self._over_tls = 0
+        self._guests: set[Connection] = set()
         self._connections: trio.Nursery | None = None
 
     async def open(self, config: Config, inherited: list[int]) -> None:
@@ -158,11 +159,16 @@ class Door:
             await trio.aclose_forcefully(stream)
 
     async def _converse(self, upgrade: Upgrade) -> None:
-        await Connection(self._house, upgrade).serve()
+        connection = Connection(self._house, upgrade)
+        self._guests.add(connection)  # in the step in which it was let in: a token may be withdrawn before it is open
+        try:
+            await connection.serve()
+        finally:
+            self._guests.discard(connection)
 
     def _withdraw(self, name: str) -> None:
         self._site.stays.end(name)
-        for connection in tuple(self._house.connections):
+        for connection in tuple(self._guests):
             connection.withdraw(name)
 
     def _policy(self, config: Config) -> Policy:

@@ -133,34 +133,38 @@ class _Conversation:
             if request is None:
                 return None
             self.site.counters.requests += 1
-            answer, principal = await self._decide(request)
-            if isinstance(answer, Upgrade):
-                return answer
+            request = await self._let_in(request)
+            if request.principal is not None and request.path in self.site.websocket_paths:
+                return self._upgrade(request, request.principal)
             served += 1
-            with self.site.stays.stay(principal):
-                await self.wire.send(answer, last=served >= self.site.limits.requests)
-            if not self.wire.begin_next():
+            if not await self._answer(request, last=served >= self.site.limits.requests):
                 return None
 
-    async def _decide(self, request: Request) -> tuple[Response | Upgrade, Principal | None]:
+    async def _let_in(self, request: Request) -> Request:
         """Learn who asks before anything is said about what is asked for, even that there is no such thing."""
         route = self.site.routes.get(request.path)
-        if route is not None and route.public:
-            refusal = screen(request, self.site.policy)
-            if refusal is not None:
-                raise refusal
-        else:
-            principal = await self._admit(request)
-            request = attrs.evolve(request, principal=principal)
-            if request.path in self.site.websocket_paths:
-                return self._upgrade(request, principal), principal
+        if route is None or not route.public:
+            return attrs.evolve(request, principal=await self._admit(request))
+        refusal = screen(request, self.site.policy)
+        if refusal is not None:
+            raise refusal
+        return request
+
+    async def _answer(self, request: Request, *, last: bool) -> bool:
+        """Answer a request, as long as whoever asks may be here. Returns whether another one may follow."""
+        route = self.site.routes.get(request.path)
         if route is None:
             raise Reject(404, f"nothing is served at this path; a WebSocket opens at {self.site.websocket_paths[0]}")
         route.check(request)
         if request.principal is not None and not request.principal.may(route.scope):
             message = f"{request.principal.name} may not do this: it needs the scope {route.scope.value!r}"
             raise Reject(403, message, reason=Reason.SCOPE)
-        return await route.answer(request), request.principal
+        with self.site.stays.stay(request.principal):
+            await self.wire.send(await route.answer(request), last=last)
+            return self.wire.begin_next()
+        if self.wire.can_answer:
+            raise Reject(401, "the token shown admits nobody any more", reason=Reason.EXPIRED_TOKEN)
+        return False
 
     async def _admit(self, request: Request) -> Principal:
         verdict = authorize(request, self.sock, self.site.policy)

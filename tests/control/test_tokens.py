@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from ccexecd.external.websocket import WebSocket
 from tests.e2e.client import PATIENCE, RefusedError
 from tests.e2e.daemon_process import eventually
 from tests.in_process import Running, running
@@ -158,6 +159,33 @@ async def test_a_command_over_http_ends_with_its_token(daemon):
     assert b"200 OK" in received
     assert not received.endswith(b"0\r\n\r\n"), "an answer that looks complete"
     await eventually(lambda: not engine.live, "it has been cancelled")
+
+
+async def test_a_token_that_is_withdrawn_while_its_websocket_opens(daemon, monkeypatch):
+    """Who has been let in and is not there yet has to leave as well: between the two there is no gap."""
+    text = await add(daemon)
+    accept = WebSocket.accept
+
+    async def revoke_first(*args: object) -> WebSocket:
+        await daemon.daemon.tokens.revoke("ci")
+        return await accept(*args)
+
+    monkeypatch.setattr(WebSocket, "accept", revoke_first)
+    async with daemon.client(token=text) as one:
+        assert await one.closed() == 4401
+
+
+async def test_a_token_that_is_withdrawn_while_its_request_arrives(daemon):
+    """A body that comes afterwards starts nothing; the answer says why."""
+    text = await add(daemon)
+    async with await daemon.dial() as stream:
+        head = b"POST /execute HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nContent-Length: 20\r\n\r\n"
+        await stream.send_all(head % text.encode())
+        await eventually(lambda: daemon.daemon._door._site.stays._scopes, "the head has been accepted")
+        await daemon.ask("token_revoke", name="ci")
+        with trio.fail_after(PATIENCE):
+            assert (await stream.receive_some(12))[9:] == b"401"
+    assert daemon.daemon._engine.started_total == 0
 
 
 async def test_no_text_is_in_the_log(daemon, caplog: pytest.LogCaptureFixture):

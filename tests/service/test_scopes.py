@@ -77,8 +77,11 @@ with socket.socket(socket.AF_UNIX) as one:
         one.shutdown(socket.SHUT_WR)
     except (BrokenPipeError, ConnectionResetError):
         pass
-    while received := one.recv(65536):
-        sys.stdout.buffer.write(received)
+    try:
+        while received := one.recv(65536):
+            sys.stdout.buffer.write(received)
+    except ConnectionResetError:  # after all that was said: what we sent has not been read
+        pass
 """
 
 
