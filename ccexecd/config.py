@@ -141,13 +141,40 @@ def _load(inputs: _Inputs) -> LoadedConfig:
         raise ConfigError(merge.problems)
     if merge.values.get("debug"):
         merge.values["log_level"], merge.sources["log_level"] = "debug", merge.sources["debug"]
+    config = Config(**merge.values)
+    conflicts = [Problem(key, merge.sources[key], message) for key, message in _conflicts(config)]
+    if conflicts:
+        raise ConfigError(conflicts)
     return LoadedConfig(
-        config=Config(**merge.values),
+        config=config,
         sources=MappingProxyType(merge.sources),
         files=(file,) if was_read else (),
         config_file=file,
         inputs=inputs,
     )
+
+
+def _conflicts(config: Config) -> list[tuple[str, str]]:
+    """What no value shows by itself, as far as the configuration can tell: (key, message)."""
+    if config.certfile is not None or config.allow_plaintext or not _is_beyond_loopback(config.host):
+        return []
+    message = (
+        f"{config.host} is beyond loopback, without TLS: tokens and commands would travel in the clear. Set certfile "
+        "(and keyfile), or listen on 127.0.0.1; or set allow_plaintext where something in front of ccexecd speaks TLS"
+    )
+    return [("host", message)]
+
+
+def _is_beyond_loopback(host: str) -> bool:
+    """Whether an address is; what a name stands for is known when it is listened on, and judged then."""
+    if host in {"127.0.0.1", "localhost", "::1"}:
+        return False
+    from ipaddress import ip_address  # noqa: PLC0415  # most need it never
+
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _find_file(inputs: _Inputs) -> tuple[Path, bool]:

@@ -156,7 +156,7 @@ class Config:
         10_000.0, "calls and HTTP requests of one principal per second, ten times that at once; 0: no limit", **_RATE
     )
     execution_rate: float = _key(
-        1000.0, "executions that one principal may start per second, ten times that at once; 0: no limit", **_RATE
+        2000.0, "executions that one principal may start per second, ten times that at once; 0: no limit", **_RATE
     )
     unset_environment: tuple[str, ...] = _key((), "environment variables that no execution inherits")
     leftovers: str = _key(

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from ccexecd.core.rates import Buckets
 from ccexecd.external.request import Reason, Reject
 
-FREE = 10
+FREE = 20
 """Wrong credentials of one address that are answered at once: people make mistakes, and programs try without first."""
 
-PER_SECOND = 1.0
+PER_SECOND = 5.0
 """Wrong credentials that are forgiven."""
 
-PATIENCE = 5.0
-"""Seconds that an answer is held back at most; as many answers to one address at a time."""
+PATIENCE = 2.0
+"""Seconds that an answer is held back at most: ten answers to one address at a time."""
 
 
 class Throttle:

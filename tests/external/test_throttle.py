@@ -6,27 +6,29 @@ from pathlib import Path
 import pytest
 import trio
 
-from ccexecd.external.throttle import FREE, PATIENCE, Throttle, too_often
+from ccexecd.external.throttle import FREE, PATIENCE, PER_SECOND, Throttle, too_often
 from tests.e2e.client import PATIENCE as LONG
 from tests.in_process import Running, running
 
 
 def test_the_first_are_free():
     """Then each waits longer, up to the longest wait, and the next is turned away; another address is not concerned."""
-    throttle = Throttle(lambda: 0.0)
-    waits = [throttle.failed("10.0.0.1") for _ in range(FREE + int(PATIENCE) + 2)]
+    throttle = Throttle(lambda: 0.0, per_second=1.0, patience=5.0)
+    waits = [throttle.failed("10.0.0.1") for _ in range(FREE + 7)]
     assert waits == [0.0] * FREE + [1.0, 2.0, 3.0, 4.0, 5.0, None, None]
+    assert throttle.failed("10.0.0.1") is None
     assert throttle.failed("10.0.0.2") == 0.0
 
 
 def test_it_is_forgiven():
-    """One a second; after a while it is as at first."""
+    """So many a second; after a while it is as at first."""
     now = 0.0
     throttle = Throttle(lambda: now)
     for _ in range(50):
         throttle.failed("a")
-    now = 1.0
-    assert throttle.failed("a") == PATIENCE
+    now = 1.0 / PER_SECOND
+    assert throttle.failed("a") == pytest.approx(PATIENCE)
+    assert throttle.failed("a") is None
     now = 3600.0
     assert throttle.failed("a") == 0.0
 

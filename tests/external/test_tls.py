@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import trio
 
-from ccexecd.external import tls
+from ccexecd.external import door, tls
 from ccexecd.external.tls import CertificateError, load
 from tests.e2e.client import PATIENCE, RefusedError
 from tests.e2e.daemon_process import eventually
@@ -190,12 +190,12 @@ class TestStrangers:
     async def test_there_are_not_any_number_of_them(self, tmp_path, files):
         """Handshakes that go on for ever take no more places than connections may."""
         async with secured(tmp_path, files, max_connections=1) as daemon:
-            door = daemon.daemon._door
-            door._over_tls = 1 + door._site.limits.turned_away
+            ours = daemon.daemon._door
+            ours._over_tls = 1 + ours._site.limits.turned_away
             async with await daemon.dial() as one:
                 with trio.fail_after(PATIENCE):
                     assert await one.receive_some() == b""
-            door._over_tls = 0
+            ours._over_tls = 0
 
     async def test_old_versions_are_not_spoken(self, tmp_path, files):
         """TLS 1.2 at least."""
@@ -294,21 +294,18 @@ class TestLoad:
 class TestBeyondLoopback:
     """Who listens where others can be is to say what protects the tokens."""
 
-    async def failure_of(self, tmp_path: Path, **config: Any) -> str:
+    async def test_a_name_is_judged_by_what_it_stands_for(self, tmp_path, monkeypatch):
+        """With the reason, and what can be done; nothing is left of the attempt."""
+        opened = door.open_listeners
+        monkeypatch.setattr(door, "open_listeners", lambda _host, port: opened("0.0.0.0", port))
         with pytest.raises((BaseExceptionGroup, OSError)) as failed:
-            async with running(tmp_path, **config):
+            async with running(tmp_path, host="build.example"):
                 pass
         error: BaseException = failed.value
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        return str(error)
-
-    @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
-    async def test_plain_text_is_refused(self, tmp_path, host):
-        """With the reason, and what can be done."""
-        reason = await self.failure_of(tmp_path, host=host)
-        assert "beyond loopback, without TLS" in reason
-        assert all(key in reason for key in ("certfile", "keyfile", "allow_plaintext", "127.0.0.1"))
+        assert "0.0.0.0:" in str(error)
+        assert all(word in str(error) for word in ("without TLS", "certfile", "allow_plaintext", "127.0.0.1"))
         assert not (tmp_path / "control.sock").exists()
 
     async def test_a_socket_of_systemd_is_judged_as_well(self, tmp_path):
