@@ -20,7 +20,9 @@ from ccexecd.external.tokens import Tokens
 from ccexecd.external.upgrade import BEARER_PREFIX
 
 _HOST = re.compile(r"(?:\[(?P<ip6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:/@\s]+))(?::[0-9]{1,5})?")
-_CHALLENGE = (("WWW-Authenticate", 'Bearer realm="ccexecd"'),)
+CHALLENGE = (("WWW-Authenticate", 'Bearer realm="ccexecd"'),)
+"""What goes with every 401 (RFC 9110 section 11.6.1)."""
+
 _OPAQUE = "null"
 """The origin of every page that has none of its own (RFC 6454 section 7): a sandboxed frame, a file, a redirect."""
 
@@ -118,10 +120,10 @@ def _identify(request: Request, sock: ConnectedSocket | None, policy: Policy) ->
     uid = None if sock is None else peer_uid(sock)
     if uid is None:
         message = "show the daemon's token: Authorization: Bearer TOKEN, read from its token file"
-        return Reject(401, message, _CHALLENGE, reason=Reason.NO_TOKEN)
+        return Reject(401, message, CHALLENGE, reason=Reason.NO_TOKEN)
     if uid not in policy.uids:
         message = f"uid {uid} is neither the daemon's nor root; show the token from its token file"
-        return Reject(401, message, _CHALLENGE, reason=Reason.OTHER_USER)
+        return Reject(401, message, CHALLENGE, reason=Reason.OTHER_USER)
     return user(uid)
 
 
@@ -131,10 +133,10 @@ def _by_token(shown: list[str | None], policy: Policy) -> Principal | Reject:
     token = found[0]
     if token is None or any(each is not token for each in found):
         message = "the token shown is not this daemon's; read it from its token file, or have one made"
-        return Reject(401, message, _CHALLENGE, reason=Reason.WRONG_TOKEN)
+        return Reject(401, message, CHALLENGE, reason=Reason.WRONG_TOKEN)
     if token.has_expired(time.time()):
         message = "the token shown has expired; have another one made"
-        return Reject(401, message, _CHALLENGE, reason=Reason.EXPIRED_TOKEN)
+        return Reject(401, message, CHALLENGE, reason=Reason.EXPIRED_TOKEN)
     return token.principal
 
 

@@ -18,7 +18,7 @@ import trio
 
 from ccexecd.core.principals import Principal
 from ccexecd.external.address import network_of, spell
-from ccexecd.external.auth import authorize, screen
+from ccexecd.external.auth import CHALLENGE, authorize, screen
 from ccexecd.external.request import Reason, Reject, Request, Response
 from ccexecd.external.site import Site
 from ccexecd.external.socket_owner import ConnectedSocket
@@ -163,7 +163,7 @@ class _Conversation:
             await self.wire.send(await route.answer(request), last=last)
             return self.wire.begin_next()
         if self.wire.can_answer:
-            raise Reject(401, "the token shown admits nobody any more", reason=Reason.EXPIRED_TOKEN)
+            raise Reject(401, "the token shown admits nobody any more", CHALLENGE, reason=Reason.EXPIRED_TOKEN)
         return False
 
     async def _admit(self, request: Request) -> Principal:

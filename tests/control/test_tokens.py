@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from ccexecd.external import connection
 from ccexecd.external.websocket import WebSocket
 from tests.e2e.client import PATIENCE, RefusedError
 from tests.e2e.daemon_process import eventually
@@ -132,12 +133,18 @@ async def test_a_rotated_token_s_client_comes_back_to_its_session(daemon):
         await two.request("close_stdin", execution_id=execution.id)
 
 
-async def test_an_open_connection_ends_when_its_token_expires(daemon):
-    """Not only at the door: who is in already has to leave, too."""
-    text = await add(daemon, lifetime=1.0)
-    async with daemon.client(token=text) as one:
+async def test_an_open_connection_ends_when_its_token_expires(daemon, monkeypatch):
+    """Not only at the door: who is in already has to leave, too; others stay."""
+    text, for_ever = await add(daemon, lifetime=3600), await add(daemon, "other")
+    monkeypatch.setattr(connection, "time_left", lambda _: 0.05)
+    async with daemon.client(token=for_ever) as other, daemon.client(token=text) as one:
         assert await one.closed() == 4401
-    assert not await is_let_in(daemon, text)
+        assert (await other.request("list"))["executions"] == []
+
+
+async def test_an_expired_token_admits_nobody(daemon):
+    """From the moment of its expiry on."""
+    assert not await is_let_in(daemon, await add(daemon, lifetime=0))
 
 
 async def test_a_command_over_http_ends_with_its_token(daemon):
