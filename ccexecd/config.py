@@ -84,6 +84,21 @@ class LoadedConfig:
         """
         return _load(self._inputs)
 
+    def require_secrecy(self) -> None:
+        """See, before anything is started, that nobody can listen to what will be said.
+
+        Raises:
+            ConfigError: the address can be reached from elsewhere, and there is no TLS.
+        """
+        config = self.config
+        if config.certfile is None and not config.allow_plaintext and _is_beyond_loopback(config.host):
+            message = (
+                f"{config.host} is beyond loopback, without TLS: tokens and commands would travel in the clear. Set "
+                "certfile (and keyfile), or listen on 127.0.0.1; or set allow_plaintext where something in front of "
+                "ccexecd speaks TLS"
+            )
+            raise ConfigError([Problem("host", self.sources["host"], message)])
+
     def places(self) -> Places:
         """Return the places of this daemon: the usual ones, except those that keys name.
 
@@ -141,28 +156,13 @@ def _load(inputs: _Inputs) -> LoadedConfig:
         raise ConfigError(merge.problems)
     if merge.values.get("debug"):
         merge.values["log_level"], merge.sources["log_level"] = "debug", merge.sources["debug"]
-    config = Config(**merge.values)
-    conflicts = [Problem(key, merge.sources[key], message) for key, message in _conflicts(config)]
-    if conflicts:
-        raise ConfigError(conflicts)
     return LoadedConfig(
-        config=config,
+        config=Config(**merge.values),
         sources=MappingProxyType(merge.sources),
         files=(file,) if was_read else (),
         config_file=file,
         inputs=inputs,
     )
-
-
-def _conflicts(config: Config) -> list[tuple[str, str]]:
-    """What no value shows by itself, as far as the configuration can tell: (key, message)."""
-    if config.certfile is not None or config.allow_plaintext or not _is_beyond_loopback(config.host):
-        return []
-    message = (
-        f"{config.host} is beyond loopback, without TLS: tokens and commands would travel in the clear. Set certfile "
-        "(and keyfile), or listen on 127.0.0.1; or set allow_plaintext where something in front of ccexecd speaks TLS"
-    )
-    return [("host", message)]
 
 
 def _is_beyond_loopback(host: str) -> bool:
