@@ -65,9 +65,9 @@ async def serve(stream: trio.SocketStream, house: House) -> None:
         house: what it shares with the others.
     """
     who = credentials(stream)
-    principal = principal_of(who, groups_of(stream) if house.groups.all else (), house.groups)
     try:
         async with stream:
+            principal = principal_of(who, groups_of(stream) if house.groups.all else (), house.groups)
             if principal is not None:
                 await _converse(stream, house, principal)
             else:

@@ -143,7 +143,7 @@ class Door:
         """The certificate of a configuration, which does without only where nobody else can listen."""
         context = tls.load(config.certfile, config.keyfile)
         if context is None and not config.allow_plaintext:
-            require_secrecy(self._opened.listeners)
+            require_secrecy(self._opened.addresses)
         return context
 
     async def _serve(self, stream: trio.SocketStream) -> None:

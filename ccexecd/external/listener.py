@@ -51,22 +51,21 @@ async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
         raise _cannot_listen(host, port, error) from error
 
 
-def require_secrecy(listeners: Iterable[trio.SocketListener]) -> None:
+def require_secrecy(addresses: Iterable[str]) -> None:
     """See that nobody can listen to what is said here: without TLS, that is on loopback only.
 
     Args:
-        listeners: What is listened on, with the addresses that the kernel has.
+        addresses: What is listened on, as ``host:port``, with the IP addresses that the kernel has.
 
     Raises:
         ListenError: One of them can be reached from elsewhere.
     """
-    for listener in listeners:
-        host, port, *_ = listener.socket.getsockname()
-        if not is_loopback(host):
+    for address in addresses:
+        if not is_loopback(address.rpartition(":")[0].strip("[]")):
             raise ListenError(
-                f"cannot listen on {spell(host, port)}, which is beyond loopback, without TLS: tokens and commands "
-                "would travel in the clear. Set certfile (and keyfile), or listen on 127.0.0.1; or set allow_plaintext "
-                "where something in front of ccexecd speaks TLS"
+                f"cannot listen on {address}, which is beyond loopback, without TLS: tokens and commands would travel "
+                "in the clear. Set certfile (and keyfile), or listen on 127.0.0.1; or set allow_plaintext where "
+                "something in front of ccexecd speaks TLS"
             )
 
 

@@ -172,6 +172,16 @@ class TestDraining:
             assert 40 <= (deadline - asked).total_seconds() < 40 + PATIENCE
             await one.request("close_stdin", execution_id=execution.id)
 
+    async def test_it_can_be_reloaded(self, tmp_path):
+        """A daemon that no longer listens still takes another configuration."""
+        async with running(tmp_path) as daemon, daemon.client() as one, trio.open_nursery() as nursery:
+            execution = await one.execute("cat", stdin="open")
+            await drain(daemon, nursery)
+            await eventually(lambda: not daemon.daemon._door._acceptor.listeners[0].socket.fileno() >= 0, "it is shut")
+            (tmp_path / "ccexecd.toml").write_text("max_sessions = 7\n")
+            assert (await daemon.ask("reload"))["changed"] == ["max_sessions"]
+            await one.request("close_stdin", execution_id=execution.id)
+
     async def test_nobody_is_let_in(self, tmp_path):
         """New connections are refused by the kernel, so that a balancer looks elsewhere."""
         async with running(tmp_path) as daemon, daemon.client() as one, trio.open_nursery() as nursery:
