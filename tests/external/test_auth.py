@@ -8,6 +8,8 @@ from typing import Self
 
 import attrs
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from ccexecd.core.principals import Principal, Scope, user
 from ccexecd.external.auth import Policy, authorize, screen
@@ -263,3 +265,31 @@ def test_a_client_that_has_gone_is_refused():
 def test_the_policy_hides_its_token():
     """A traceback with a policy in it holds no token."""
     assert TOKEN not in repr(POLICY)
+
+
+HEADER_TEXT = st.text(st.characters(max_codepoint=255, exclude_characters="\r\n\0"), max_size=80)
+CREDENTIALS = st.one_of(
+    HEADER_TEXT,
+    HEADER_TEXT.map(lambda text: f"Bearer {text}"),
+    st.sampled_from([TOKEN, ENCODED]).map(lambda text: f"Bearer {text[:-1]}"),
+    st.sampled_from([TOKEN, ENCODED]).map(lambda text: f"Bearer {text.swapcase()}"),
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["authorization", "sec_websocket_protocol", "origin", "host", "cookie", "x_forwarded_for"]),
+        st.lists(CREDENTIALS, min_size=1, max_size=3),
+    )
+)
+@example({"authorization": [f"Bearer {TOKEN}\xa0"]})
+@example({"authorization": [f"Bearer {TOKEN} {TOKEN}"]})
+@example({"sec_websocket_protocol": [f"bearer.{TOKEN}="]})
+def test_nothing_but_a_token_admits_a_stranger(headers: dict[str, list[str]]):
+    """Whatever a head says, in whatever bytes: it is refused with a status of ours, and nothing of it raises."""
+    verdict = authorize(request(**headers), None, POLICY)
+    if isinstance(verdict, Reject):
+        assert verdict.status in {400, 401, 403}
+    else:
+        shown = [value for values in headers.values() for value in values]
+        assert any(TOKEN in value or ENCODED in value for value in shown)
