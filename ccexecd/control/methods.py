@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from ccexecd import __version__
 from ccexecd.config import ConfigError
+from ccexecd.control.tokens import Tokens, token_methods
 from ccexecd.protocol import messages
 from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError
@@ -33,6 +34,10 @@ class Operated(Protocol):
 
     def reload(self) -> dict[str, Any]:
         """Read the configuration again and use it, whole or not at all; reopen the log."""
+
+    @property
+    def tokens(self) -> Tokens:
+        """The secrets that admit its clients."""
 
     async def stop(self, drain: float | None, grace: float | None) -> Answer:
         """End; answered when everything that it ran has ended."""
@@ -66,6 +71,7 @@ def operator_methods(daemon: Operated) -> dict[str, Method]:
 
     return {
         **EXECUTION_METHODS,
+        **token_methods(lambda: daemon.tokens),
         "status": status_method(daemon.status),
         "health": Method(messages.Nothing, health),
         "config": Method(messages.Nothing, config),

@@ -4,7 +4,6 @@ import attrs
 
 from ccexecd.core.framing import PIECE, Piece, code_point_cut
 
-
 LEAST = 4
 """Bytes of a line that are shown at least: those of the longest code point."""
 

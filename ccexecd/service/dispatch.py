@@ -27,6 +27,7 @@ from ccexecd.protocol.codec import StructureError, dumps
 from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import Call, Fault, RPCError
 from ccexecd.service.peer import Peer
+from ccexecd.service.scopes import needed, not_permitted
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +130,9 @@ class Dispatcher:
     def _call(self, call: Call, method: Method | None, places: "_Places") -> Any:
         if method is None:
             raise RPCError(ErrorCode.METHOD_NOT_FOUND, f"Method not found: {call.method[:100]!r}")
+        if not self._peer.principal.may(needed(call.method)):
+            raise not_permitted(call.method, self._peer.principal)
+        self._peer.count(call.method)
         if call.problems:
             raise StructureError(list(call.problems))
         params: Any = messages.params(call.params, method.params, lenient=self._peer.manner.lenient)

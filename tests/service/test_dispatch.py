@@ -11,6 +11,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from ccexecd.core.execution import Event, IllegalTransitionError, State
+from ccexecd.core.principals import Principal, Scope, user
 from ccexecd.engine import AdmissionError, Refusal
 from ccexecd.process.leader import SpawnError
 from ccexecd.process.standard_input import StdinClosedError
@@ -27,9 +28,13 @@ class ListeningPeer:
 
     def __init__(self, manner=V1) -> None:
         self.manner = manner
+        self.principal = user(0)
         self.events: list[object] = []
         self.has_room = trio.Event()
         self.has_room.set()
+
+    def count(self, method: str) -> None:
+        """Everybody may call as often as they like."""
 
     def queue(self, message: object) -> None:
         self.events.append(json.loads(dumps(message)))
@@ -485,3 +490,17 @@ async def test_what_was_decided_is_done_though_the_connection_ends(monkeypatch):
 def test_a_method_knows_its_params():
     """A row of a table of methods is a class, a callable and what it waits for, nothing else."""
     assert list(inspect.signature(Method).parameters) == ["params", "call", "kind"]
+
+
+async def test_a_method_asks_for_its_scope():
+    """A caller without it is told which one, before its params are looked at; nothing has been done."""
+    async with trio.open_nursery() as nursery:
+        house = House(nursery)
+        house.peer.principal = Principal("ci", {Scope.OBSERVE}, "token")
+        await house.dispatcher.receive(b'{"jsonrpc":"2.0","id":1,"method":"control","params":{"n":"x"}}')
+        await house.dispatcher.receive(b'{"jsonrpc":"2.0","id":2,"method":"wait","params":{"n":"x"}}')
+        await house.dispatcher.receive(b'{"jsonrpc":"2.0","id":3,"method":"double","params":{"n":1}}')
+        codes = [reply["error"]["code"] for reply in house.peer.replies]
+        assert codes == [-32110, -32602, -32110], "what is in no table is for those who may do everything"
+        assert house.peer.replies[0]["error"]["data"] == {"scope": "execute", "scopes": ["observe"]}
+        assert not house.begun
