@@ -23,7 +23,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
-from ccexecctl.errors import CtlError, NotPermittedError, NotRunningError, RefusedError, UnreachableError
+from ccexecctl.errors import WHO_MAY, CtlError, NotPermittedError, NotRunningError, RefusedError, UnreachableError
 from ccexecctl.place import Place, is_held, locate, pidfile_beside
 from ccexecd import paths
 from ccexecd.protocol.framing import LineBuffer, LineTooLongError
@@ -261,7 +261,7 @@ def _explain(path: Path, error: OSError, *, is_fallback: bool) -> CtlError:
         # Nothing shows that the machine has a daemon, and this user could not use it: only the own one counts.
         return NotRunningError(why)
     if error.errno in FORBIDDEN:
-        return NotPermittedError(why, "only root and the user that ccexecd runs as may; try sudo")
+        return NotPermittedError(why, WHO_MAY)
     if error.errno not in NOBODY_THERE:
         return UnreachableError(why)
     if is_held(pidfile_beside(path)):

@@ -21,12 +21,15 @@ class Exit(IntEnum):
     NOT_PERMITTED = 4
 
 
+WHO_MAY = "only root, the user that ccexecd runs as and the groups of its configuration may; try sudo"
+"""What to do about a door that is closed."""
+
 HINTS = {
     ErrorCode.PROCESS_NOT_FOUND: "every id that is known: ccexecctl ps --all",
     ErrorCode.AMBIGUOUS_EXECUTION: "give more characters of the id: ccexecctl ps --all",
     ErrorCode.INVALID_STATE: "what state it is in: ccexecctl ps --all",
     ErrorCode.DRAINING: "ccexecd is shutting down; once it has stopped: ccexecctl start",
-    ErrorCode.NOT_PERMITTED: "only root and the user that ccexecd runs as may; try sudo",
+    ErrorCode.NOT_PERMITTED: WHO_MAY,
     ErrorCode.METHOD_NOT_FOUND: "daemon and ccexecctl may be of different versions: ccexecctl version",
     ErrorCode.COMMAND_NOT_ALLOWED: "what is allowed: ccexecctl policy show; why this is not: ccexecctl policy test",
     ErrorCode.AUDIT_UNAVAILABLE: "what is wrong with it: ccexecctl status --json; it needs room on its disk",

@@ -66,12 +66,14 @@ def _start(arguments: argparse.Namespace) -> int:
     flags = {key: value for key, value in vars(arguments).items() if key not in _NOT_KEYS}
     loaded = load(flags, os.environ, arguments.config)
     places = loaded.places()
+    handed_over = listen_fds() if not arguments.check else {}
+    if not handed_over:
+        loaded.require_secrecy()
     if arguments.check:
         print("ccexecd: the configuration is valid", flush=True)  # noqa: T201
         return 0
     umask = os.umask(UMASK)
     _make_directories(places, with_log=not arguments.foreground)
-    handed_over = listen_fds()
     keep = [fd for fds in handed_over.values() for fd in fds]
 
     def serve(ready: Ready) -> int:

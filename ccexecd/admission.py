@@ -4,6 +4,7 @@ Owns the two records of an execution, the decision about it and its outcome, wha
 what it means when nothing can be recorded. Must not start anything.
 """
 
+import logging
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,8 @@ from ccexecd.keys import Config
 from ccexecd.process.execution import Execution
 from ccexecd.process.leader import SpawnError, user_of
 from ccexecd.storage.audit import Audit
+
+log = logging.getLogger(__name__)
 
 MAX_NAMES = 256
 """Names of environment variables in one record."""
@@ -96,6 +99,8 @@ class Gate:
         self._is_required = config.audit_required
         self.judge = Judge(config, rules, self._inherited)
         self.redactor = Redactor(config.redact)
+        for warning in self.judge.warnings():
+            log.warning("%s", warning)
         if self._audit is not None:
             self._audit.max_bytes, self._audit.max_files = config.audit_max_bytes, config.audit_files
 

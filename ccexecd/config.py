@@ -89,6 +89,21 @@ class LoadedConfig:
         """
         return _load(self._inputs)
 
+    def require_secrecy(self) -> None:
+        """See, before anything is started, that nobody can listen to what will be said.
+
+        Raises:
+            ConfigError: the address can be reached from elsewhere, and there is no TLS.
+        """
+        config = self.config
+        if config.certfile is None and not config.allow_plaintext and _is_beyond_loopback(config.host):
+            message = (
+                f"{config.host} is beyond loopback, without TLS: tokens and commands would travel in the clear. Set "
+                "certfile (and keyfile), or listen on 127.0.0.1; or set allow_plaintext where something in front of "
+                "ccexecd speaks TLS"
+            )
+            raise ConfigError([Problem("host", self.sources["host"], message)])
+
     def places(self) -> Places:
         """Return the places of this daemon: the usual ones, except those that keys name.
 
@@ -155,6 +170,18 @@ def _load(inputs: _Inputs) -> LoadedConfig:
         policy=policy,
         inputs=inputs,
     )
+
+
+def _is_beyond_loopback(host: str) -> bool:
+    """Whether an address is; what a name stands for is known when it is listened on, and judged then."""
+    if host in {"127.0.0.1", "localhost", "::1"}:
+        return False
+    from ipaddress import ip_address  # noqa: PLC0415  # most need it never
+
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _find_file(inputs: _Inputs) -> tuple[Path, bool]:

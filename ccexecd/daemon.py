@@ -19,9 +19,10 @@ from typing import Any
 import trio
 
 from ccexecd import __version__
-from ccexecd.config import ConfigError, LoadedConfig, Problem
+from ccexecd.config import Config, ConfigError, LoadedConfig, Problem
 from ccexecd.control import connection as control_connection
 from ccexecd.control import listener as control_listener
+from ccexecd.control.callers import Groups
 from ccexecd.control.methods import operator_methods
 from ccexecd.core.redaction import Redactor
 from ccexecd.detach import Ready
@@ -30,6 +31,7 @@ from ccexecd.external.connection import Household
 from ccexecd.external.door import Door
 from ccexecd.external.execute import execute_route
 from ccexecd.external.routes import health_routes
+from ccexecd.external.tokens import Tokens
 from ccexecd.logs import Log
 from ccexecd.paths import Places
 from ccexecd.process.execution import Execution
@@ -39,6 +41,8 @@ from ccexecd.process.pump import Pump
 from ccexecd.records import retention_of
 from ccexecd.service.dispatch import Answer
 from ccexecd.service.methods import EXECUTION_METHODS
+from ccexecd.service.rates import Rates
+from ccexecd.service.refusals import Refusals
 from ccexecd.service.status import status_method
 from ccexecd.storage.archive import Archive
 from ccexecd.storage.audit import Audit
@@ -93,9 +97,13 @@ class Daemon:
         self._audit = Audit(places.state_dir / "audit", config.audit_max_bytes, config.audit_files)
         self._engine = Engine(config, self._keeper, self._pump, environ, self._archive, self._audit, loaded.policy)
         methods = {**EXECUTION_METHODS, "status": status_method(self.status)}
-        self._house = Household(self._engine, methods, epoch=secrets.token_hex(8))
-        routes = {**health_routes(self.health), "/execute": execute_route(self._engine)}
-        self._door = Door(self._house, routes, loaded.config, places.token_file)
+        self._rates, self._refusals = Rates(loaded.config), Refusals()
+        self._refusals.on_refusal = self._engine.gate.turned_away
+        self._house = Household(self._engine, methods, epoch=secrets.token_hex(8), rates=self._rates)
+        routes = {**health_routes(self.health), "/execute": execute_route(self._engine, self._rates)}
+        self.tokens = Tokens.load(places.token_file, places.state_dir / "tokens.json")
+        self._door = Door(self._house, routes, loaded.config, self.tokens, self._refusals)
+        self._groups = Groups.named(loaded.config.control_read_groups, loaded.config.control_write_groups)
         self._stop_asked = trio.Event()
         self._stopped = trio.Event()
         self._drain = 0.0
@@ -110,7 +118,7 @@ class Daemon:
         Raises:
             OSError: it cannot come up; the text says what, where and what to do.
         """
-        control = control_listener.bind(self._places.control_socket, self._places.signpost)
+        control = control_listener.bind(self._places.control_socket, self._places.signpost, self._groups.all)
         try:
             async with control, trio.open_nursery() as control_nursery:
                 async with trio.open_nursery() as engine_nursery:
@@ -151,7 +159,7 @@ class Daemon:
             "uptime_seconds": round(time.monotonic() - self._started_clock, 3),
             "address": addresses[0],
             "addresses": addresses,
-            "url": f"ws://{addresses[0]}/ws/mcp",
+            "url": self._door.url,
             "control_socket": str(self._places.control_socket),
             "pidfile": str(self._places.pidfile),
             "log_file": str(self._log_output.path) if self._log_output.path else None,
@@ -173,11 +181,7 @@ class Daemon:
             "problems": self._problems(),
             "keeper": {"pid": self._keeper.pid, "control_group": self._keeper.control_group},
             "memory_bytes": memory["memory_bytes"],
-            "audit": {
-                "directory": str(self._audit.directory),
-                "head": str(self._audit.head),
-                "problem": self._audit.problem,
-            },
+            "audit": self._audit.status(),
         }
 
     def health(self) -> dict[str, Any]:
@@ -221,31 +225,24 @@ class Daemon:
             changed = list(update.changed)
             if loaded.policy != self._loaded.policy and "policy_file" not in changed:
                 changed.append("policy_file")
+            self._change_door(update.config)
             self._loaded = loaded
             self._sources = {**loaded.sources, **{key: self._sources[key] for key in update.needs_restart}}
             self._engine.reconfigure(update.config, loaded.policy)
-            self._door.reconfigure(update.config)
+            self._rates.reconfigure(update.config)
             self._log_output.redact(self._engine.gate.redactor)
             self._log_output.set_level("debug" if update.config.debug else update.config.log_level)
         finally:
             self._notifier.ready(self._summary())
         log.info("reloaded", extra={"changed": changed, "needs_restart": update.needs_restart})
-        self._say_what_is_lax()
         return {"changed": changed, "needs_restart": list(update.needs_restart)}
 
-    def policy(self) -> dict[str, Any]:
-        """What may run: the allow-list and the policy in force, and what is to be said of them."""
-        config, rules = self._engine.config, self._loaded.policy
-        return {
-            "allowed_commands": None if config.allowed_commands is None else list(config.allowed_commands),
-            "policy_file": config.policy_file,
-            "policy": None if rules is None else rules.as_public_dict(),
-            "warnings": self._engine.gate.judge.warnings(),
-        }
-
-    def _say_what_is_lax(self) -> None:
-        for warning in self._engine.gate.judge.warnings():
-            log.warning("%s", warning)
+    def _change_door(self, config: Config) -> None:
+        try:
+            self._door.reconfigure(config)
+        except OSError as error:
+            key = "certfile" if config.certfile or config.keyfile else "allow_plaintext"
+            raise ConfigError([Problem(key, self._sources[key], str(error))]) from error
 
     def _reopen_log(self) -> None:
         try:
@@ -277,7 +274,6 @@ class Daemon:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
-        self._say_what_is_lax()
         self._audit.record("started", {"pid": os.getpid(), "version": __version__, "addresses": self._door.addresses})
         log.info("listening", extra={"addresses": self._door.addresses, "pid": os.getpid()})
         self._notifier.ready(self._summary())
@@ -318,7 +314,10 @@ class Daemon:
         await self._door.farewell()
 
     async def _serve_operator(self, stream: trio.SocketStream) -> None:
-        await control_connection.serve(stream, self._engine, operator_methods(self))
+        house = control_connection.House(
+            self._engine, operator_methods(self), self._groups, self._rates, self._refusals
+        )
+        await control_connection.serve(stream, house)
 
     async def _heed_signals(self, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:

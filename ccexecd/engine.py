@@ -208,7 +208,7 @@ class Engine:
         nursery = self._require_nursery() if execution.spec.on_disconnect == "detach" else session.nursery
         is_ready = not execution.spec.stdbuf or self._line_buffering.is_known
         start = Start(execution, self._keeper, self._launch(execution)) if is_ready else None
-        self.records.begin(execution, session.principal)  # while it is being started, nobody waits for a disk
+        self.records.begin(execution)  # while it is being started, nobody waits for a disk
         (nursery or self._require_nursery()).start_soon(self._run_execution, execution, session, start)
         return execution
 
@@ -226,6 +226,7 @@ class Engine:
         spec = _with_stdio(ruling.spec)
         window, most_lines = self.config.max_buffer_size, self.config.max_buffer_lines
         execution = Execution(spec, session.id, self._keeper, self._pump, window, reader_for(spec), most_lines)
+        execution.principal = session.principal
         self.gate.admitted(session, execution, ruling)
         execution.apply(Event.ADMIT)
         self.executions[execution.id] = self.live[execution.id] = execution
@@ -237,17 +238,27 @@ class Engine:
         self._set_idle_clock(session)
         return execution
 
-    def find(self, execution_id: str, *, prefix: bool = False) -> Execution | None:
-        """An execution by its id or, where asked for, by the only id that starts so."""
+    def find(
+        self, execution_id: str, *, prefix: bool = False, visible: Callable[[Execution], bool] = lambda _: True
+    ) -> Execution | None:
+        """An execution by its id or, where asked for, by the only id that starts so; only of those that are visible."""
         found = self.executions.get(execution_id)
         if found is None and prefix and len(execution_id) >= PREFIX_LENGTH:
-            matching = [each for key, each in self.executions.items() if key.startswith(execution_id)]
+            matching = [each for key, each in self.executions.items() if key.startswith(execution_id) and visible(each)]
             found = matching[0] if len(matching) == 1 else None
-        return found
+        return found if found is not None and visible(found) else None
 
-    async def recall(self, execution_id: str, *, prefix: bool = False) -> list[PastExecution]:
-        """Executions that have left the memory, by id or, where asked for, by its beginning: two at most."""
-        return await self.records.recall(execution_id, prefix=prefix and len(execution_id) >= PREFIX_LENGTH)
+    async def recall(
+        self, execution_id: str, principal: str | None = None, *, prefix: bool = False
+    ) -> list[PastExecution]:
+        """A principal's executions that have left the memory, by id or, where asked for, by its beginning: two at most.
+
+        Args:
+            execution_id: an id, or its beginning.
+            principal: whose; None is anybody's.
+            prefix: whether the beginning is enough, if it is long enough.
+        """
+        return await self.records.recall(execution_id, principal, prefix=prefix and len(execution_id) >= PREFIX_LENGTH)
 
     async def end_all(self, grace: float | None) -> list[Execution]:
         """End every session and execution and what they left running, and wait until that is done.
@@ -290,7 +301,7 @@ class Engine:
             del self.live[execution.id], session.live[execution.id]
             if execution.leader is not None and execution.leaves_running:
                 self.leftovers.add(execution.leader, execution.grace)
-            self._remember(execution, session)
+            self._remember(execution)
             self._set_idle_clock(session)
             self.gate.ended(session, execution)
 
@@ -318,9 +329,9 @@ class Engine:
             argv = argv_of(spec.display, path or os.defpath)
         return Launch(argv, spec.cwd, added, spec.grace, tuple(removed), spec.limits.as_set(), user=user)
 
-    def _remember(self, execution: Execution, session: Session) -> None:
+    def _remember(self, execution: Execution) -> None:
         """Keep a finished execution for a while, and forget those that no longer fit."""
-        for forgotten in self.records.finished(execution, session.principal):
+        for forgotten in self.records.finished(execution):
             del self.executions[forgotten.id]
             owner = self.sessions.get(forgotten.session_id)
             if owner is not None:

@@ -108,6 +108,16 @@ class Judge:
         told["steps"] = [{"rule": rule, "miss": miss} for rule, miss in (decision.steps if decision else ())]
         return told | self._seen(spec) | {"warnings": self._warnings_about(told, spec)}
 
+    def in_force(self) -> dict[str, Any]:
+        """The allow-list and the policy, and what is to be said of them: JSON values."""
+        allowed = self._config.allowed_commands
+        return {
+            "allowed_commands": None if allowed is None else list(allowed),
+            "policy_file": self._config.policy_file,
+            "policy": None if self._rules is None else self._rules.as_public_dict(),
+            "warnings": self.warnings(),
+        }
+
     def warnings(self) -> list[str]:
         """What whoever wrote the allow-list and the policy may not have meant."""
         own = warnings_of(self._config.allowed_commands or ())

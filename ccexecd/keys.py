@@ -48,6 +48,9 @@ LONGEST = 1_000_000_000
 """Seconds: as much as a client may ask for (`protocol.codec.MAX_SECONDS`)."""
 
 
+_RATE: dict[str, Any] = {"minimum": 0, "maximum": 1_000_000}
+
+
 def _key(default: object, meaning: str, **rules: Any) -> Any:
     return attrs.field(default=default, metadata={_RULES: Rules(meaning, **rules)})
 
@@ -72,6 +75,13 @@ class Config:
     pidfile: str | None = _key(None, "file that holds the lock and the pid", is_path=True, reloadable=False)
     log_file: str | None = _key(None, "log of a detached daemon", is_path=True, reloadable=False)
     token_file: str | None = _key(None, "bearer token of the WebSocket clients", is_path=True, reloadable=False)
+    certfile: str | None = _key(
+        None, "certificate for TLS (PEM), read again by every reload; not set: plain text", is_path=True
+    )
+    keyfile: str | None = _key(None, "its private key (PEM); not set: in the same file", is_path=True)
+    allow_plaintext: bool = _key(
+        False, "listen beyond loopback without TLS, where something in front of it or the network keeps tokens secret"
+    )
     log_level: str = _key(
         "info",
         "least severe records that are logged",
@@ -152,6 +162,24 @@ class Config:
     )
     shell: str | None = _key(None, "shell that runs `command`; not set: bash where there is one, else /bin/sh")
     allowed_hosts: tuple[str, ...] = _key((), "names accepted in the Host header besides the loopback ones")
+    allowed_origins: tuple[str, ...] = _key(
+        (), "web pages that may ask, as in the Origin header: `https://ci.example`; never `null`"
+    )
+    control_read_groups: tuple[str, ...] = _key(
+        (), "groups whose members may look at everything through the control socket", reloadable=False
+    )
+    control_write_groups: tuple[str, ...] = _key(
+        (), "groups whose members may do everything through the control socket", reloadable=False
+    )
+    handshake_rate: float = _key(
+        1000.0, "WebSocket handshakes of one principal per second, ten times that at once; 0: no limit", **_RATE
+    )
+    request_rate: float = _key(
+        10_000.0, "calls and HTTP requests of one principal per second, ten times that at once; 0: no limit", **_RATE
+    )
+    execution_rate: float = _key(
+        2000.0, "executions that one principal may start per second, ten times that at once; 0: no limit", **_RATE
+    )
     unset_environment: tuple[str, ...] = _key((), "environment variables that no execution inherits")
     leftovers: str = _key(
         "kill",

@@ -53,7 +53,7 @@ class Records:
         self._remembered_bytes = 0
         self._recalled: OrderedDict[str, PastExecution] = OrderedDict()
 
-    def begin(self, execution: Execution, principal: str) -> None:
+    def begin(self, execution: Execution) -> None:
         """An execution is being started: give its log a place, and note it."""
         if self._archive is None:
             return
@@ -61,9 +61,9 @@ class Records:
         if store is not None:
             execution.log.keep_in(store)
             self._stores[execution.id] = store
-        self._archive.note(execution.id, lambda: _record(execution, principal, store))
+        self._archive.note(execution.id, lambda: _record(execution, store))
 
-    def finished(self, execution: Execution, principal: str) -> list[Execution]:
+    def finished(self, execution: Execution) -> list[Execution]:
         """It is over: note that, and remember it for a while.
 
         Returns:
@@ -73,7 +73,7 @@ class Records:
         if self._archive is not None and execution.finished_at is not None:
             size = store.held_bytes if store is not None else 0
             moment = execution.finished_at.timestamp()
-            self._archive.finished(execution.id, moment, size, lambda: _record(execution, principal, store))
+            self._archive.finished(execution.id, moment, size, lambda: _record(execution, store))
             execution.log.shrink(REMEMBERED_WINDOW)
         self._remembered.append(execution)
         self._remembered_bytes += execution.log.held_bytes
@@ -85,12 +85,12 @@ class Records:
             self._remembered_bytes -= forgotten[-1].log.held_bytes
         return forgotten
 
-    async def recall(self, name: str, *, prefix: bool) -> list[PastExecution]:
-        """Executions that have left the memory, by id or, where asked for, by its beginning: two at most."""
-        if name in self._recalled:
+    async def recall(self, name: str, principal: str | None, *, prefix: bool) -> list[PastExecution]:
+        """A principal's executions that have left the memory: see `Archive.find`."""
+        if name in self._recalled and principal in (None, self._recalled[name].principal):
             self._recalled.move_to_end(name)
             return [self._recalled[name]]
-        found = await self._archive.find(name, prefix=prefix) if self._archive is not None else []
+        found = await self._archive.find(name, principal, prefix=prefix) if self._archive is not None else []
         if len(found) == 1:
             self._recalled[found[0].id] = found[0]
             while len(self._recalled) > RECALLED:
@@ -102,13 +102,13 @@ class Records:
         return await self._archive.newest(wanted) if self._archive is not None and wanted.limit > 0 else []
 
 
-def _record(execution: Execution, principal: str, store: StoredLog | None) -> Record:
+def _record(execution: Execution, store: StoredLog | None) -> Record:
     """What the history keeps of an execution."""
     outcome, ended = execution.outcome, execution.finished_at
     return Record(
         id=execution.id,
         session_id=execution.session_id,
-        principal=principal,
+        principal=execution.principal,
         created_at=execution.created_at.timestamp(),
         finished_at=ended.timestamp() if ended is not None and execution.state is State.FINISHED else None,
         reason=outcome.reason.value if outcome is not None else None,

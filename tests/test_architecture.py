@@ -444,7 +444,10 @@ CONTRACT = {
 }  # fmt: skip
 """What both doors serve besides `status`, of the contract's methods."""
 
-OPERATORS = {"status", "health", "config", "version", "reload", "policy", "stop"}
+OPERATORS = {
+    "status", "health", "config", "version", "reload", "policy", "stop",
+    "token_show", "token_list", "token_add", "token_rotate", "token_revoke",
+}  # fmt: skip
 
 METHODS = operator_methods(SimpleNamespace(status=dict))  # never called here
 

@@ -401,6 +401,25 @@ def documented_table() -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "2001:db8::1"])
+def test_an_address_beyond_loopback_needs_tls(read, host):
+    """Before anything is started: the key, its source, and what can be done; each of them does it."""
+    with pytest.raises(ConfigError) as refused:
+        read(f'host = "{host}"').require_secrecy()
+    (problem,) = refused.value.problems
+    assert problem.key == "host"
+    assert problem.source.startswith("file ")
+    assert all(word in problem.message for word in (host, "without TLS", "certfile", "127.0.0.1", "allow_plaintext"))
+    read(f'host = "{host}"\nallow_plaintext = true').require_secrecy()
+    read(f'host = "{host}"\ncertfile = "c.pem"').require_secrecy()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost", "build.example"])
+def test_loopback_needs_none(read, host):
+    """Nor does a name: what that stands for is seen when it is listened on."""
+    read(host=host).require_secrecy()
+
+
 def test_documentation_has_every_key():
     """The table of docs/configuration.md is what the code says; on failure, paste the table of the message."""
     rows = [line for line in DOCUMENT.read_text().splitlines() if line.startswith("|")]

@@ -353,6 +353,15 @@ def test_version(run: Run):
     assert run("--version").stdout == f"ccexecd {__version__}\n"
 
 
+def test_check_finds_what_a_start_would_refuse(run: Run, environ: dict[str, str]):
+    """A restart, which asks this first, ends nothing for an address that must not be listened on."""
+    done = run("--check", "--host", "0.0.0.0")
+    assert done.returncode == 2
+    assert "host (flag --host): 0.0.0.0 is beyond loopback, without TLS" in done.stderr
+    environ["CCEXECD_ALLOW_PLAINTEXT"] = "true"
+    assert run("--check", "--host", "0.0.0.0").returncode == 0
+
+
 def test_check_starts_nothing(run: Run, state: Path):
     """--check tells whether the configuration is valid, as a start would, and leaves no trace."""
     assert run("--check").stdout == "ccexecd: the configuration is valid\n"
@@ -394,4 +403,4 @@ def test_real_daemon(state: Path, environ: dict[str, str]):
     assert "address already in use" in told.stderr.lower()
     assert signal_daemon(state / "ccexecd.pid", signal.SIGTERM)
     eventually(lambda: not is_locked(state / "ccexecd.pid"))
-    assert {path.name for path in state.iterdir()} == {"ccexecd.log", "token", "audit", "history.db"}
+    assert {path.name for path in state.iterdir()} == {"audit", "ccexecd.log", "history.db", "token"}

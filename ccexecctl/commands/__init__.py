@@ -24,6 +24,7 @@ SUMMARIES = {
     "resume": "let a paused execution go on",
     "cancel": "end an execution: TERM, grace, KILL",
     "kill": "end an execution at once with KILL",
+    "token": "show or change the tokens that admit clients",
     "policy": "show what may run, or why something may or may not",
     "audit": "verify the audit, or look into it",
     "config": "show or check the configuration",

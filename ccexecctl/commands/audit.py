@@ -51,7 +51,7 @@ SEARCH_EXAMPLES = """\
 examples:
   ccexecctl audit search --decision refused
   ccexecctl audit search --execution 1aa007fe --json
-  ccexecctl audit search --principal 'uid 1000' --since 2026-01-31T08:00 --text 'rm -rf'
+  ccexecctl audit search --principal 'uid:1000' --since 2026-01-31T08:00 --text 'rm -rf'
 """
 
 FOLLOW_INTERVAL = 0.25

@@ -75,14 +75,14 @@ def _show(arguments: Namespace) -> int:
 
 
 def _validate(arguments: Namespace) -> int:
-    loaded = _load(arguments, arguments.file)
+    loaded = _load(arguments, arguments.file, to_start=True)
     checked = ", ".join(map(str, loaded.files)) or "defaults and environment"
     render.show({"valid": True, "files": list(map(str, loaded.files))}, [f"{checked}: valid"], as_json=arguments.json)
     return Exit.DONE
 
 
-def _load(arguments: Namespace, file: Path | None) -> Any:
-    """Load a configuration as the daemon would.
+def _load(arguments: Namespace, file: Path | None, *, to_start: bool = False) -> Any:
+    """Load a configuration as the daemon would, and see, where that is asked, that one could start with it.
 
     Raises:
         CtlError: with all that is wrong.
@@ -90,6 +90,10 @@ def _load(arguments: Namespace, file: Path | None) -> Any:
     from ccexecd.config import ConfigError, load  # noqa: PLC0415  # attrs and cattrs: only these deeds pay for them
 
     try:
-        return load({"state_dir": arguments.state_dir}, os.environ, file)
+        loaded = load({"state_dir": arguments.state_dir}, os.environ, file)
+        if to_start:
+            loaded.require_secrecy()
     except ConfigError as error:
         raise CtlError("\n  ".join(["the configuration is not valid", *str(error).splitlines()])) from error
+    else:
+        return loaded

@@ -36,7 +36,7 @@ examples:
   ccexecctl policy test -- git push
   ccexecctl policy test --cwd /srv --env LD_PRELOAD -- make
   ccexecctl policy test --command 'ls | wc -l'
-  ccexecctl policy test --file ./policy.toml --principal 'uid 1000' -- claude -p x
+  ccexecctl policy test --file ./policy.toml --principal 'uid:1000' -- claude -p x
 """
 
 
@@ -134,7 +134,7 @@ def _judged_here(file: Path, asked: dict[str, Any]) -> dict[str, Any]:
         raise CtlError("\n  ".join([f"the policy file {file} is not valid", *problems])) from error
     given = {"cwd": asked["cwd"], "env": dict.fromkeys(asked["env"], "\0")}
     spec = question(asked["argv"] and tuple(asked["argv"]), asked["command"], "/bin/sh", **given)
-    who = asked["principal"] or f"uid {os.geteuid()}"
+    who = asked["principal"] or f"uid:{os.geteuid()}"
     judge = Judge(Config(), rules, os.environ)
     told = judge.explain(spec, who)
     return told | {"warnings": told["warnings"] + judge.warnings()}

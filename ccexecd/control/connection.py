@@ -7,10 +7,14 @@ executions that it started, unless they were to be detached: a `ccexecctl run` t
 import logging
 import math
 from collections.abc import Mapping
+from functools import partial
 
+import attrs
 import trio
 
-from ccexecd.control.listener import credentials
+from ccexecd.control.callers import Groups, principal_of
+from ccexecd.control.listener import credentials, groups_of
+from ccexecd.core.principals import Principal, Scope
 from ccexecd.core.sessions import Parting
 from ccexecd.engine import Engine
 from ccexecd.protocol.codec import dumps
@@ -19,6 +23,8 @@ from ccexecd.protocol.framing import LineBuffer, LineTooLongError
 from ccexecd.protocol.jsonrpc import RPCError, error
 from ccexecd.service.dispatch import Dispatcher, Method
 from ccexecd.service.peer import OPERATOR, Peer
+from ccexecd.service.rates import Rates
+from ccexecd.service.refusals import Refusals
 from ccexecd.service.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -32,16 +38,41 @@ def line(message: bytes) -> bytes:
     return message + b"\n"
 
 
-async def serve(stream: trio.SocketStream, engine: Engine, methods: Mapping[str, Method]) -> None:
-    """Talk to one operator until it goes. Nothing but cancellation leaves this function."""
+@attrs.frozen
+class House:
+    """What all callers share.
+
+    Attributes:
+        engine: what they ask about.
+        methods: what may be asked, as far as whoever asks has the scope.
+        groups: whose members may ask besides root and the daemon's own user.
+        rates: how often those may who may not do everything.
+        refusals: where it is put on record who may not.
+    """
+
+    engine: Engine
+    methods: Mapping[str, Method]
+    groups: Groups
+    rates: Rates
+    refusals: Refusals
+
+
+async def serve(stream: trio.SocketStream, house: House) -> None:
+    """Talk to one operator until it goes. Nothing but cancellation leaves this function.
+
+    Args:
+        stream: the accepted connection.
+        house: what it shares with the others.
+    """
     who = credentials(stream)
     try:
         async with stream:
-            if who.may_operate:
-                await _converse(stream, engine, methods, f"uid {who.uid}", f"control socket, pid {who.pid}")
+            principal = principal_of(who, groups_of(stream) if house.groups.all else (), house.groups)
+            if principal is not None:
+                await _converse(stream, house, principal, f"control socket, pid {who.pid}")
             else:
-                engine.gate.turned_away("control socket", f"uid {who.uid} may not operate", f"pid {who.pid}")
-                log.warning("control connection refused", extra={"peer_uid": who.uid, "peer_pid": who.pid})
+                message = f"uid {who.uid} on the control socket"
+                house.refusals.record("control_socket", f"uid:{who.uid}", message, peer_pid=who.pid)
                 await stream.send_all(line(dumps(error(None, _not_permitted(who.uid)))))
     except* (trio.BrokenResourceError, trio.ClosedResourceError):
         log.debug("an operator went away", extra={"peer_pid": who.pid})
@@ -50,18 +81,16 @@ async def serve(stream: trio.SocketStream, engine: Engine, methods: Mapping[str,
 
 
 def _not_permitted(uid: int) -> RPCError:
-    return RPCError(ErrorCode.NOT_PERMITTED, f"uid {uid} may not operate this daemon; its own user and root may")
+    text = f"uid {uid} may not operate this daemon; its own user, root and the groups of its configuration may"
+    return RPCError(ErrorCode.NOT_PERMITTED, text)
 
 
-async def _converse(
-    stream: trio.SocketStream, engine: Engine, methods: Mapping[str, Method], principal: str, origin: str
-) -> None:
-    writer = Writer(stream.socket.fileno(), engine.config.stream_timeout)
+async def _converse(stream: trio.SocketStream, house: House, principal: Principal, origin: str) -> None:
+    writer = Writer(stream.socket.fileno(), house.engine.config.stream_timeout)
     reading, writing = trio.CancelScope(), trio.CancelScope(shield=True)
-    drop = reading.cancel
-    peer = Peer(
-        engine, writer, line, OPERATOR, principal, lambda _: drop(reason="the session has ended"), origin=origin
-    )
+    rates = None if principal.may(Scope.ADMIN) else house.rates  # a stop gets through, whatever its user does elsewhere
+    drop = partial(reading.cancel, reason="the session has ended")
+    peer = Peer(house.engine, writer, line, OPERATOR, principal, lambda _: drop(), rates, origin)
 
     async def write() -> None:
         with writing:
@@ -73,7 +102,7 @@ async def _converse(
         try:
             async with trio.open_nursery() as calls:
                 with reading:
-                    await _read(stream, Dispatcher(methods, peer, calls), peer)
+                    await _read(stream, Dispatcher(house.methods, peer, calls), peer)
                 # Whoever has only stopped sending may still read: `echo '{…}' | nc -N -U control.sock`.
                 calls.cancel_scope.deadline = trio.current_time() + (0 if writer.broken else _LAST_WORDS)
         finally:

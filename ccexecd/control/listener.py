@@ -1,7 +1,7 @@
 """The operator's socket: born with the right mode, never seen half-made, known peers only.
 
-Owns the Unix socket and its accept loop, and who may enter: root and the daemon's own user, as the kernel tells. Must
-not know what is asked.
+Owns the Unix socket, the modes that let callers as far as that, and what the kernel says of them. Who of them may enter
+is callers.py's. Must not know what is asked.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import os
 import socket
 import stat
 import struct
+from collections.abc import Collection
 from pathlib import Path
 
 import attrs
@@ -19,6 +20,9 @@ from ccexecd.paths import socket_address
 
 _BACKLOG = 64
 
+_SO_PEERGROUPS = 59  # asm-generic/socket.h; Python has no name for it
+_PEERGROUPS_BYTES = 1024  # the most that Python's getsockopt() takes: 256 groups
+_GID = struct.Struct("I")
 _UCRED = struct.Struct("3i")  # struct ucred (unix(7)): pid, uid, gid
 
 
@@ -30,11 +34,6 @@ class PeerCredentials:
     uid: int
     gid: int
 
-    @property
-    def may_operate(self) -> bool:
-        """Whether it is root or the user that the daemon runs as."""
-        return self.uid in (0, os.geteuid())
-
 
 def credentials(connected: trio.SocketStream) -> PeerCredentials:
     """The other end's credentials."""
@@ -42,18 +41,38 @@ def credentials(connected: trio.SocketStream) -> PeerCredentials:
     return PeerCredentials(*_UCRED.unpack(raw))
 
 
-def bind(path: Path, signpost: Path | None = None) -> trio.SocketListener:
+def groups_of(connected: trio.SocketStream) -> list[int]:
+    """The groups of the process at the other end, its own and the supplementary ones, as they were at that moment."""
+    own = credentials(connected)
+    try:
+        raw = connected.socket.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _PEERGROUPS_BYTES)
+    except OSError:  # more than Python can ask for, or a kernel before 4.13: the user's as the machine knows them
+        return _groups_by_user(own)
+    return [own.gid, *(gid for (gid,) in _GID.iter_unpack(raw))]
+
+
+def _groups_by_user(who: PeerCredentials) -> list[int]:
+    import pwd  # noqa: PLC0415  # hardly ever
+
+    try:
+        return [who.gid, *os.getgrouplist(pwd.getpwuid(who.uid).pw_name, who.gid)]
+    except KeyError:
+        return [who.gid]
+
+
+def bind(path: Path, signpost: Path | None = None, groups: Collection[int] = ()) -> trio.SocketListener:
     """Listen on a path, replacing a socket that nobody listens on any more.
 
     The socket is bound under another name, mode 0600 from its first moment, listens, and is then renamed into place: a
-    client sees the old one, or this one ready, or none.
+    client sees the old one, or this one ready, or none. Where groups are let in, mode and group follow before that.
 
     Args:
         path: of the socket.
         signpost: a place where it is looked for, too: gets a symbolic link to it.
+        groups: gids whose members may connect besides root and our own user.
 
     Raises:
-        OSError: the directory cannot be written, or what is there is somebody's.
+        OSError: the directory cannot be written, what is there is somebody's, or the group is not ours to give.
     """
     for place in (path, signpost):
         if place is not None:
@@ -70,6 +89,10 @@ def bind(path: Path, signpost: Path | None = None) -> trio.SocketListener:
             finally:
                 os.umask(previous)
         listening.listen(_BACKLOG)
+        if groups:
+            _let_in(made, groups)
+            for place in filter(None, (path, signpost)):
+                _let_through(place.parent, groups)
         made.rename(path)
         if signpost is not None:
             _point(signpost, path)
@@ -78,6 +101,38 @@ def bind(path: Path, signpost: Path | None = None) -> trio.SocketListener:
         made.unlink(missing_ok=True)
         raise
     return trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+
+
+def _let_in(made: Path, groups: Collection[int]) -> None:
+    """Let the members of groups connect: a file has one group, so for several it is everybody, and `callers` judges."""
+    if len(groups) > 1:
+        made.chmod(0o666)
+        return
+    (gid,) = groups
+    try:
+        os.chown(made, -1, gid)
+    except PermissionError as error:
+        raise OSError(
+            error.errno, f"cannot let group {gid} use the control socket: only root or a member of it can", str(made)
+        ) from error
+    made.chmod(0o660)
+
+
+def _let_through(directory: Path, groups: Collection[int]) -> None:
+    """Let the members of groups pass through a directory of ours, without letting them list it."""
+    status = directory.stat()
+    if status.st_mode & stat.S_IXOTH or status.st_uid != os.geteuid():
+        return
+    if len(groups) > 1:
+        directory.chmod(stat.S_IMODE(status.st_mode) | stat.S_IXOTH)
+        return
+    (gid,) = groups
+    if status.st_gid != gid:
+        os.chown(directory, -1, gid)
+        others = stat.S_IMODE(status.st_mode) & ~stat.S_IRWXG  # what another group had is not this one's
+        directory.chmod(others | stat.S_IXGRP)
+    else:
+        directory.chmod(stat.S_IMODE(status.st_mode) | stat.S_IXGRP)
 
 
 def _require_free(path: Path) -> None:

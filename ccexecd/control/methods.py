@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from ccexecd import __version__
 from ccexecd.config import ConfigError
+from ccexecd.control.tokens import Tokens, token_methods
 from ccexecd.engine import default_shell
 from ccexecd.judgement import question
 from ccexecd.protocol import messages
@@ -39,8 +40,9 @@ class Operated(Protocol):
     def reload(self) -> dict[str, Any]:
         """Read the configuration again and use it, whole or not at all; reopen the log."""
 
-    def policy(self) -> dict[str, Any]:
-        """What may run."""
+    @property
+    def tokens(self) -> Tokens:
+        """The secrets that admit its clients."""
 
     async def stop(self, drain: float | None, grace: float | None) -> Answer:
         """End; answered when everything that it ran has ended."""
@@ -71,17 +73,18 @@ def operator_methods(daemon: Operated) -> dict[str, Method]:
 
     def policy(peer: Peer, wanted: messages.Policy) -> dict[str, Any]:
         if wanted.command is None and wanted.argv is None:
-            return daemon.policy()
+            return peer.engine.gate.judge.in_force()
         shell = peer.engine.config.shell or default_shell()
         given = {"cwd": wanted.cwd, "env": dict.fromkeys(wanted.env, _ANY)}
         spec = question(wanted.argv, wanted.command, shell, **given)
-        return peer.engine.gate.judge.explain(spec, wanted.principal or peer.principal)
+        return peer.engine.gate.judge.explain(spec, wanted.principal or peer.principal.name)
 
     def stop(_peer: Peer, wanted: messages.Stop) -> Awaitable[Answer]:
         return daemon.stop(wanted.drain, wanted.grace)
 
     return {
         **EXECUTION_METHODS,
+        **token_methods(lambda: daemon.tokens),
         "status": status_method(daemon.status),
         "health": Method(messages.Nothing, health),
         "config": Method(messages.Nothing, config),

@@ -13,10 +13,13 @@ that two requests cannot both believe that they paused it.
 it ended; what could not be learnt is `lost`, never 0.
 """
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
 import attrs
+
+from ccexecd.core.entries import Stream
 
 
 class State(Enum):
@@ -173,15 +176,24 @@ class Outcome:
         """`completed` for exit code 0 only; all else is `failed`."""
         return "completed" if self.exit_code == 0 else "failed"
 
-    def told(self) -> dict[str, Any]:
-        """What `process.completed` says of it."""
+    def told(self, duration: float, sizes: Mapping[Stream, int], dropped_bytes: int) -> dict[str, Any]:
+        """What `process.completed` says of it and of its execution, in the order of the contract.
+
+        Args:
+            duration: seconds from the start to the end.
+            sizes: bytes of each stream.
+            dropped_bytes: how many of them can be had no more.
+        """
         return {
             "status": self.status,
             "exit_code": self.exit_code,
             "signal": self.signal,
             "reason": self.reason.value,
             **({"limit": self.limit} if self.limit is not None else {}),
+            "duration": duration,
             "rusage": attrs.asdict(self.use),
+            **{f"{stream}_bytes": size for stream, size in sizes.items()},
+            "dropped_bytes": dropped_bytes,
             "leftovers": list(self.leftovers),
             **({"left_running": True} if self.detached else {}),
         }

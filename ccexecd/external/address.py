@@ -3,7 +3,7 @@
 Owns nothing but these rules; it opens no socket and resolves no name.
 """
 
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 
 def spell(host: str, port: int) -> str:
@@ -17,6 +17,19 @@ def spell(host: str, port: int) -> str:
         ``127.0.0.1:8003``, or ``[::1]:8003`` with the brackets that IPv6 needs before a port.
     """
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def network_of(peer: str) -> str:
+    """What the connections of one peer have in common: its IPv4 address, or the /64 that an IPv6 one can choose from.
+
+    Args:
+        peer: an address as `spell` writes it, or anything else, which stands for itself.
+    """
+    host = peer.rpartition(":")[0].strip("[]")
+    address = parse_ip(host)
+    if address is None:
+        return peer
+    return str(address) if address.version == 4 else str(ip_network((address.packed[:8] + bytes(8), 64)))
 
 
 def parse_ip(text: str) -> IPv4Address | IPv6Address | None:

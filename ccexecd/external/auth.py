@@ -1,36 +1,30 @@
 """Who may enter by the external door.
 
 Owns the order of the questions: is this host ours, is it a web page that asks, and then who: by the token, or by the
-user that owns the other end of a loopback connection. It also owns the token file. It answers nobody; http.py turns a
-refusal into an answer, counts it and logs it.
+user that owns the other end of a loopback connection. Which tokens there are is tokens.py's. It answers nobody; http.py
+turns a refusal into an answer, counts it and logs it.
 """
 
-import base64
-import errno
-import hmac
 import os
 import re
-import secrets
-import stat
-from pathlib import Path
+import time
+from collections.abc import Iterator
 
 import attrs
 
+from ccexecd.core.principals import Principal, user
 from ccexecd.external.address import is_loopback
-from ccexecd.external.request import Principal, Reject, Request
+from ccexecd.external.request import Reason, Reject, Request
 from ccexecd.external.socket_owner import ConnectedSocket, peer_uid
+from ccexecd.external.tokens import Tokens
 from ccexecd.external.upgrade import BEARER_PREFIX
 
-_TOKEN_BYTES = 32  # 256 bits, beyond guessing at any rate
-_SHORTEST_TOKEN = 32  # characters; an operator may have written a token of their own
-_LONGEST_TOKEN_FILE = 4096  # bytes
-_TOKEN_TEXT = re.compile(r"[\x21-\x7e]+")
 _HOST = re.compile(r"(?:\[(?P<ip6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:/@\s]+))(?::[0-9]{1,5})?")
-_CHALLENGE = (("WWW-Authenticate", 'Bearer realm="ccexecd"'),)
+CHALLENGE = (("WWW-Authenticate", 'Bearer realm="ccexecd"'),)
+"""What goes with every 401 (RFC 9110 section 11.6.1)."""
 
-
-class TokenError(OSError):
-    """The token file cannot be trusted or written. The message says why and what to do."""
+_OPAQUE = "null"
+"""The origin of every page that has none of its own (RFC 6454 section 7): a sandboxed frame, a file, a redirect."""
 
 
 @attrs.frozen
@@ -38,13 +32,15 @@ class Policy:
     """Who may enter.
 
     Attributes:
-        token: The secret that admits whoever shows it, from anywhere.
+        tokens: The secrets that admit whoever shows one, from anywhere.
         allowed_hosts: Names accepted in ``Host`` besides the loopback ones, in lower case and without a port.
+        allowed_origins: Web pages that may ask, as their browser names them in ``Origin``, in lower case.
         uids: Users admitted without a token over loopback: root, and the one that the daemon runs as.
     """
 
-    token: str = attrs.field(repr=False)
+    tokens: Tokens
     allowed_hosts: frozenset[str] = frozenset()
+    allowed_origins: frozenset[str] = frozenset()
     uids: frozenset[int] = attrs.field(factory=lambda: frozenset({0, os.geteuid()}))
 
 
@@ -57,8 +53,8 @@ def authorize(request: Request, sock: ConnectedSocket | None, policy: Policy) ->
         policy: Who may enter.
 
     Returns:
-        Who asks, or the refusal: 403 for the wrong host or a web page, 401 for a stranger, 400 for a head that says
-        two things at once.
+        Who asks, or the refusal: 403 for the wrong host or a web page that is not listed, 401 for a stranger, 400 for
+        a head that says two things at once.
     """
     try:
         refusal = screen(request, policy)
@@ -75,44 +71,37 @@ def screen(request: Request, policy: Policy) -> Reject | None:
 
     Args:
         request: The request.
-        policy: Which hosts are ours.
+        policy: Which hosts are ours, and which pages may ask.
 
     Returns:
         The refusal, or None when there is nothing to object to.
     """
     hosts = request.headers.get("host", [])
     if len(hosts) != 1:
-        return Reject(400, f"a request needs exactly one Host header and this one has {len(hosts)}")
+        message = f"a request needs exactly one Host header and this one has {len(hosts)}"
+        return Reject(400, message, reason=Reason.TWO_HOSTS if hosts else Reason.NO_HOST)
     if not _is_ours(hosts[0], policy.allowed_hosts):
-        return Reject(
-            403, f"the host {hosts[0][:100]!r} is not served here; add its name to allowed_hosts if it should be"
+        message = f"the host {hosts[0][:100]!r} is not served here; add its name to allowed_hosts if it should be"
+        return Reject(403, message, reason=Reason.FOREIGN_HOST)
+    return _screen_origin(request.headers.get("origin", []), policy)
+
+
+def _screen_origin(origins: list[str], policy: Policy) -> Reject | None:
+    if not origins:
+        return None
+    if len(origins) > 1:
+        return Reject(400, f"the header origin was sent {len(origins)} times", reason=Reason.FOREIGN_ORIGIN)
+    origin = origins[0].lower()
+    if origin == _OPAQUE:  # also where it is listed: it says nothing of who asks
+        message = "requests from web pages without an origin of their own (Origin: null) are refused"
+        return Reject(403, message, reason=Reason.NULL_ORIGIN)
+    if origin not in policy.allowed_origins:
+        message = (
+            "requests from web pages (with an Origin header) are refused; use a program on this machine, or add the "
+            "page's origin to allowed_origins"
         )
-    if "origin" in request.headers:
-        return Reject(403, "requests from web pages (with an Origin header) are refused; use a program on this machine")
+        return Reject(403, message, reason=Reason.FOREIGN_ORIGIN)
     return None
-
-
-def load_or_create_token(path: Path) -> str:
-    """Read the token that admits a client, making one where there is none.
-
-    Args:
-        path: The token file. Its directory exists.
-
-    Returns:
-        The token.
-
-    Raises:
-        TokenError: The file is readable by others, belongs to another user, is not a plain file, holds no usable
-            token, or cannot be read or written.
-    """
-    try:
-        return _load_token(path)
-    except FileNotFoundError:
-        pass
-    try:
-        return _create_token(path)
-    except FileExistsError:  # another daemon that shares the file was faster
-        return _load_token(path)
 
 
 def _is_ours(host: str, allowed: frozenset[str]) -> bool:
@@ -125,99 +114,38 @@ def _is_ours(host: str, allowed: frozenset[str]) -> bool:
 
 def _identify(request: Request, sock: ConnectedSocket | None, policy: Policy) -> Principal | Reject:
     """Say who asks. A token that is shown must be right: a wrong one is not made good by the user who shows it."""
-    shown = _shows_token(request, policy.token)
-    if shown is not None:
-        refusal = Reject(401, "the token shown is not this daemon's; read it from its token file", _CHALLENGE)
-        return Principal("token", None, "token") if shown else refusal
+    shown = list(_shown_tokens(request))
+    if shown:
+        return _by_token(shown, policy)
     uid = None if sock is None else peer_uid(sock)
     if uid is None:
-        return Reject(401, "show the daemon's token: Authorization: Bearer TOKEN, read from its token file", _CHALLENGE)
+        message = "show the daemon's token: Authorization: Bearer TOKEN, read from its token file"
+        return Reject(401, message, CHALLENGE, reason=Reason.NO_TOKEN)
     if uid not in policy.uids:
-        return Reject(
-            401, f"uid {uid} is neither the daemon's nor root; show the token from its token file", _CHALLENGE
-        )
-    return Principal(f"uid {uid}", uid, "peer")
+        message = f"uid {uid} is neither the daemon's nor root; show the token from its token file"
+        return Reject(401, message, CHALLENGE, reason=Reason.OTHER_USER)
+    return user(uid)
 
 
-def _shows_token(request: Request, token: str) -> bool | None:
-    """Tell whether the right token is shown, in a header or as a subprotocol; None when none is shown at all."""
-    verdicts = []
+def _by_token(shown: list[str | None], policy: Policy) -> Principal | Reject:
+    """Whom the tokens of one request admit: all of them must be the same right one."""
+    found = [None if text is None else policy.tokens.find(text) for text in shown]
+    token = found[0]
+    if token is None or any(each is not token for each in found):
+        message = "the token shown is not this daemon's; read it from its token file, or have one made"
+        return Reject(401, message, CHALLENGE, reason=Reason.WRONG_TOKEN)
+    if token.has_expired(time.time()):
+        message = "the token shown has expired; have another one made"
+        return Reject(401, message, CHALLENGE, reason=Reason.EXPIRED_TOKEN)
+    return token.principal
+
+
+def _shown_tokens(request: Request) -> Iterator[str | None]:
+    """Every token that is shown, in a header or as a subprotocol; None for one in a manner that is not ours."""
     authorization = request.sole("authorization")
     if authorization is not None:
         scheme, _, shown = authorization.partition(" ")
-        verdicts.append(scheme.lower() == "bearer" and _is_same(shown.strip(), token))
-    # A token of our making is base64url as it is; one that an operator wrote may have to be encoded to be legal there.
-    encoded = base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")
+        yield shown.strip() if scheme.lower() == "bearer" else None
     for name in request.elements("sec-websocket-protocol"):
         if name.startswith(BEARER_PREFIX):
-            shown = name.removeprefix(BEARER_PREFIX)
-            verdicts.append(_is_same(shown, token) or _is_same(shown, encoded))
-    return all(verdicts) if verdicts else None
-
-
-def _is_same(shown: str, token: str) -> bool:
-    return hmac.compare_digest(shown.encode("latin-1"), token.encode())  # compare_digest() raises on non-ASCII text
-
-
-def _load_token(path: Path) -> str:
-    """Read an existing token file; FileNotFoundError when there is none."""
-    try:
-        # O_NONBLOCK: a FIFO in its place must not stop the start.
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        hint = (
-            "it is a symbolic link: put the file itself there"
-            if error.errno == errno.ELOOP
-            else f"{error.strerror}; let the user that runs ccexecd read it, or remove it to have another one made"
-        )
-        raise TokenError(f"cannot read the token file {path}: {hint}") from error
-    try:
-        _check_token_file(path, os.fstat(fd))
-        text = os.read(fd, _LONGEST_TOKEN_FILE).decode("latin-1").strip()
-    finally:
-        os.close(fd)
-    if len(text) < _SHORTEST_TOKEN or _TOKEN_TEXT.fullmatch(text) is None:
-        raise TokenError(
-            f"the token file {path} does not hold one word of at least {_SHORTEST_TOKEN} ASCII characters; "
-            "delete it and a new token will be made"
-        )
-    return text
-
-
-def _check_token_file(path: Path, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise TokenError(f"the token file {path} is not a plain file; delete it and a new token will be made")
-    if status.st_uid not in {0, os.geteuid()}:
-        raise TokenError(
-            f"the token file {path} belongs to uid {status.st_uid}, who knows the token; "
-            "delete it and a new token will be made"
-        )
-    if status.st_mode & 0o077:
-        mode = stat.S_IMODE(status.st_mode)
-        raise TokenError(
-            f"the token file {path} is open to other users (mode {mode:04o}), who may know the token; "
-            "delete it and a new token will be made, or chmod 600 it if nobody has read it"
-        )
-
-
-def _create_token(path: Path) -> str:
-    """Make a token file that is complete from the moment it has its name; FileExistsError when there is one."""
-    token = secrets.token_urlsafe(_TOKEN_BYTES)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(fd, "w", encoding="ascii") as file:
-                file.write(token + "\n")
-                file.flush()
-                os.fsync(fd)
-            os.link(draft, path)  # unlike a rename, this never replaces the token of another daemon
-        finally:
-            draft.unlink()
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise TokenError(f"cannot write the token file {path}: {error.strerror}; check its directory") from error
-    return token
+            yield name.removeprefix(BEARER_PREFIX)

@@ -14,13 +14,14 @@ from ccexecd import __version__
 from ccexecd.config import Config
 from ccexecd.core.sessions import Parting
 from ccexecd.engine import Engine
-from ccexecd.external.request import Principal
+from ccexecd.external.stays import time_left
 from ccexecd.external.upgrade import Upgrade
 from ccexecd.external.websocket import WebSocket, text_frame
 from ccexecd.protocol.errors import CloseCode, ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError, error
 from ccexecd.service.dispatch import Dispatcher, Method
 from ccexecd.service.peer import EARLIER, V1, Peer
+from ccexecd.service.rates import Rates
 from ccexecd.service.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ _FAREWELLS = {
     Parting.SHUTDOWN: (CloseCode.GOING_AWAY, "the daemon ends"),
 }
 
+_WITHDRAWN = (CloseCode.NOT_AUTHORISED, "the token admits nobody any more")
+
 
 @attrs.frozen
 class Household:
@@ -44,12 +47,14 @@ class Household:
         engine: what clients talk to.
         methods: what they may call.
         connections: those that are open.
+        rates: how often each of them may call; None for as often as it likes.
         epoch: this life of the daemon; a client sees from it that a restart lies between.
     """
 
     engine: Engine
     methods: Mapping[str, Method]
     epoch: str
+    rates: Rates | None = None
     connections: "set[Connection]" = attrs.field(factory=set)
 
 
@@ -72,13 +77,15 @@ class Connection:
         self._reading = trio.CancelScope()
         self._listening = True
         self._farewell = Parting.CUT
+        self._last_words = _FAREWELLS[Parting.CUT]
         self._peer = Peer(
             house.engine,
             self._writer,
             text_frame,
             V1 if upgrade.subprotocol else EARLIER,
-            _name(upgrade.principal),
+            upgrade.principal,
             self.leave,
+            house.rates,
             origin=upgrade.request.peer,
         )
 
@@ -91,6 +98,8 @@ class Connection:
             try:
                 await self._greet()
                 nursery.start_soon(self._keep_alive, websocket)
+                if self._upgrade.principal.expires_at is not None:
+                    nursery.start_soon(self._withdraw_in, time_left(self._upgrade.principal))
                 async with trio.open_nursery() as calls:
                     with self._reading:
                         await self._read(websocket, Dispatcher(self._house.methods, self._peer, calls))
@@ -103,7 +112,7 @@ class Connection:
                 if left_by_itself:
                     websocket.complain()
                 else:
-                    await websocket.close(*_FAREWELLS[self._farewell])
+                    await websocket.close(*self._last_words)
                 with trio.move_on_after(1, shield=True):
                     await self._writer.drained()
             nursery.cancel_scope.cancel(reason="the connection has ended")
@@ -119,8 +128,18 @@ class Connection:
 
     def leave(self, parting: Parting) -> None:
         """End: the client gets the close code that the parting calls for."""
-        self._farewell = parting
+        self._farewell, self._last_words = parting, _FAREWELLS[parting]
         self._reading.cancel(reason=_FAREWELLS[parting][1])
+
+    def withdraw(self, name: str) -> None:
+        """A token admits nobody any more; whoever came in by it has to leave, its session stays as after a cut."""
+        if self._upgrade.principal.via == "token" and self._upgrade.principal.name == name:
+            self._farewell, self._last_words = Parting.CUT, _WITHDRAWN
+            self._reading.cancel(reason=_WITHDRAWN[1])
+
+    async def _withdraw_in(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+        self.withdraw(self._upgrade.principal.name)
 
     async def _greet(self) -> None:
         session = await self._peer.claim_session()
@@ -173,7 +192,3 @@ class Connection:
             if patience.cancelled_caught and self._listening:
                 self._writer.give_up(f"no pong for {self._config.ws_ping_timeout:g} s")
                 return
-
-
-def _name(principal: Principal) -> str:
-    return principal.name

@@ -4,20 +4,27 @@ Owns putting the parts of this room together, and their orderly end. Must not kn
 """
 
 from collections.abc import Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
 from ccexecd.config import Config
 from ccexecd.core.sessions import Parting
-from ccexecd.external.auth import Policy, load_or_create_token
+from ccexecd.external import tls
+from ccexecd.external.auth import Policy
 from ccexecd.external.connection import Connection, Household
 from ccexecd.external.http import serve_connection
-from ccexecd.external.listener import Acceptor, from_fds, open_listeners
+from ccexecd.external.listener import Acceptor, from_fds, open_listeners, require_secrecy
 from ccexecd.external.request import Route
 from ccexecd.external.site import Limits, Site
+from ccexecd.external.tokens import Tokens
 from ccexecd.external.upgrade import Upgrade
+from ccexecd.service.rates import Rates
+from ccexecd.service.refusals import Refusals
+
+if TYPE_CHECKING:
+    import ssl
 
 FLUSH = 2.0
 """Seconds that connections get at shutdown to take the last of their output, and again to close."""
@@ -30,25 +37,45 @@ class Door:
         house: what connections share.
         routes: what plain HTTP serves.
         config: the configuration in force; `reconfigure` replaces it.
-        token_file: the secret of those who do not come from this machine's same user.
+        tokens: the secrets of those who do not come from this machine's same user.
+        refusals: where it is put on record who was refused.
     """
 
-    def __init__(self, house: Household, routes: Mapping[str, Route], config: Config, token_file: Path) -> None:
+    def __init__(
+        self, house: Household, routes: Mapping[str, Route], config: Config, tokens: Tokens, refusals: Refusals
+    ) -> None:
         self._house = house
-        self._token = load_or_create_token(token_file)
-        self._site = Site(policy=self._policy(config), websocket=self._converse, routes=routes, limits=_limits(config))
-        self._site.on_refusal = lambda status, reason, peer: house.engine.gate.turned_away(str(status), reason, peer)
+        self._tokens = tokens
+        tokens.withdrawn = self._withdraw
+        self._site = Site(
+            policy=self._policy(config),
+            websocket=self._converse,
+            routes=routes,
+            limits=_limits(config),
+            rates=house.rates or Rates(config),
+            refusals=refusals,
+        )
         self._acceptor: Acceptor | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._over_tls = 0
+        self._guests: set[Connection] = set()
         self._connections: trio.Nursery | None = None
 
     async def open(self, config: Config, inherited: list[int]) -> None:
         """Listen, on what systemd has opened or on the configured address.
 
         Raises:
-            ListenError: it cannot.
+            ListenError: it cannot, or must not: others could listen, too.
+            CertificateError: there is a certificate, and it is none.
         """
         listeners = from_fds(inherited) if inherited else await open_listeners(config.host, config.port)
-        self._acceptor = Acceptor(listeners, lambda stream: serve_connection(stream, self._site))
+        self._acceptor = Acceptor(listeners, self._serve)
+        try:
+            self._tls = self._prepared(config)
+        except BaseException:
+            for listener in listeners:
+                listener.socket.close()
+            raise
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept and serve, until told to stop accepting and the last connection has ended."""
@@ -65,12 +92,23 @@ class Door:
         return self._opened.addresses
 
     @property
+    def url(self) -> str:
+        """Where a WebSocket can be opened."""
+        return f"{'ws' if self._tls is None else 'wss'}://{self.addresses[0]}{self._site.websocket_paths[0]}"
+
+    @property
     def open_connections(self) -> int:
         """How many connections are being served, WebSockets and others."""
         return self._site.counters.open
 
     def reconfigure(self, config: Config) -> None:
-        """Use another configuration for what comes."""
+        """Use another configuration for what comes; the certificate is read again, also where it has the same name.
+
+        Raises:
+            ListenError: it would no longer be secret what is said here; nothing has changed.
+            CertificateError: the certificate is none; nothing has changed.
+        """
+        self._tls = self._prepared(config)
         self._site.policy = self._policy(config)
         self._site.limits = _limits(config)
 
@@ -101,11 +139,44 @@ class Door:
             raise AssertionError("the door is not open")
         return self._acceptor
 
+    def _prepared(self, config: Config) -> "ssl.SSLContext | None":
+        """The certificate of a configuration, which does without only where nobody else can listen."""
+        context = tls.load(config.certfile, config.keyfile)
+        if context is None and not config.allow_plaintext:
+            require_secrecy(self._opened.addresses)
+        return context
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        if self._tls is None:
+            await serve_connection(stream, self._site)
+        elif self._over_tls < self._site.limits.connections + self._site.limits.turned_away:  # handshakes count, too
+            self._over_tls += 1
+            try:
+                await tls.serve_tls(stream, self._tls, lambda inside: serve_connection(inside, self._site, stream))
+            finally:
+                self._over_tls -= 1
+        else:
+            await trio.aclose_forcefully(stream)
+
     async def _converse(self, upgrade: Upgrade) -> None:
-        await Connection(self._house, upgrade).serve()
+        connection = Connection(self._house, upgrade)
+        self._guests.add(connection)  # in the step in which it was let in: a token may be withdrawn before it is open
+        try:
+            await connection.serve()
+        finally:
+            self._guests.discard(connection)
+
+    def _withdraw(self, name: str) -> None:
+        self._site.stays.end(name)
+        for connection in tuple(self._guests):
+            connection.withdraw(name)
 
     def _policy(self, config: Config) -> Policy:
-        return Policy(self._token, frozenset(name.lower() for name in config.allowed_hosts))
+        return Policy(
+            self._tokens,
+            frozenset(name.lower() for name in config.allowed_hosts),
+            frozenset(origin.lower() for origin in config.allowed_origins),
+        )
 
 
 def _limits(config: Config) -> Limits:

@@ -14,9 +14,11 @@ from typing import Any
 import attrs
 
 from ccexecd.core.entries import Chunk, Entry, Gap, Stream
+from ccexecd.core.principals import Scope
 from ccexecd.core.sessions import Parting
 from ccexecd.engine import AdmissionError, Engine, Execution, Session, SpawnError
 from ccexecd.external.request import Reject, Request, Response, Route
+from ccexecd.external.throttle import too_often
 from ccexecd.protocol import messages
 from ccexecd.protocol.codec import JSONSyntaxError, Seconds, StructureError, dumps, loads
 from ccexecd.protocol.errors import ErrorCode
@@ -24,6 +26,7 @@ from ccexecd.protocol.jsonrpc import RPCError
 from ccexecd.service.delivery import growth, notifications
 from ccexecd.service.dispatch import as_rpc_error
 from ccexecd.service.methods import spec_of
+from ccexecd.service.rates import Rates
 
 TASK_PROGRAM = ("claude", "-p")
 """What runs a task that is a string: Claude Code, the string being its prompt."""
@@ -52,23 +55,23 @@ class TaskList:
     timeout_per_task: Seconds | None = None
 
 
-def execute_route(engine: Engine) -> Route:
+def execute_route(engine: Engine, rates: Rates) -> Route:
     """The route of `/execute`."""
 
     async def answer(request: Request) -> Response:
         try:
-            return await _answer(engine, request)
+            return await _answer(engine, rates, request)
         except (RPCError, StructureError, AdmissionError, SpawnError) as error:
             raise _rejection(as_rpc_error(error, "POST /execute")) from None
 
-    return Route(("POST",), answer)
+    return Route(("POST",), answer, scope=Scope.EXECUTE)
 
 
 def _rejection(error: RPCError) -> Reject:
     return Reject(_STATUS.get(error.code, 500), error.message)
 
 
-async def _answer(engine: Engine, request: Request) -> Response:
+async def _answer(engine: Engine, rates: Rates, request: Request) -> Response:
     try:
         wanted, problems = loads(await request.body())
     except JSONSyntaxError as error:
@@ -77,7 +80,12 @@ async def _answer(engine: Engine, request: Request) -> Response:
         raise StructureError(problems)
     is_list = isinstance(wanted, dict) and "tasks" in wanted
     steps = _steps(wanted) if is_list else [messages.params(wanted, messages.Execute, lenient=True)]
-    session = await engine.open_session(request.principal.name if request.principal else "", request.peer)
+    if request.principal is None:
+        raise AssertionError("a route that runs commands is not public")
+    wait = rates.execution(request.principal.name, len(steps))
+    if wait:
+        raise too_often("too many executions of this principal in a short time; try again later", wait)
+    session = await engine.open_session(request.principal.name, request.peer)
     exchange = _Exchange(engine, session, steps, is_list=is_list, streamed=_wants_events(request))
     if not is_list:
         await exchange.start_first()

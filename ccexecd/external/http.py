@@ -11,28 +11,39 @@ This module owns that order. How messages are read and written is wire.py's; wha
 
 import logging
 from contextlib import suppress
+from http import HTTPStatus
 
 import attrs
 import trio
 
-from ccexecd.external.address import spell
-from ccexecd.external.auth import authorize, screen
-from ccexecd.external.request import Principal, Reject, Request, Response
+from ccexecd.core.principals import Principal
+from ccexecd.external.address import network_of, spell
+from ccexecd.external.auth import CHALLENGE, authorize, screen
+from ccexecd.external.request import Reason, Reject, Request, Response
 from ccexecd.external.site import Site
+from ccexecd.external.socket_owner import ConnectedSocket
+from ccexecd.external.throttle import too_often
 from ccexecd.external.upgrade import Upgrade, check_handshake, select_subprotocol
 from ccexecd.external.wire import Wire
 
 _log = logging.getLogger(__name__)
 
 
-async def serve_connection(stream: trio.abc.HalfCloseableStream, site: Site) -> None:
+async def serve_connection(
+    stream: trio.abc.HalfCloseableStream, site: Site, accepted: trio.SocketStream | None = None
+) -> None:
     """Serve one connection and close it. The barrier: nothing but cancellation leaves this function.
 
     Args:
-        stream: The accepted connection. It is closed when this ends in any way.
+        stream: The connection. It is closed when this ends in any way.
         site: What is served.
+        accepted: The connection as it was accepted, where another one is inside of it (TLS): who is at its other end
+            is at the other end of all.
     """
-    conversation = _Conversation(Wire(stream, _spell_peer(stream), site.limits), site)
+    if accepted is None and isinstance(stream, trio.SocketStream):
+        accepted = stream
+    sock = accepted.socket if accepted is not None else None
+    conversation = _Conversation(Wire(stream, _spell_peer(sock), site.limits), site, sock)
     peer = conversation.wire.peer
     try:
         await conversation.hold()
@@ -46,11 +57,11 @@ async def serve_connection(stream: trio.abc.HalfCloseableStream, site: Site) -> 
         await trio.aclose_forcefully(stream)
 
 
-def _spell_peer(stream: trio.abc.HalfCloseableStream) -> str:
+def _spell_peer(sock: ConnectedSocket | None) -> str:
     """Write the other end's address for the log; a reset may have taken it away already."""
-    if isinstance(stream, trio.SocketStream):
+    if sock is not None:
         with suppress(OSError):
-            host, port, *_ = stream.socket.getpeername()
+            host, port, *_ = sock.getpeername()
             return spell(host, port)
     return "unknown"
 
@@ -61,6 +72,7 @@ class _Conversation:
 
     wire: Wire
     site: Site
+    sock: ConnectedSocket | None
 
     async def hold(self) -> None:
         """Serve the connection if there is room for it, or say that there is none."""
@@ -121,38 +133,61 @@ class _Conversation:
             if request is None:
                 return None
             self.site.counters.requests += 1
-            answer = await self._decide(request)
-            if isinstance(answer, Upgrade):
-                return answer
+            request = await self._let_in(request)
+            if request.principal is not None and request.path in self.site.websocket_paths:
+                return self._upgrade(request, request.principal)
             served += 1
-            await self.wire.send(answer, last=served >= self.site.limits.requests)
-            if not self.wire.begin_next():
+            if not await self._answer(request, last=served >= self.site.limits.requests):
                 return None
 
-    async def _decide(self, request: Request) -> Response | Upgrade:
+    async def _let_in(self, request: Request) -> Request:
         """Learn who asks before anything is said about what is asked for, even that there is no such thing."""
         route = self.site.routes.get(request.path)
-        if route is not None and route.public:
-            refusal = screen(request, self.site.policy)
-            if refusal is not None:
-                raise refusal
-        else:
-            principal = self._admit(request)
-            request = attrs.evolve(request, principal=principal)
-            if request.path in self.site.websocket_paths:
-                return self._upgrade(request, principal)
+        if route is None or not route.public:
+            return attrs.evolve(request, principal=await self._admit(request))
+        refusal = screen(request, self.site.policy)
+        if refusal is not None:
+            raise refusal
+        return request
+
+    async def _answer(self, request: Request, *, last: bool) -> bool:
+        """Answer a request, as long as whoever asks may be here. Returns whether another one may follow."""
+        route = self.site.routes.get(request.path)
         if route is None:
             raise Reject(404, f"nothing is served at this path; a WebSocket opens at {self.site.websocket_paths[0]}")
         route.check(request)
-        return await route.answer(request)
+        if request.principal is not None and not request.principal.may(route.scope):
+            message = f"{request.principal.name} may not do this: it needs the scope {route.scope.value!r}"
+            raise Reject(403, message, reason=Reason.SCOPE)
+        with self.site.stays.stay(request.principal):
+            await self.wire.send(await route.answer(request), last=last)
+            return self.wire.begin_next()
+        if self.wire.can_answer:
+            raise Reject(401, "the token shown admits nobody any more", CHALLENGE, reason=Reason.EXPIRED_TOKEN)
+        return False
 
-    def _admit(self, request: Request) -> Principal:
-        stream = self.wire.stream
-        sock = stream.socket if isinstance(stream, trio.SocketStream) else None
-        verdict = authorize(request, sock, self.site.policy)
+    async def _admit(self, request: Request) -> Principal:
+        verdict = authorize(request, self.sock, self.site.policy)
         if isinstance(verdict, Reject):
-            raise verdict
+            raise await self._slowed(verdict)
+        is_handshake = request.path in self.site.websocket_paths
+        count = self.site.rates.handshake if is_handshake else self.site.rates.request
+        wait = count(verdict.name)
+        if wait:
+            what = "handshakes" if is_handshake else "requests"
+            raise too_often(f"too many {what} of this principal in a short time; try again later", wait)
         return verdict
+
+    async def _slowed(self, refusal: Reject) -> Reject:
+        """The refusal, a while later for a peer that has shown wrong credentials often."""
+        if refusal.status == HTTPStatus.UNAUTHORIZED:
+            wait = self.site.throttle.failed(network_of(self.wire.peer))
+            if wait is None:
+                return too_often(
+                    "too many wrong credentials from this address; try again later", self.site.throttle.patience
+                )
+            await trio.sleep(wait)
+        return refusal
 
     def _upgrade(self, request: Request, principal: Principal) -> Upgrade:
         key = check_handshake(request)
@@ -162,6 +197,7 @@ class _Conversation:
     async def _refuse(self, refusal: Reject) -> None:
         """Answer with a refusal, and put it on record."""
         self.site.counters.refused[refusal.status] += 1
-        self.site.on_refusal(refusal.status, refusal.message, self.wire.peer)
-        _log.info("refused: %s", refusal.message, extra={"peer": self.wire.peer, "status": refusal.status})
+        reason = refusal.reason.value if refusal.reason else f"http_{refusal.status}"
+        peer = self.wire.peer
+        self.site.refusals.record(reason, network_of(peer), refusal.message, peer=peer, status=refusal.status)
         await self.wire.send(refusal.response(), last=True)

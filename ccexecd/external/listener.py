@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import attrs
 import trio
 
-from ccexecd.external.address import spell
+from ccexecd.external.address import is_loopback, spell
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +49,24 @@ async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
         return await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG)  # sets SO_REUSEADDR
     except OSError as error:
         raise _cannot_listen(host, port, error) from error
+
+
+def require_secrecy(addresses: Iterable[str]) -> None:
+    """See that nobody can listen to what is said here: without TLS, that is on loopback only.
+
+    Args:
+        addresses: What is listened on, as ``host:port``, with the IP addresses that the kernel has.
+
+    Raises:
+        ListenError: One of them can be reached from elsewhere.
+    """
+    for address in addresses:
+        if not is_loopback(address.rpartition(":")[0].strip("[]")):
+            raise ListenError(
+                f"cannot listen on {address}, which is beyond loopback, without TLS: tokens and commands would travel "
+                "in the clear. Set certfile (and keyfile), or listen on 127.0.0.1; or set allow_plaintext where "
+                "something in front of ccexecd speaks TLS"
+            )
 
 
 def from_fds(fds: Iterable[int]) -> list[trio.SocketListener]:

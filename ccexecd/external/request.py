@@ -6,11 +6,14 @@ It does no I/O and decides nothing about who may enter (auth.py) or what is serv
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, Literal, Protocol, Self
+from enum import Enum
+from typing import Any, Protocol, Self
 
 import attrs
 import h11
 import orjson
+
+from ccexecd.core.principals import Principal, Scope
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -25,19 +28,24 @@ _TLS_HANDSHAKE = b"\x16\x03"  # record type 22, major version 3 (RFC 8446 sectio
 _ABSOLUTE_FORM = re.compile(r"http://(?P<authority>[^/?#]*)(?P<rest>.*)", re.IGNORECASE)
 
 
-@attrs.frozen
-class Principal:
-    """Who is asking, once that is known.
+class Reason(Enum):
+    """Why somebody was refused: what the counters and the log call it. A refusal without one is about the message."""
 
-    Attributes:
-        name: For the log: ``token``, or ``uid 1000``.
-        uid: The user that owns the other end of the connection; None for a token, which any user may hold.
-        via: What convinced us.
-    """
+    NO_HOST = "no_host"
+    TWO_HOSTS = "two_hosts"
+    FOREIGN_HOST = "foreign_host"
+    FOREIGN_ORIGIN = "foreign_origin"
+    NULL_ORIGIN = "null_origin"
+    NO_TOKEN = "no_token"  # noqa: S105  # a word for it
+    WRONG_TOKEN = "wrong_token"  # noqa: S105  # a word for it
+    EXPIRED_TOKEN = "expired_token"  # noqa: S105  # a word for it
+    OTHER_USER = "other_user"
+    SCOPE = "scope"
+    RATE = "rate"
 
-    name: str
-    uid: int | None
-    via: Literal["token", "peer"]
+
+_ABOUT_HOST = {"Missing mandatory Host: header": Reason.NO_HOST, "Found multiple Host: headers": Reason.TWO_HOSTS}
+"""h11's own verdicts about who is asked, which it gives before anybody else can look."""
 
 
 class ByteSource(Protocol):
@@ -95,11 +103,13 @@ class Reject(Exception):  # noqa: N818 - a verdict; some refusals are returned, 
         status: The HTTP status code.
         message: What was wrong and what to do about it.
         headers: Headers that this status calls for.
+        reason: Why somebody is refused, whatever the message is about.
     """
 
     status: int
     message: str
     headers: Headers = ()
+    reason: Reason | None = None
 
     def response(self) -> Response:
         """Put the refusal into the form in which a client reads it.
@@ -235,11 +245,13 @@ class Route:
         methods: The methods that it answers. GET includes HEAD.
         answer: Makes the answer. It may raise `Reject`.
         public: Whether it answers without authorisation. Host and Origin are checked all the same.
+        scope: What it asks of whoever asks; of one that says nothing, everything.
     """
 
     methods: tuple[str, ...]
     answer: Callable[[Request], Awaitable[Response]]
     public: bool = False
+    scope: Scope = Scope.ADMIN
 
     def check(self, request: Request) -> None:
         """See that this route answers such a request.
@@ -291,6 +303,8 @@ def explain_unreadable(error: h11.RemoteProtocolError, limit: int) -> Reject:
     status = int(error.error_status_hint)
     if status == 431:
         return Reject(status, f"the request head is longer than {limit} bytes; send fewer or shorter headers")
+    if str(error) in _ABOUT_HOST:
+        return Reject(status, f"{error}; send exactly one", reason=_ABOUT_HOST[str(error)])
     # h11 quotes the line that offends it, and that line may hold a credential.
     verdict = str(error).partition(": b")[0]
     return Reject(status, f"this cannot be read as HTTP/1.1 ({verdict}); send a well-formed request")

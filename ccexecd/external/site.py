@@ -9,9 +9,14 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import attrs
 
+from ccexecd.config import Config
 from ccexecd.external.auth import Policy
 from ccexecd.external.request import Route
+from ccexecd.external.stays import Stays
+from ccexecd.external.throttle import Throttle
 from ccexecd.external.upgrade import Upgrade
+from ccexecd.service.rates import Rates
+from ccexecd.service.refusals import Refusals
 
 
 @attrs.frozen
@@ -81,7 +86,10 @@ class Site:
         subprotocols: The WebSocket subprotocols that are spoken, the preferred first.
         limits: How much one client may take.
         counters: The figures.
-        on_refusal: Told of each refusal: its HTTP status, its reason and the other end's address.
+        rates: How often each principal may ask.
+        refusals: Who was refused, by reason.
+        throttle: What wrong credentials cost whoever shows them.
+        stays: Answers under way to those who have shown a token.
     """
 
     policy: Policy
@@ -91,4 +99,7 @@ class Site:
     subprotocols: tuple[str, ...] = ("ccexec.v1",)
     limits: Limits = Limits()
     counters: Counters = attrs.field(factory=Counters)
-    on_refusal: Callable[[int, str, str], None] = lambda _status, _reason, _peer: None
+    rates: Rates = attrs.field(factory=lambda: Rates(Config()))
+    refusals: Refusals = attrs.field(factory=Refusals)
+    throttle: Throttle = attrs.field(factory=Throttle)
+    stays: Stays = attrs.field(factory=Stays)

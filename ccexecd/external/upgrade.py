@@ -10,7 +10,8 @@ import re
 import attrs
 import trio
 
-from ccexecd.external.request import Principal, Reject, Request
+from ccexecd.core.principals import Principal
+from ccexecd.external.request import Reject, Request
 
 BEARER_PREFIX = "bearer."
 """A subprotocol with this prefix carries the token, for browsers: they cannot set headers. It is never selected."""

@@ -20,6 +20,7 @@ def describe(execution: Execution) -> dict[str, Any]:
     return {
         "execution_id": execution.id,
         "session_id": execution.session_id,
+        "principal": execution.principal,
         "state": execution.state.value,
         "command": _shown(spec.display),
         "argv": _shown_words(spec.argv),

@@ -47,6 +47,7 @@ class Execution:
 
     Attributes:
         id: its UUID, never reused.
+        principal: whose it is, by name; nobody else's until it has been admitted.
         state: where it stands.
         log: its output and state changes.
         watchers: who is told when the log has grown.
@@ -75,6 +76,7 @@ class Execution:
         reader: ResultReader | None = None,
         most_lines: int | None = None,
     ) -> None:
+        self.principal = ""
         self.id = str(uuid.uuid4())
         self.spec = spec
         self.session_id = session_id
@@ -190,11 +192,7 @@ class Execution:
     def completion(self, outcome: Outcome) -> dict[str, Any]:
         """The params of `process.completed`."""
         return {
-            **outcome.told(),
-            "duration": self.duration,
-            "stdout_bytes": self.log.sizes["stdout"],
-            "stderr_bytes": self.log.sizes["stderr"],
-            "dropped_bytes": self.log.dropped_bytes,
+            **outcome.told(self.duration, self.log.sizes, self.log.dropped_bytes),
             **self._process_ids(),
         }
 

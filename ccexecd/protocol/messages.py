@@ -249,6 +249,33 @@ class Stop:
 
 
 @attrs.frozen
+class TokenAdd:
+    """`token_add`: make a token that admits clients; `lifetime` is in seconds, null = for ever."""
+
+    name: Text
+    scopes: tuple[Literal["observe", "execute", "admin"], ...]
+    lifetime: Seconds | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if not self.scopes:
+            raise StructureError([{"path": "$.scopes", "error": "must not be empty"}])
+
+
+@attrs.frozen
+class TokenRotate:
+    """`token_rotate`: give a token another text."""
+
+    name: Text = Text("default")
+
+
+@attrs.frozen
+class TokenRevoke:
+    """`token_revoke`: withdraw a token for good."""
+
+    name: Text
+
+
+@attrs.frozen
 class Nothing:
     """A method without params."""
 

@@ -28,6 +28,7 @@ from ccexecd.protocol.codec import StructureError, dumps
 from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import Call, Fault, RPCError
 from ccexecd.service.peer import Peer
+from ccexecd.service.scopes import needed, not_permitted
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ _BATCH_BYTES = 1001 * 1024
 _SMALL = 4096
 """Bytes of a reply that is never refused for its size: who started something is to learn its id."""
 
-RECORDED = frozenset({"control", "resume_session", "reload", "stop"})
+RECORDED = frozenset({"control", "resume_session", "reload", "stop", "token_add", "token_rotate", "token_revoke"})
 """Methods that the audit tells of, besides `execute`, which the gate sees to: they do something to what others run."""
 
 _REASON = 500  # characters of a refusal's text on record
@@ -135,6 +136,12 @@ class Dispatcher:
     def _call(self, call: Call, method: Method | None, places: "_Places") -> Any:
         if method is None:
             raise RPCError(ErrorCode.METHOD_NOT_FOUND, f"Method not found: {call.method[:100]!r}")
+        if not self._peer.principal.may(needed(call.method)):
+            refused = not_permitted(call.method, self._peer.principal)
+            name = self._peer.principal.name
+            self._peer.engine.gate.turned_away(f"scope of {name}", refused.message, self._peer.origin)
+            raise refused
+        self._peer.count(call.method)
         if call.problems:
             raise StructureError(list(call.problems))
         params: Any = messages.params(call.params, method.params, lenient=self._peer.manner.lenient)
@@ -146,9 +153,9 @@ class Dispatcher:
 
     def _recorded(self, name: str, method: Method, params: Any) -> Any:
         """Call what the audit tells of: done, or refused and why."""
-        which = {key: getattr(params, key, None) for key in ("execution_id", "session_id", "type", "signal")}
+        which = {key: getattr(params, key, None) for key in ("execution_id", "session_id", "type", "signal", "name")}
         facts = {"method": name, **{key: value for key, value in which.items() if value is not None}}
-        asked = functools.partial(self._peer.engine.gate.asked, self._peer.principal, self._peer.origin)
+        asked = functools.partial(self._peer.engine.gate.asked, self._peer.principal.name, self._peer.origin)
         try:
             outcome = method.call(self._peer, params)
         except (RPCError, IllegalTransitionError, StructureError) as refused:

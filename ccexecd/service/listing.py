@@ -28,7 +28,8 @@ def size_of(entry: dict[str, Any]) -> int:
 
 def list_executions(peer: Peer, wanted: messages.List) -> dict[str, Any] | Awaitable[dict[str, Any]]:
     """What is known of executions, newest first: as many as were asked for and as a reply can hold."""
-    matching = [each for each in reversed(peer.engine.executions.values()) if _matches(each, wanted)][: wanted.limit]
+    visible = (each for each in reversed(peer.engine.executions.values()) if peer.sees(each))
+    matching = [each for each in visible if _matches(each, wanted)][: wanted.limit]
     may_be_past = wanted.state in (None, State.FINISHED.value) and len(matching) < wanted.limit
     if may_be_past or wanted.resources or wanted.tree:
         return _with_more(peer, wanted, matching, may_be_past=may_be_past)
@@ -41,9 +42,9 @@ async def _with_more(
     """The same, with what costs a moment: what has left the memory, and what uses how much."""
     past: Sequence[PastExecution] = ()
     if may_be_past:
-        limit = wanted.limit - len(matching)
-        known = tuple(peer.engine.executions)
-        past = await peer.engine.records.newest(Wanted(wanted.label, wanted.session, known, limit))
+        known, limit = tuple(peer.engine.executions), wanted.limit - len(matching)
+        asked = Wanted(wanted.label, wanted.session, peer.principal.sees_only, known, limit)
+        past = await peer.engine.records.newest(asked)
     resources = await _resources(matching, tree=wanted.tree) if wanted.resources or wanted.tree else {}
     return _reply([*matching, *past], resources)
 

@@ -312,6 +312,7 @@ def resume_session(peer: Peer, wanted: messages.ResumeSession) -> dict[str, Any]
     if (
         session is None
         or session.ended
+        or not peer.principal.controls(session.principal)
         or not hmac.compare_digest(session.resume_token.encode(), wanted.resume_token.encode())
     ):
         raise RPCError(

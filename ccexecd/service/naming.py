@@ -30,12 +30,12 @@ def upon(peer: Peer, name: str, deed: Callable[[Execution | PastExecution], R | 
     Raises:
         RPCError: none is meant; by what is awaited.
     """
-    execution = peer.engine.find(name, prefix=peer.manner.prefixes)
+    execution = peer.find(name)
     return deed(execution) if execution is not None else _upon_past(peer, name, deed)
 
 
 async def _upon_past(peer: Peer, name: str, deed: Callable[[PastExecution], R | Awaitable[R]]) -> R:
-    found = await peer.engine.recall(name, prefix=peer.manner.prefixes)
+    found = await peer.recall(name)
     if len(found) != 1:
         raise unnamed(peer, name, found)
     done = deed(found[0])
@@ -48,7 +48,7 @@ async def known(peer: Peer, name: str) -> Execution | PastExecution:
     Raises:
         RPCError: none is meant by it.
     """
-    execution = peer.engine.find(name, prefix=peer.manner.prefixes)
+    execution = peer.find(name)
     return execution if execution is not None else await _upon_past(peer, name, lambda past: past)
 
 
@@ -56,9 +56,9 @@ def unnamed(peer: Peer, name: str, past: Sequence[PastExecution] = ()) -> RPCErr
     """Why no execution is meant by a name.
 
     Args:
-        peer: who gave it.
+        peer: who gave it; there is none by it that is there for that one.
         name: as given.
-        past: those that the history knows by it.
+        past: those that the history knows by it, and that are there for that one.
     """
     shown = repr(name[:_SHOWN])
     if not peer.manner.prefixes:
@@ -68,7 +68,7 @@ def unnamed(peer: Peer, name: str, past: Sequence[PastExecution] = ()) -> RPCErr
             ErrorCode.PROCESS_NOT_FOUND,
             f"no execution {shown}: the beginning of an id has at least {PREFIX_LENGTH} characters",
         )
-    matching = [known for known in peer.engine.executions if known.startswith(name)]
+    matching = [known for known, one in peer.engine.executions.items() if known.startswith(name) and peer.sees(one)]
     matching += [each.id for each in past if each.id not in matching]
     if matching:
         return RPCError(

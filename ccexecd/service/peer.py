@@ -11,11 +11,13 @@ import attrs
 import trio
 
 from ccexecd.core.framing import Framing
+from ccexecd.core.principals import Principal
 from ccexecd.core.sessions import Parting
-from ccexecd.engine import Engine, Session
+from ccexecd.engine import Engine, Execution, PastExecution, Session
 from ccexecd.protocol.codec import dumps
 from ccexecd.protocol.jsonrpc import notification
 from ccexecd.service.delivery import Subscription, Watched, Wrap
+from ccexecd.service.rates import Rates
 from ccexecd.service.writer import Writer
 
 
@@ -54,8 +56,9 @@ class Peer:
         writer: how to answer it.
         wrap: makes a frame of a message.
         manner: how it is spoken to.
-        principal: whose it is, for the session.
+        principal: whose it is, and so its session.
         drop: closes the connection.
+        rates: how often it may call; None for as often as it likes.
         origin: where the connection comes from.
 
     Attributes:
@@ -69,26 +72,49 @@ class Peer:
         writer: Writer,
         wrap: Wrap,
         manner: Manner,
-        principal: str,
+        principal: Principal,
         drop: Callable[[Parting], None],
+        rates: Rates | None = None,
         origin: str = "",
     ) -> None:
         self.engine = engine
         self.manner = manner
+        self.principal = principal
         self.session: Session | None = None
         self._writer = writer
         self._wrap = wrap
-        self.principal = principal
         self.origin = origin
         self._drop = drop
+        self._rates = rates
         self._subscriptions: dict[str, Subscription] = {}
         self._claiming = trio.Lock()
+
+    def find(self, execution_id: str) -> Execution | None:
+        """An execution that is there for it: its principal's own, unless that one sees all."""
+        return self.engine.find(execution_id, prefix=self.manner.prefixes, visible=self.sees)
+
+    async def recall(self, execution_id: str) -> list[PastExecution]:
+        """Those of the past that are there for it, by id or, where it may, by its beginning: two at most."""
+        return await self.engine.recall(execution_id, self.principal.sees_only, prefix=self.manner.prefixes)
+
+    def count(self, method: str) -> None:
+        """Count a call of it.
+
+        Raises:
+            RPCError: there have been too many.
+        """
+        if self._rates is not None:
+            self._rates.call(self.principal.name, method)
+
+    def sees(self, execution: Execution) -> bool:
+        """Whether an execution is there for it; what is not is spoken of as if it did not exist."""
+        return self.principal.sees(execution.principal)
 
     async def claim_session(self) -> Session:
         """Its session, made on the first call; whoever calls while it is being made gets the same one."""
         async with self._claiming:
             if self.session is None:
-                self.session = await self.engine.open_session(self.principal, self.origin)
+                self.session = await self.engine.open_session(self.principal.name, self.origin)
                 self.session.drop_connection = self._drop
             return self.session
 

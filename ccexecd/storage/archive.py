@@ -58,6 +58,7 @@ class Archive:
         self._sessions: dict[str, SessionRecord] = {}
         self._executions: dict[str, Callable[[], Record]] = {}
         self._removed: list[str] = []
+        self._is_writing = False
         self._wanted = trio.Event()
         self.opened = trio.Event()
         self._thread = trio.CapacityLimiter(1)
@@ -67,6 +68,11 @@ class Archive:
         """What is wrong, in words for everybody, and why, for those who may know; nothing as a rule."""
         known = {"output is not kept on disk": self.spool.problem, "the history is not kept": self._problem}
         return {what: why for what, why in known.items() if why}
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether everything that it was given has been written."""
+        return not (self._is_writing or self._sessions or self._executions or self._removed)
 
     def begin(self, execution_id: str, description: dict[str, Any]) -> StoredLog | None:
         """A place on disk for the log of an execution that is being started; None if none is kept."""
@@ -95,14 +101,17 @@ class Archive:
             self.spool.finished(execution_id, moment, size)
         self.note(execution_id, record)
 
-    async def find(self, execution_id: str, *, prefix: bool = False) -> list[PastExecution]:
+    async def find(
+        self, execution_id: str, principal: str | None = None, *, prefix: bool = False
+    ) -> list[PastExecution]:
         """Finished executions of an id, or of the ids that begin so: two at most.
 
         Args:
             execution_id: an id, or its beginning.
+            principal: whose; None is anybody's.
             prefix: whether the beginning is enough.
         """
-        found = await self._ask(lambda: self._history.find(execution_id, prefix=prefix))
+        found = await self._ask(lambda: self._history.find(execution_id, principal, prefix=prefix))
         return [self._past(each) for each in found if each.finished_at is not None]
 
     async def newest(self, wanted: Wanted) -> list[PastExecution]:
@@ -139,6 +148,7 @@ class Archive:
         self._sessions, self._executions = {}, {}
         records = [make() for make in makers.values()]
         removed, self._removed = self._removed, []
+        self._is_writing = True
         try:
             await self._in_thread(lambda: self._write_now(list(sessions.values()), records, removed))
         except (sqlite3.Error, HistoryError) as error:
@@ -149,6 +159,8 @@ class Archive:
             self._wake()
         else:
             self._problem = ""
+        finally:
+            self._is_writing = False
 
     def _write_now(self, sessions: Sequence[SessionRecord], records: Sequence[Record], removed: Sequence[str]) -> None:
         self.spool.remove(removed)

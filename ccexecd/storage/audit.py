@@ -95,6 +95,10 @@ class Audit:
         self._tell(self._fault_of_sync)
         return True
 
+    def status(self) -> dict[str, str | None]:
+        """Where it is, its last record, and what is wrong with it."""
+        return {"directory": str(self.directory), "head": str(self.head), "problem": self.problem}
+
     async def run(self) -> None:
         """See to it that what is written reaches the disk, until cancelled."""
         limiter = trio.CapacityLimiter(1)

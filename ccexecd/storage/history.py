@@ -106,13 +106,15 @@ class Wanted:
 
     Attributes:
         label: a name, or a name and a value with `=` between them.
-        session: whose.
+        session: of which session.
+        principal: whose.
         besides: ids that are known without being asked for.
         limit: how many at most, the newest first.
     """
 
     label: str | None = None
     session: str | None = None
+    principal: str | None = None
     besides: Sequence[str] = ()
     limit: int = 1000
 
@@ -173,17 +175,20 @@ class History:
                 labels = each.description.get("labels", {})
                 db.executemany(_PUT_LABEL, [(each.id, name, value) for name, value in labels.items()])
 
-    def find(self, execution_id: str, *, prefix: bool = False) -> list[Record]:
+    def find(self, execution_id: str, principal: str | None = None, *, prefix: bool = False) -> list[Record]:
         """The execution of an id or, where asked for, those whose ids begin so: two of them at most.
+
+        Args:
+            execution_id: an id, or its beginning.
+            principal: whose; None is anybody's.
+            prefix: whether the beginning is enough.
 
         Raises:
             sqlite3.Error: it could not be read.
         """
-        if not prefix:
-            return self._records("WHERE id = ?", (execution_id,))
-        return self._records(
-            "WHERE id >= ? AND id < ? ORDER BY id LIMIT 2", (execution_id, execution_id + "\U0010ffff")
-        )
+        last = execution_id + "\U0010ffff" if prefix else execution_id
+        condition = "WHERE id BETWEEN ? AND ? AND (principal = ? OR ? IS NULL) ORDER BY id LIMIT 2"
+        return self._records(condition, (execution_id, last, principal, principal))
 
     def newest(self, wanted: Wanted) -> list[Record]:
         """Finished executions, the newest first.
@@ -192,9 +197,10 @@ class History:
             sqlite3.Error: they could not be read.
         """
         conditions, values = ["finished_at IS NOT NULL"], list[Any]()
-        if wanted.session is not None:
-            conditions.append("session_id = ?")
-            values.append(wanted.session)
+        for column, value in (("session_id", wanted.session), ("principal", wanted.principal)):
+            if value is not None:
+                conditions.append(f"{column} = ?")
+                values.append(value)
         if wanted.label is not None:
             name, equals, value = wanted.label.partition("=")
             conditions.append("id IN (SELECT execution FROM labels WHERE name = ? AND (value = ? OR NOT ?))")

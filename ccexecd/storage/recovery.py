@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 
 from ccexecd.core.entries import Chunk, Entry, Note, Stream
-from ccexecd.core.execution import Reason, ResourceUse, State
+from ccexecd.core.execution import Outcome, Reason, State
 from ccexecd.core.framing import Framer
 from ccexecd.storage import journal
 from ccexecd.storage.history import Record
@@ -123,7 +123,7 @@ def concluded(known: Record | None, left: Trace | None) -> Record:
     return Record(
         id=description["execution_id"],
         session_id=description["session_id"],
-        principal=known.principal if known is not None else "",
+        principal=description["principal"],
         created_at=_seconds(description["created_at"]),
         finished_at=end,
         reason=completion["reason"],
@@ -139,20 +139,10 @@ def concluded(known: Record | None, left: Trace | None) -> Record:
 def _lost(description: dict[str, Any], end: float) -> dict[str, Any]:
     """The params of `process.completed` of an execution of which nobody knows how it ended."""
     began = description["started_at"]
-    return {
-        "status": "failed",
-        "exit_code": None,
-        "signal": None,
-        "reason": Reason.LOST.value,
-        "duration": round(max(0.0, end - _seconds(began)), 6) if began else 0.0,
-        "rusage": attrs.asdict(ResourceUse()),
-        "stdout_bytes": description["stdout_bytes"],
-        "stderr_bytes": description["stderr_bytes"],
-        "dropped_bytes": description["dropped_bytes"],
-        "leftovers": [],
-        "pid": description["pid"],
-        "pgid": description["pgid"],
-    }
+    duration = round(max(0.0, end - _seconds(began)), 6) if began else 0.0
+    sizes: dict[Stream, int] = {"stdout": description["stdout_bytes"], "stderr": description["stderr_bytes"]}
+    told = Outcome(None, Reason.LOST).told(duration, sizes, description["dropped_bytes"])
+    return {**told, "pid": description["pid"], "pgid": description["pgid"]}
 
 
 def _seconds(moment: str) -> float:

@@ -2,10 +2,14 @@
 
 import errno
 import os
+import shutil
 import socket
 import stat
+import subprocess
+import sys
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -13,14 +17,49 @@ import pytest
 import trio
 
 from ccexecd.control import listener as listener_module
-from ccexecd.control.listener import PeerCredentials, bind, credentials, remove
+from ccexecd.control.listener import PeerCredentials, bind, credentials, groups_of, remove
 from ccexecd.paths import SOCKET_PATH_MAX, socket_address
 from tests.in_process import descriptors
 
+NOBODY = 65534
+GROUP = 4242
+
+root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+
+
+_CONNECT = """
+import os, socket, sys
+path, uid, gid, *groups = sys.argv[1:]
+os.setgroups([*map(int, groups)])
+os.setgid(int(gid))
+os.setuid(int(uid))
+with socket.socket(socket.AF_UNIX) as one:
+    print(one.connect_ex(path), flush=True)
+    input()
+"""
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A directory that every user can enter."""
+    directory = Path(tempfile.mkdtemp(prefix="ccexecd-", dir="/tmp"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
 
 @contextmanager
-def bound(path: Path) -> Iterator[trio.SocketListener]:
-    listener = bind(path)
+def connected_as(path: Path, uid: int, gid: int, groups: list[int]) -> Iterator[int]:
+    """A connection by a process of another user, open as long as the block: 0, or the error number."""
+    words = [sys.executable, "-I", "-c", _CONNECT, str(path), str(uid), str(gid), *map(str, groups)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield int(process.stdout.readline())
+        process.stdin.write("\n")
+
+
+@contextmanager
+def bound(path: Path, groups: Collection[int] = ()) -> Iterator[trio.SocketListener]:
+    listener = bind(path, None, groups)
     with closing(listener.socket):
         yield listener
 
@@ -242,10 +281,65 @@ async def test_the_kernel_tells_who_has_connected(tmp_path):
             assert credentials(stream) == PeerCredentials(os.getpid(), os.geteuid(), os.getegid())
 
 
-@pytest.mark.parametrize(
-    ("uid", "own", "may"), [(0, 1000, True), (1000, 1000, True), (1001, 1000, False), (1, 0, False)]
-)
-def test_root_and_the_daemons_own_user_may_operate(monkeypatch, uid, own, may):
-    """Whose daemon it is decides, and root always may; a group gives nobody anything."""
-    monkeypatch.setattr(os, "geteuid", lambda: own)
-    assert PeerCredentials(pid=1, uid=uid, gid=0).may_operate is may
+@root
+async def test_the_kernel_tells_the_groups_of_who_has_connected(open_place):
+    """The process's own group and its supplementary ones, which SO_PEERCRED does not have."""
+    path = open_place / "control.sock"
+    with bound(path, {GROUP}) as listener, connected_as(path, NOBODY, NOBODY, [GROUP, 4711]):
+        async with await listener.accept() as stream:
+            assert set(groups_of(stream)) == {NOBODY, GROUP, 4711}
+
+
+@root
+async def test_more_groups_than_python_can_ask_for(open_place, monkeypatch):
+    """The user's groups as the machine knows them take the place of a list that is too long."""
+    path = open_place / "control.sock"
+    monkeypatch.setattr(os, "getgrouplist", lambda name, gid: [gid, 1] if name == "nobody" else [])
+    with bound(path, {GROUP, 1}) as listener, connected_as(path, NOBODY, NOBODY, list(range(5000, 5300))):
+        async with await listener.accept() as stream:
+            assert set(groups_of(stream)) == {NOBODY, 1}
+
+
+@root
+async def test_one_group_is_let_in_and_nobody_else(open_place):
+    """The socket becomes the group's, and the directory lets it pass without showing what is in it."""
+    directory = open_place / "run"
+    directory.mkdir(0o700)
+    path = directory / "control.sock"
+    with bound(path, {GROUP}):
+        assert (mode_of(path), path.stat().st_gid) == (0o660, GROUP)
+        assert (mode_of(directory), directory.stat().st_gid) == (0o710, GROUP)
+        with connected_as(path, NOBODY, NOBODY, [GROUP]) as code:
+            assert code == 0
+        with connected_as(path, NOBODY, NOBODY, []) as code:
+            assert code == errno.EACCES
+
+
+@root
+async def test_several_groups_are_let_as_far_as_the_kernels_word(tmp_path):
+    """A file has one group: for two, everybody may connect, and is judged then."""
+    directory = tmp_path / "run"
+    directory.mkdir(0o700)
+    path = directory / "control.sock"
+    with bound(path, {GROUP, GROUP + 1}):
+        assert mode_of(path) == 0o666
+        assert mode_of(directory) == 0o701
+
+
+async def test_without_groups_the_directory_stays_as_it_is(tmp_path):
+    """Nothing is opened for nobody."""
+    tmp_path.chmod(0o700)
+    with bound(tmp_path / "control.sock"):
+        assert mode_of(tmp_path) == 0o700
+
+
+async def test_a_group_that_is_not_ours_to_give(tmp_path, monkeypatch):
+    """A daemon that is neither root nor a member says so, and leaves no socket."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    with pytest.raises(OSError, match=f"cannot let group {GROUP} use the control socket: only root or a member"):
+        bind(tmp_path / "control.sock", None, {GROUP})
+    assert not list(tmp_path.iterdir())

@@ -31,9 +31,10 @@ async def refused(daemon: Running, method: str, **params: object) -> RefusedErro
 
 
 async def test_everything_is_served_here(daemon):
-    """The control socket has every method of the client's door, and the operator's seven."""
+    """The control socket has every method of the client's door, the operator's seven, and those about tokens."""
     served = set(operator_methods(daemon.daemon))
-    assert served == {*EXECUTION_METHODS, "status", "health", "config", "version", "reload", "policy", "stop"}
+    tokens = {"token_show", "token_list", "token_add", "token_rotate", "token_revoke"}
+    assert served == {*EXECUTION_METHODS, *tokens, "status", "health", "config", "version", "reload", "policy", "stop"}
 
 
 @pytest.mark.parametrize("method", ["health", "config", "version", "reload"])

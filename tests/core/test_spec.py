@@ -19,6 +19,7 @@ def test_a_spec_needs_no_more_than_its_words():
         "timeout": None,
         "timeout_source": "none",
         "stall_timeout": None,
+        "max_line_bytes": None,
         "grace": 10.0,
         "framing": "lines",
         "policy": "drop_oldest",
@@ -31,7 +32,6 @@ def test_a_spec_needs_no_more_than_its_words():
         "stdbuf": False,
         "agent": "auto",
         "post_result_grace": None,
-        "max_line_bytes": None,
         "run_as": None,
         "limits": dict.fromkeys(["memory_bytes", "cpu_seconds", "processes", "open_files", "file_bytes", "nice"]),
     }

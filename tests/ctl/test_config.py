@@ -44,6 +44,16 @@ def test_a_valid_file_is_valid(ctl, tmp_path):
     assert ctl("config", "validate", str(file), "--json").json == {"valid": True, "files": [str(file)]}
 
 
+def test_an_address_that_must_not_be_listened_on(ctl, tmp_path):
+    """What a start would refuse is not valid, and the reason is told; `show` still shows it."""
+    file = tmp_path / "x.toml"
+    file.write_text('host = "0.0.0.0"\n')
+    said = ctl("config", "validate", str(file))
+    assert said[:2] == (1, "")
+    assert "host (file" in said.err
+    assert "without TLS" in said.err
+
+
 def test_all_problems_are_listed(ctl, tmp_path):
     """Exit 1; each problem with its key, source and what is allowed."""
     file = tmp_path / "x.toml"

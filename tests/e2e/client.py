@@ -10,6 +10,7 @@ import base64
 import itertools
 import json
 import socket
+import ssl
 import struct
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -181,8 +182,9 @@ class Client:
     async def cut(self) -> None:
         """Vanish without a goodbye: a reset, as of a crashed client or a lost machine."""
         reset = struct.pack("ii", 1, 0)  # linger 0 (socket(7)): close discards and sends RST
-        self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
-        await trio.aclose_forcefully(self._stream)
+        plain = getattr(self._stream, "transport_stream", self._stream)  # that of TLS
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        await trio.aclose_forcefully(plain)
 
     async def read(self) -> None:
         """Take what comes until the connection ends: the task of `connect`."""
@@ -338,7 +340,12 @@ def check_parts(pieces: list[Message]) -> None:
 
 @asynccontextmanager
 async def connect(
-    address: tuple[str, int], *, subprotocol: str | None = "ccexec.v1", path: str = "/ws/mcp"
+    address: tuple[str, int],
+    *,
+    subprotocol: str | None = "ccexec.v1",
+    path: str = "/ws/mcp",
+    token: str | None = None,
+    ssl: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Client]:
     """Open a connection, greeted already; it says goodbye at the end, unless it has been cut or closed before.
 
@@ -346,15 +353,24 @@ async def connect(
         address: of the daemon.
         subprotocol: to offer; None is the manner of earlier clients.
         path: where the WebSocket is.
+        token: to show.
+        ssl: what to believe of the server, where it speaks TLS.
     """
     failure: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
             with trio.fail_after(PATIENCE):
                 stream = await trio.open_tcp_stream(*address)
-                offered = [subprotocol] if subprotocol else None
+                if ssl is not None:
+                    stream = trio.SSLStream(stream, ssl, server_hostname="localhost", https_compatible=True)
                 websocket = await wrap_client_stream(
-                    nursery, stream, "localhost", path, subprotocols=offered, receive_buffer_size=64 * 1024
+                    nursery,
+                    stream,
+                    "localhost",
+                    path,
+                    subprotocols=[subprotocol] if subprotocol else None,
+                    extra_headers=[(b"Authorization", f"Bearer {token}".encode())] if token else None,
+                    receive_buffer_size=64 * 1024,
                 )
             client = Client(websocket, stream)
             nursery.start_soon(client.read)

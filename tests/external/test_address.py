@@ -2,7 +2,7 @@
 
 import pytest
 
-from ccexecd.external.address import is_loopback, parse_ip, spell
+from ccexecd.external.address import is_loopback, network_of, parse_ip, spell
 
 
 def test_an_ipv6_address_gets_brackets_before_its_port():
@@ -40,3 +40,19 @@ def test_only_a_literal_loopback_address_counts_as_one(text: str, expected: bool
 def test_a_mapped_address_is_the_ipv4_address_that_it_is():
     """A peer of a dual-stack listener is recognised as the IPv4 peer that it is."""
     assert parse_ip("::ffff:127.0.0.1") == parse_ip("127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("peer", "network"),
+    [
+        ("10.0.0.1:4711", "10.0.0.1"),
+        ("[::ffff:10.0.0.1]:4711", "10.0.0.1"),
+        ("[2001:db8:1:2:3:4:5:6]:4711", "2001:db8:1:2::/64"),
+        ("[2001:db8:1:2::]:1", "2001:db8:1:2::/64"),
+        ("[::1]:4711", "::/64"),
+        ("unknown", "unknown"),
+    ],
+)
+def test_what_a_peer_cannot_choose(peer: str, network: str):
+    """Another port, or another address of its own network, does not make it somebody else."""
+    assert network_of(peer) == network

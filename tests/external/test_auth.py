@@ -3,18 +3,23 @@
 import base64
 import os
 import socket
-import stat
 from pathlib import Path
 from typing import Self
 
+import attrs
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from ccexecd.external.auth import Policy, TokenError, authorize, load_or_create_token, screen
-from ccexecd.external.request import Principal, Reject, Request
+from ccexecd.core.principals import Principal, Scope, user
+from ccexecd.external.auth import Policy, authorize, screen
+from ccexecd.external.request import Reason, Reject, Request
+from ccexecd.external.tokens import Tokens
 
 TOKEN = "correct-horse-battery-staple_0123456789"
 ENCODED = base64.urlsafe_b64encode(TOKEN.encode()).decode().rstrip("=")
-POLICY = Policy(TOKEN, frozenset({"build.example"}))
+POLICY = Policy(Tokens(TOKEN), frozenset({"build.example"}), frozenset({"https://ci.example"}))
+DEFAULT = Principal("default", {Scope.ADMIN}, "token")
 NOBODY = 65534
 
 
@@ -86,15 +91,53 @@ def test_exactly_one_host_is_needed(hosts: list[str]):
     """A request whose host is missing or said twice is refused, the same name said twice included."""
     refusal = screen(request(host=hosts), POLICY)
     assert refusal is not None
-    assert refusal.status == 400
+    assert (refusal.status, refusal.reason) == (400, Reason.TWO_HOSTS if hosts else Reason.NO_HOST)
 
 
-@pytest.mark.parametrize("origin", ["http://localhost", "https://evil.example", "null", "", "\xff"])
-def test_every_origin_is_refused(origin: str):
-    """No web page gets in, whatever it says about itself and whatever token it shows."""
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://localhost",
+        "https://evil.example",
+        "http://ci.example",
+        "https://ci.example:444",
+        "https://ci.example.evil.example",
+        "https://xci.example",
+        "https://ci.example/",
+        "https://ci.example https://evil.example",
+        "",
+        "\xff",
+    ],
+)
+def test_an_origin_that_is_not_listed_is_refused(origin: str):
+    """No other web page gets in, whatever it says about itself and whatever token it shows."""
     verdict = authorize(request(origin=origin, authorization=f"Bearer {TOKEN}"), None, POLICY)
     assert isinstance(verdict, Reject)
-    assert verdict.status == 403
+    assert (verdict.status, verdict.reason) == (403, Reason.FOREIGN_ORIGIN)
+
+
+@pytest.mark.parametrize("origin", ["https://ci.example", "HTTPS://CI.example"])
+def test_a_listed_page_enters_by_its_token(origin: str):
+    """Its browser can set no header, so the token comes as a subprotocol; a wrong one is no better for the page."""
+    for shown, name in ((TOKEN, "default"), (ENCODED, "default"), ("wrong", None)):
+        verdict = authorize(request(origin=origin, sec_websocket_protocol=f"bearer.{shown}"), None, POLICY)
+        assert getattr(verdict, "name", None) == name
+
+
+@pytest.mark.parametrize("origin", ["null", "NULL", "Null"])
+def test_an_origin_of_nobody_is_refused_even_if_listed(origin: str):
+    """Every sandboxed frame and every file says `null`: listing that would list them all."""
+    policy = attrs.evolve(POLICY, allowed_origins=frozenset({"null"}))
+    verdict = authorize(request(origin=origin, authorization=f"Bearer {TOKEN}"), None, policy)
+    assert isinstance(verdict, Reject)
+    assert (verdict.status, verdict.reason) == (403, Reason.NULL_ORIGIN)
+
+
+def test_two_origins_are_refused():
+    """Of two, one is a lie, even if both are listed."""
+    verdict = screen(request(origin=["https://ci.example"] * 2), POLICY)
+    assert verdict is not None
+    assert verdict.status == 400
 
 
 @pytest.mark.parametrize(
@@ -109,7 +152,7 @@ def test_every_origin_is_refused(origin: str):
 )
 def test_the_token_admits_from_anywhere(headers: dict[str, str]):
     """Whoever shows the token is admitted, in either place, without a socket to look at."""
-    assert authorize(request(**headers), None, POLICY) == Principal("token", None, "token")
+    assert authorize(request(**headers), None, POLICY) == DEFAULT
 
 
 @pytest.mark.parametrize(
@@ -139,6 +182,28 @@ def test_a_wrong_token_is_refused_even_from_our_own_user(headers: dict[str, str]
     assert (verdict.status, verdict.headers) == (401, (("WWW-Authenticate", 'Bearer realm="ccexecd"'),))
     assert "wrong" not in verdict.message
     assert TOKEN not in verdict.message
+
+
+async def test_a_named_token_admits_to_its_scopes(tmp_path: Path):
+    """Whoever shows it is its principal; a second token shown beside it makes both of them wrong."""
+    tokens = Tokens.load(tmp_path / "token", tmp_path / "tokens.json")
+    _, text = await tokens.add("ci", (Scope.EXECUTE,), None)
+    policy = Policy(tokens)
+    assert authorize(request(authorization=f"Bearer {text}"), None, policy) == Principal("ci", {Scope.EXECUTE}, "token")
+    default = await tokens.show()
+    both = authorize(request(authorization=f"Bearer {text}", sec_websocket_protocol=f"bearer.{default}"), None, policy)
+    assert isinstance(both, Reject)
+    assert both.reason is Reason.WRONG_TOKEN
+
+
+async def test_an_expired_token_is_refused(tmp_path: Path):
+    """From the moment of its expiry; that is told to nobody who has not the text."""
+    tokens = Tokens.load(tmp_path / "token", tmp_path / "tokens.json")
+    _, text = await tokens.add("ci", (Scope.EXECUTE,), 0.0)
+    verdict = authorize(request(authorization=f"Bearer {text}"), None, Policy(tokens))
+    assert isinstance(verdict, Reject)
+    assert (verdict.status, verdict.reason, verdict.headers[0][0]) == (401, Reason.EXPIRED_TOKEN, "WWW-Authenticate")
+    assert text not in verdict.message
 
 
 def test_a_token_said_twice_is_refused():
@@ -175,7 +240,7 @@ def test_our_own_user_enters_over_loopback():
     """A client of the daemon's own user needs no token."""
     with Loopback() as pair:
         uid = os.geteuid()
-        assert authorize(request(), pair.accepted, POLICY) == Principal(f"uid {uid}", uid, "peer")
+        assert authorize(request(), pair.accepted, POLICY) == user(uid)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can open a socket for somebody else")
@@ -202,93 +267,29 @@ def test_the_policy_hides_its_token():
     assert TOKEN not in repr(POLICY)
 
 
-def test_a_token_is_made_once_and_kept(tmp_path: Path):
-    """The first start makes 256 bits in a file that is private from birth; later ones read the same."""
-    path = tmp_path / "token"
-    token = load_or_create_token(path)
-    assert len(base64.urlsafe_b64decode(token + "=")) == 32
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert load_or_create_token(path) == token
-    assert [entry.name for entry in tmp_path.iterdir()] == ["token"]
-    assert load_or_create_token(tmp_path / "another") != token
+HEADER_TEXT = st.text(st.characters(max_codepoint=255, exclude_characters="\r\n\0"), max_size=80)
+CREDENTIALS = st.one_of(
+    HEADER_TEXT,
+    HEADER_TEXT.map(lambda text: f"Bearer {text}"),
+    st.sampled_from([TOKEN, ENCODED]).map(lambda text: f"Bearer {text[:-1]}"),
+    st.sampled_from([TOKEN, ENCODED]).map(lambda text: f"Bearer {text.swapcase()}"),
+)
 
 
-def test_a_token_of_the_operators_own_is_read(tmp_path: Path):
-    """An operator may put a token there, with or without a newline."""
-    path = tmp_path / "token"
-    path.touch(0o600)
-    path.write_text(f"  {TOKEN}\n\n")
-    assert load_or_create_token(path) == TOKEN
-
-
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o620])
-def test_a_file_that_others_can_open_is_refused(tmp_path: Path, mode: int):
-    """A token that may be known to others is not used, and the error says what to do about it."""
-    path = tmp_path / "token"
-    load_or_create_token(path)
-    path.chmod(mode)
-    with pytest.raises(TokenError, match=f"{path} is open to other users .mode {mode:04o}.*delete it.*chmod 600"):
-        load_or_create_token(path)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_a_file_of_another_user_is_refused(tmp_path: Path):
-    """A token that another user has written is known to that user."""
-    path = tmp_path / "token"
-    load_or_create_token(path)
-    os.chown(path, NOBODY, NOBODY)
-    with pytest.raises(TokenError, match="belongs to uid 65534"):
-        load_or_create_token(path)
-
-
-def test_a_link_is_not_followed(tmp_path: Path):
-    """A link planted in a shared directory cannot make us read or write elsewhere."""
-    target, path = tmp_path / "target", tmp_path / "token"
-    load_or_create_token(target)
-    path.symlink_to(target)
-    with pytest.raises(TokenError, match="symbolic link"):
-        load_or_create_token(path)
-    dangling = tmp_path / "dangling"
-    dangling.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(TokenError):
-        load_or_create_token(dangling)
-    assert not (tmp_path / "elsewhere").exists()
-
-
-@pytest.mark.parametrize("make", [lambda p: p.mkdir(0o700), lambda p: os.mkfifo(p, 0o600)], ids=["directory", "fifo"])
-def test_what_is_no_plain_file_is_refused_at_once(tmp_path: Path, make):
-    """Neither a directory nor a FIFO in its place stops the start for longer than the message takes."""
-    make(tmp_path / "token")
-    with pytest.raises(TokenError, match="token is not a plain file"):
-        load_or_create_token(tmp_path / "token")
-
-
-@pytest.mark.parametrize("content", ["", "short", "two words " * 8, "\xe9" * 64, "x" * 31], ids=repr)
-def test_what_is_no_token_is_refused(tmp_path: Path, content: str):
-    """An empty or guessable token never opens the door."""
-    path = tmp_path / "token"
-    path.touch(0o600)
-    path.write_text(content)
-    with pytest.raises(TokenError, match="at least 32 ASCII characters; delete it"):
-        load_or_create_token(path)
-
-
-def test_a_directory_that_is_not_there_is_named(tmp_path: Path):
-    """A token that cannot be written says where and why."""
-    path = tmp_path / "absent" / "token"
-    with pytest.raises(TokenError, match=f"cannot write the token file {path}: No such file or directory"):
-        load_or_create_token(path)
-
-
-def test_a_faster_daemon_keeps_its_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Two daemons that share a token file agree on one token, whoever is first."""
-    path = tmp_path / "token"
-    faster = load_or_create_token(tmp_path / "faster")
-
-    def overtaken(source: Path, target: Path) -> None:
-        (tmp_path / "faster").rename(target)
-        raise FileExistsError(17, "File exists")
-
-    monkeypatch.setattr(os, "link", overtaken)
-    assert load_or_create_token(path) == faster
-    assert [entry.name for entry in tmp_path.iterdir()] == ["token"]
+@given(
+    st.dictionaries(
+        st.sampled_from(["authorization", "sec_websocket_protocol", "origin", "host", "cookie", "x_forwarded_for"]),
+        st.lists(CREDENTIALS, min_size=1, max_size=3),
+    )
+)
+@example({"authorization": [f"Bearer {TOKEN}\xa0"]})
+@example({"authorization": [f"Bearer {TOKEN} {TOKEN}"]})
+@example({"sec_websocket_protocol": [f"bearer.{TOKEN}="]})
+def test_nothing_but_a_token_admits_a_stranger(headers: dict[str, list[str]]):
+    """Whatever a head says, in whatever bytes: it is refused with a status of ours, and nothing of it raises."""
+    verdict = authorize(request(**headers), None, POLICY)
+    if isinstance(verdict, Reject):
+        assert verdict.status in {400, 401, 403}
+    else:
+        shown = [value for values in headers.values() for value in values]
+        assert any(TOKEN in value or ENCODED in value for value in shown)

@@ -1,5 +1,6 @@
 """The port as a whole: who is let in, what a reload changes, and how everybody is seen off."""
 
+import base64
 import json
 import socket
 from collections.abc import Awaitable, Callable
@@ -74,6 +75,71 @@ class TestReload:
                 assert await new.closed() == 1009
 
 
+def handshake(origin: str, token: str) -> bytes:
+    """What a browser sends for `new WebSocket(url, ["ccexec.v1", "bearer." + token])` on a page of that origin."""
+    return (
+        f"GET /ws/mcp HTTP/1.1\r\nHost: localhost\r\nOrigin: {origin}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        f"Sec-WebSocket-Protocol: ccexec.v1, bearer.{token}\r\n\r\n"
+    ).encode()
+
+
+async def head_of(daemon: Running, request: bytes) -> bytes:
+    """The head of the answer to a request."""
+    async with await daemon.dial() as stream:
+        await stream.send_all(request)
+        received = b""
+        with trio.fail_after(PATIENCE):
+            while b"\r\n\r\n" not in received:
+                data = await stream.receive_some()
+                assert data, received
+                received += data
+    return received.partition(b"\r\n\r\n")[0]
+
+
+class TestPages:
+    """Web pages: refused, unless their origin is listed."""
+
+    async def test_a_listed_page_opens_a_websocket(self, tmp_path):
+        """By its token, as a subprotocol, plain or in base64url; what is selected is the protocol, never the token."""
+        async with running(tmp_path, allowed_origins=["https://CI.example"]) as daemon:
+            token = (await daemon.ask("token_add", name="page", scopes=["observe"]))["token"]
+            encoded = base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")
+            for shown in (token, encoded):
+                head = await head_of(daemon, handshake("https://ci.example", shown))
+                assert head.startswith(b"HTTP/1.1 101")
+                assert b"Sec-WebSocket-Protocol: ccexec.v1" in head.replace(b"sec-websocket-p", b"Sec-WebSocket-P")
+                assert b"bearer" not in head
+            assert (await head_of(daemon, handshake("https://ci.example", "wrong"))).startswith(b"HTTP/1.1 401")
+            assert (await head_of(daemon, handshake("https://evil.example", token))).startswith(b"HTTP/1.1 403")
+
+    async def test_a_reload_lists_another(self, tmp_path):
+        """It counts for the next request."""
+        async with running(tmp_path) as daemon:
+            token = (await daemon.ask("token_show"))["token"]
+            assert (await head_of(daemon, handshake("https://ci.example", token))).startswith(b"HTTP/1.1 403")
+            (tmp_path / "ccexecd.toml").write_text('allowed_origins = ["https://ci.example"]\n')
+            await daemon.ask("reload")
+            assert (await head_of(daemon, handshake("https://ci.example", token))).startswith(b"HTTP/1.1 101")
+
+    async def test_every_refusal_has_its_name(self, tmp_path):
+        """What a drive-by tries is counted by reason: for a metrics page, and so that the log tells each once."""
+        tries = {
+            "no_host": [b"X: y"],
+            "two_hosts": [b"Host: localhost", b"Host: localhost"],
+            "foreign_host": [b"Host: rebound.example"],
+            "foreign_origin": [b"Host: localhost", b"Origin: https://evil.example"],
+            "null_origin": [b"Host: localhost", b"Origin: null"],
+            "wrong_token": [b"Host: localhost", b"Authorization: Bearer wrong"],
+        }
+        async with running(tmp_path) as daemon:
+            for reason, lines in tries.items():
+                head = await head_of(daemon, b"\r\n".join([b"GET /execute HTTP/1.1", *lines, b"", b""]))
+                status = {"no_host": b"400", "two_hosts": b"400", "wrong_token": b"401"}.get(reason, b"403")
+                assert head.split()[1] == status, reason
+            assert daemon.daemon._refusals.counts == dict.fromkeys(tries, 1)
+
+
 async def drain(daemon: Running, nursery: trio.Nursery, seconds: float = PATIENCE) -> None:
     """Tell it to end as soon as what runs has finished, and wait until it has begun to."""
     nursery.start_soon(daemon.daemon.stop, seconds, None)
@@ -104,6 +170,16 @@ class TestDraining:
             nursery.start_soon(daemon.daemon.stop, 0.0, 40.0)
             deadline = datetime.fromisoformat((await one.notification("server.draining"))["deadline"])
             assert 40 <= (deadline - asked).total_seconds() < 40 + PATIENCE
+            await one.request("close_stdin", execution_id=execution.id)
+
+    async def test_it_can_be_reloaded(self, tmp_path):
+        """A daemon that no longer listens still takes another configuration."""
+        async with running(tmp_path) as daemon, daemon.client() as one, trio.open_nursery() as nursery:
+            execution = await one.execute("cat", stdin="open")
+            await drain(daemon, nursery)
+            await eventually(lambda: not daemon.daemon._door._acceptor.listeners[0].socket.fileno() >= 0, "it is shut")
+            (tmp_path / "ccexecd.toml").write_text("max_sessions = 7\n")
+            assert (await daemon.ask("reload"))["changed"] == ["max_sessions"]
             await one.request("close_stdin", execution_id=execution.id)
 
     async def test_nobody_is_let_in(self, tmp_path):

@@ -17,11 +17,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
+from ccexecd.core.principals import Principal, Scope
 from ccexecd.external.auth import Policy
 from ccexecd.external.http import serve_connection
 from ccexecd.external.listener import Acceptor, open_listeners
-from ccexecd.external.request import Principal, Request, Response, Route
+from ccexecd.external.request import Request, Response, Route
 from ccexecd.external.site import Limits, Site
+from ccexecd.external.tokens import Tokens
 from ccexecd.external.upgrade import Upgrade
 
 TOKEN = "correct-horse-battery-staple_0123456789"
@@ -69,7 +71,7 @@ def make_site(limits: Limits = LIMITS, websocket: Callable[[Upgrade], Awaitable[
         "/echo": Route(("POST",), echo),
         "/fail": Route(("GET",), fail),
     }
-    return Site(Policy(TOKEN), websocket, routes, limits=limits)
+    return Site(Policy(Tokens(TOKEN)), websocket, routes, limits=limits)
 
 
 @attrs.frozen
@@ -427,8 +429,8 @@ async def test_a_route_learns_who_asks():
     async with opened() as door:
         answers = [await door.exchange(get(b"/whoami", *line), then_close=True) for line in ((), (TOKEN_LINE,))]
         assert [json.loads(answer.partition(b"\r\n\r\n")[2])["name"] for answer in answers] == [
-            f"uid {os.geteuid()}",
-            "token",
+            f"uid:{os.geteuid()}",
+            "default",
         ]
 
 
@@ -440,7 +442,7 @@ async def test_a_refusal_is_on_record_without_the_credential(caplog: pytest.LogC
             await door.exchange(get(b"/whoami", b"Authorization Bearer hunter2"))
             await door.exchange(upgrade(b"Sec-WebSocket-Protocol: bearer.hunter2"))
         records = [record for record in caplog.records if record.levelno == logging.INFO]
-    assert [record.status for record in records] == [401, 400, 401]  # type: ignore[attr-defined]
+    assert [record.status for record in records] == [401, 400], "the same reason of the same peer is told once"  # type: ignore[attr-defined]
     assert all(record.peer.startswith("127.0.0.1:") for record in records)  # type: ignore[attr-defined]
     assert "hunter2" not in caplog.text
 
@@ -486,7 +488,7 @@ async def test_a_websocket_knows_who_asked():
 
     async with opened(make_site(websocket=look)) as door:
         assert await door.exchange(upgrade(TOKEN_LINE)) == b""
-    assert seen == [Principal("token", None, "token")]
+    assert seen == [Principal("default", {Scope.ADMIN}, "token")]
 
 
 async def test_the_last_frame_of_a_websocket_arrives():

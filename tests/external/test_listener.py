@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 import resource
 import socket
 import stat
@@ -15,7 +16,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from ccexecd.external.listener import Acceptor, ListenError, from_fds, open_listeners
+from ccexecd.external.listener import Acceptor, ListenError, from_fds, open_listeners, require_secrecy
 
 LOOPBACK = "127.0.0.1"
 
@@ -265,3 +266,18 @@ async def test_a_real_shortage_of_descriptors_is_survived(caplog: pytest.LogCapt
         with trio.fail_after(5):
             assert await stream.receive_some() == b"hello"
         await stream.aclose()
+
+
+@pytest.mark.parametrize("addresses", [[], ["127.0.0.1:8003"], ["[::1]:8003", "127.1.2.3:1"], ["[::ffff:127.0.0.1]:1"]])
+def test_on_loopback_nobody_else_can_listen(addresses: list[str]):
+    """Plain text is as secret there as anything on this machine."""
+    require_secrecy(addresses)
+
+
+@pytest.mark.parametrize(
+    "address", ["0.0.0.0:8003", "[::]:8003", "192.0.2.1:1", "[2001:db8::1]:443", "[::ffff:192.0.2.1]:1"]
+)
+def test_beyond_loopback_somebody_can(address: str):
+    """One such address is enough; the error names it, and what can be done."""
+    with pytest.raises(ListenError, match=re.escape(f"cannot listen on {address}, which is beyond loopback")):
+        require_secrecy(["127.0.0.1:1", address])

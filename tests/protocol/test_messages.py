@@ -21,6 +21,8 @@ MINIMAL = {
     "TerminalSize": {"cols": 80, "rows": 24},
     "ResizePty": {"cols": 80, "rows": 24},
     "ResumeSession": {"session_id": "s", "resume_token": "t"},
+    "TokenAdd": {"name": "ci", "scopes": ["observe"]},
+    "TokenRevoke": {"name": "ci"},
 }
 """The least that a class takes; those that are not here take nothing at all."""
 
@@ -88,6 +90,9 @@ def test_defaults_are_those_of_the_contract():
         },
         "ResumeSession": {"session_id": "s", "resume_token": "t"},
         "Stop": {"drain": None, "grace": None},
+        "TokenAdd": {"name": "ci", "scopes": ("observe",), "lifetime": None},
+        "TokenRotate": {"name": "default"},
+        "TokenRevoke": {"name": "ci"},
         "Nothing": {},
     }
 

@@ -12,6 +12,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from ccexecd.core.execution import Event, IllegalTransitionError, State
+from ccexecd.core.principals import Principal, Scope, user
 from ccexecd.engine import AdmissionError, Refusal
 from ccexecd.process.leader import SpawnError
 from ccexecd.process.standard_input import StdinClosedError
@@ -28,12 +29,18 @@ class ListeningPeer:
 
     def __init__(self, manner=V1) -> None:
         self.manner = manner
+        self.principal = user(0)
         self.events: list[object] = []
         self.recorded: list[tuple] = []
-        self.principal, self.origin = "alice", "127.0.0.1:5"
-        self.engine = SimpleNamespace(gate=SimpleNamespace(asked=lambda *told: self.recorded.append(told)))
+        self.origin = "127.0.0.1:5"
+        record = self.recorded.append
+        gate = SimpleNamespace(asked=lambda *told: record(told), turned_away=lambda *told: record(told))
+        self.engine = SimpleNamespace(gate=gate)
         self.has_room = trio.Event()
         self.has_room.set()
+
+    def count(self, method: str) -> None:
+        """Everybody may call as often as they like."""
 
     def queue(self, message: object) -> None:
         self.events.append(json.loads(dumps(message)))
@@ -393,7 +400,7 @@ async def test_what_is_done_to_executions_is_recorded():
     async with trio.open_nursery() as nursery:
         house = House(nursery)
         await house.say(call("double", n=1), call("control", n=1))
-        assert house.peer.recorded == [("alice", "127.0.0.1:5", {"method": "control", "decision": "allowed"})]
+        assert house.peer.recorded == [("uid:0", "127.0.0.1:5", {"method": "control", "decision": "allowed"})]
         nursery.cancel_scope.cancel()
 
 
@@ -499,3 +506,29 @@ async def test_what_was_decided_is_done_though_the_connection_ends(monkeypatch):
 def test_a_method_knows_its_params():
     """A row of a table of methods is a class, a callable and what it waits for, nothing else."""
     assert list(inspect.signature(Method).parameters) == ["params", "call", "kind"]
+
+
+async def test_a_method_asks_for_its_scope():
+    """A caller without it is told which one, before its params are looked at; nothing has been done."""
+    async with trio.open_nursery() as nursery:
+        house = House(nursery)
+        house.peer.principal = Principal("ci", {Scope.OBSERVE}, "token")
+        await house.dispatcher.receive(b'{"jsonrpc":"2.0","id":1,"method":"control","params":{"n":"x"}}')
+        await house.dispatcher.receive(b'{"jsonrpc":"2.0","id":2,"method":"wait","params":{"n":"x"}}')
+        await house.dispatcher.receive(b'{"jsonrpc":"2.0","id":3,"method":"double","params":{"n":1}}')
+        codes = [reply["error"]["code"] for reply in house.peer.replies]
+        assert codes == [-32110, -32602, -32110], "what is in no table is for those who may do everything"
+        assert house.peer.replies[0]["error"]["data"] == {"scope": "execute", "scopes": ["observe"]}
+        assert not house.begun
+
+
+async def test_a_call_beyond_its_scope_is_recorded():
+    """The audit hears of it; an observer who tries again and again fills nothing (`Gate.turned_away`)."""
+    async with trio.open_nursery() as nursery:
+        house = House(nursery)
+        house.peer.principal = user(7, [Scope.OBSERVE])
+        await house.say(call("control", n=1))
+        ((door, reason, peer),) = house.peer.recorded
+        assert (door, peer) == ("scope of uid:7", "127.0.0.1:5")
+        assert reason == "uid:7 may not call control: it needs the scope 'execute'"
+        nursery.cancel_scope.cancel()

@@ -10,6 +10,7 @@ from ccexecd.core.spec import Spec
 from ccexecd.process.description import describe
 from ccexecd.process.execution import Execution
 from ccexecd.process.pump import Pump
+from ccexecd.protocol.codec import dumps
 from ccexecd.protocol.messages import List
 from ccexecd.records import Records
 from ccexecd.service import listing
@@ -28,9 +29,8 @@ def execution_of(**spec) -> Execution:
 
 def peer_of(*executions: Execution) -> SimpleNamespace:
     """Somebody who asks a daemon that remembers these."""
-    return SimpleNamespace(
-        engine=SimpleNamespace(records=Records(None), executions={each.id: each for each in executions})
-    )
+    engine = SimpleNamespace(records=Records(None), executions={each.id: each for each in executions})
+    return SimpleNamespace(engine=engine, sees=lambda _: True, principal=SimpleNamespace(sees_only=None))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_list_is_one_frame_and_says_that_there_is_more():
     many = [execution_of(display="x" * 2000, argv=("x" * 2000,)) for _ in range(1000)]
     reply = list_executions(peer_of(*many), List())
     assert reply["truncated"]
-    assert len(json.dumps(reply, ensure_ascii=False).encode()) < FRAME_LIMIT
+    assert len(dumps(reply)) < FRAME_LIMIT
     ids = [each["execution_id"] for each in reply["executions"]]
     assert 300 < len(ids) < 1000
     assert ids == [each.id for each in reversed(many)][: len(ids)]

@@ -10,12 +10,15 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from ccexecd.core.execution import Event, Outcome, Reason
+from ccexecd.core.principals import Principal, Scope
 from ccexecd.core.sessions import Parting
 from ccexecd.core.spec import Spec
 from ccexecd.process.execution import Execution
 from ccexecd.process.pump import Pump
 from ccexecd.service.peer import EARLIER, OPERATOR, V1, Manner, Peer
 from ccexecd.service.writer import URGENT_LIMIT, Writer
+
+ALICE = Principal("alice", {Scope.EXECUTE}, "token")
 
 
 @attrs.define(eq=False)
@@ -57,7 +60,7 @@ class Client:
             each.setblocking(False)
         self.dropped: list[Parting] = []
         self.writer = Writer(self.ours.fileno(), 10)
-        self.peer = Peer(engine, self.writer, lambda text: text + b"\n", V1, "alice", self.drop)
+        self.peer = Peer(engine, self.writer, lambda text: text + b"\n", V1, ALICE, self.drop)
 
     def drop(self, parting: Parting) -> None:
         self.dropped.append(parting)

@@ -47,6 +47,7 @@ def description(name: str) -> dict[str, object]:
     return {
         "execution_id": name,
         "session_id": "s",
+        "principal": "uid 0",
         "state": "STARTING",
         "command": f"echo {name}",
         "pid": None,
@@ -179,7 +180,7 @@ async def test_the_same_daemon_knows_it_too(tmp_path, until):
     async with opened(tmp_path) as archive:
         Run(archive, "one").start().write(b"hello\n").finish()
         Run(archive, "two").start()
-        await until(lambda: not archive._executions)
+        await until(lambda: archive.is_settled)
         assert output_of(await only(archive, "one")) == b"hello\n"
         assert await archive.find("two") == []
 
@@ -191,7 +192,7 @@ async def killed(directory: Path, *runs: str, tail: bytes = b"half a line") -> N
         for name in runs:
             Run(archive, name).start().write(b"hello\n").write(tail)
         with trio.fail_after(10):
-            while archive._executions:
+            while not archive.is_settled:
                 await trio.sleep(0.005)
         shutil.copytree(living, directory)
 
@@ -327,7 +328,7 @@ async def test_a_locked_history_delays_nobody(tmp_path, monkeypatch, until):
         run.write(b"hello\n").finish()
         other.execute("ROLLBACK")
         other.close()
-        await until(lambda: not archive.problems and not archive._executions)
+        await until(lambda: not archive.problems and archive.is_settled)
         assert output_of(await only(archive, "one")) == b"hello\n"
 
 
@@ -337,7 +338,7 @@ async def test_output_goes_when_it_is_due_and_its_execution_stays_known(tmp_path
     async with opened(tmp_path, keeping) as archive:
         for number in range(5):
             Run(archive, f"e{number}").start().write(b"x" * 99_999 + b"\n").finish()
-            await until(lambda: not archive._executions)
+            await until(lambda: archive.is_settled)
         await until(lambda: archive.spool.ids() == {"e3", "e4"})
         old = await only(archive, "e0")
         assert (old.completion["exit_code"], output_of(old)) == (3, b"")
@@ -357,7 +358,7 @@ async def test_what_is_old_is_forgotten(tmp_path, until):
     async with opened(tmp_path, keeping) as archive:
         for name, age in (("ancient", 5000.0), ("old", 500.0), ("new", 10.0)):
             Run(archive, name).start().write(b"x\n").finish(now - age)
-        await until(lambda: not archive._executions)
+        await until(lambda: archive.is_settled)
     shutil.copytree(tmp_path, tmp_path / "later")
     async with opened(tmp_path / "later", keeping) as archive:
         await until(lambda: archive.spool.ids() == {"new"})
@@ -380,7 +381,7 @@ async def test_nothing_runs_while_nothing_happens(tmp_path):
     async with opened(tmp_path) as archive:
         Run(archive, "one").start().finish()
         with trio.fail_after(10):
-            while archive._executions:
+            while not archive.is_settled:
                 await trio.sleep(0.005)
         await trio.testing.wait_all_tasks_blocked()
         assert trio.lowlevel.current_statistics().seconds_to_next_deadline > 1000.0

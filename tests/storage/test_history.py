@@ -112,6 +112,14 @@ def test_by_label(history, label, expected):
     assert names(history.newest(Wanted(label=label))) == expected
 
 
+def test_only_what_is_there_for_a_principal(history):
+    """Another one's executions are neither listed nor found, and make no id ambiguous."""
+    history.write([], [record("ab1", principal="a"), record("ab2", principal="b")])
+    assert names(history.newest(Wanted(principal="a"))) == names(history.find("ab", "a", prefix=True)) == ["ab1"]
+    assert names(history.find("ab2", "b")) == ["ab2"]
+    assert history.find("ab2", "a") == []
+
+
 def test_by_session(history):
     """Only that one's."""
     history.write([], [record("one", session_id="s1"), record("two", session_id="s2")])

@@ -1,0 +1,55 @@
+"""What each method asks of whoever calls it, at either door.
+
+Owns the one table. Whose executions a call may then be about is asked where it names one (`methods.known`); a method
+that is not in the table is for those who may do everything.
+"""
+
+from collections.abc import Mapping
+
+from ccexecd.core.principals import Principal, Scope
+from ccexecd.protocol.errors import ErrorCode
+from ccexecd.protocol.jsonrpc import RPCError
+
+SCOPES: Mapping[str, Scope] = {
+    "execute": Scope.EXECUTE,
+    "control": Scope.EXECUTE,
+    "write_stdin": Scope.EXECUTE,
+    "close_stdin": Scope.EXECUTE,
+    "resize_pty": Scope.EXECUTE,
+    "resume_session": Scope.EXECUTE,
+    "attach": Scope.OBSERVE,
+    "detach": Scope.OBSERVE,
+    "read_output": Scope.OBSERVE,
+    "wait": Scope.OBSERVE,
+    "status": Scope.OBSERVE,
+    "list": Scope.OBSERVE,
+    "hook_status": Scope.OBSERVE,
+    "pong": Scope.OBSERVE,
+    "health": Scope.OBSERVE,
+    "version": Scope.OBSERVE,
+    "config": Scope.OBSERVE,
+    "policy": Scope.OBSERVE,
+    "reload": Scope.ADMIN,
+    "stop": Scope.ADMIN,
+    "token_show": Scope.ADMIN,
+    "token_list": Scope.ADMIN,
+    "token_add": Scope.ADMIN,
+    "token_rotate": Scope.ADMIN,
+    "token_revoke": Scope.ADMIN,
+}
+"""Method -> the scope that its caller needs."""
+
+
+def needed(method: str) -> Scope:
+    """The scope that a method asks for."""
+    return SCOPES.get(method, Scope.ADMIN)
+
+
+def not_permitted(method: str, principal: Principal) -> RPCError:
+    """What is said to whoever lacks the scope of a method."""
+    scope = needed(method).value
+    return RPCError(
+        ErrorCode.NOT_PERMITTED,
+        f"{principal.name} may not call {method}: it needs the scope {scope!r}",
+        {"scope": scope, "scopes": sorted(each.value for each in principal.scopes)},
+    )
