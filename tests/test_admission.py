@@ -93,6 +93,19 @@ async def test_what_an_operator_does_is_recorded(tmp_path):
         assert (reload["method"], reload["decision"]) == ("reload", "allowed")
 
 
+async def test_a_change_of_a_token_is_recorded(tmp_path):
+    """By its name, and without a letter of its text."""
+    async with running(tmp_path) as daemon:
+        token = (await daemon.ask("token_add", name="ci", scopes=["observe"], lifetime=60.0))["token"]
+        await daemon.ask("token_revoke", name="ci")
+        added, revoked = recorded(daemon, "call")
+        assert [(each["method"], each["name"], each["decision"]) for each in (added, revoked)] == [
+            ("token_add", "ci", "allowed"),
+            ("token_revoke", "ci", "allowed"),
+        ]
+        assert token.encode() not in b"".join(file.read_bytes() for file in files_in(tmp_path / "audit"))
+
+
 async def test_nothing_runs_that_cannot_be_recorded_where_that_is_required(tmp_path):
     """The error says so; what runs goes on, and it works again when the disk does."""
     async with running(tmp_path, audit_required=True) as daemon, daemon.client() as client:
