@@ -12,7 +12,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,6 +29,7 @@ from ccexecd.engine import Engine
 from ccexecd.external.connection import Household
 from ccexecd.external.door import Door
 from ccexecd.external.execute import execute_route
+from ccexecd.external.metrics import metrics_route
 from ccexecd.external.routes import health_routes
 from ccexecd.external.tokens import Tokens
 from ccexecd.logs import Log
@@ -39,6 +40,7 @@ from ccexecd.process.measure import usage
 from ccexecd.process.pump import Pump
 from ccexecd.records import retention_of
 from ccexecd.service.dispatch import Answer
+from ccexecd.service.figures import Figure, figures_of, one
 from ccexecd.service.methods import EXECUTION_METHODS
 from ccexecd.service.rates import Rates
 from ccexecd.service.refusals import Refusals
@@ -94,7 +96,11 @@ class Daemon:
         methods = {**EXECUTION_METHODS, "status": status_method(self.status)}
         self._rates, self._refusals = Rates(loaded.config), Refusals()
         self._house = Household(self._engine, methods, epoch=secrets.token_hex(8), rates=self._rates)
-        routes = {**health_routes(self.health), "/execute": execute_route(self._engine, self._rates)}
+        routes = {
+            **health_routes(self.health),
+            "/metrics": metrics_route(self.figures),
+            "/execute": execute_route(self._engine, self._rates),
+        }
         self.tokens = Tokens.load(places.token_file, places.state_dir / "tokens.json")
         self._door = Door(self._house, routes, loaded.config, self.tokens, self._refusals)
         self._groups = Groups.named(loaded.config.control_read_groups, loaded.config.control_write_groups)
@@ -188,6 +194,20 @@ class Daemon:
             "live_executions": len(self._engine.live),
             "uptime_seconds": round(time.monotonic() - self._started_clock, 3),
         }
+
+    def figures(self) -> Iterable[Figure]:
+        """What a monitoring system is told."""
+        spool = self._archive.spool
+        yield one("ccexecd_up_seconds", "gauge", "time since the start", time.monotonic() - self._started_clock)
+        yield one("ccexecd_connections", "gauge", "open connections of clients", self._door.open_connections)
+        yield from figures_of(self._engine)
+        yield one("ccexecd_spool_bytes", "gauge", "output and journals on disk", spool.used_bytes)
+        yield one("ccexecd_spool_max_bytes", "gauge", "what they may take", spool.total_bytes)
+        yield one("ccexecd_spool_gone_bytes_total", "counter", "what went by its age or the total", spool.gone_bytes)
+        problems = dict.fromkeys(self._archive.problems, 1.0)
+        yield Figure("ccexecd_problems", "gauge", "what is not kept", problems, "problem")
+        refused = self._refusals.counts
+        yield Figure("ccexecd_refusals_total", "counter", "who was not let in", refused, "reason")
 
     def configuration(self) -> dict[str, Any]:
         """The configuration in force, and where each value comes from."""
