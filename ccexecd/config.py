@@ -104,6 +104,11 @@ class LoadedConfig:
             )
             raise ConfigError([Problem("host", self.sources["host"], message)])
 
+    def changes(self, update: Update, earlier: "LoadedConfig") -> list[str]:
+        """The keys that have changed with an update: also `policy_file` when only what the file holds has."""
+        is_same = self.policy == earlier.policy or "policy_file" in update.changed
+        return [*update.changed, *(() if is_same else ("policy_file",))]
+
     def places(self) -> Places:
         """Return the places of this daemon: the usual ones, except those that keys name.
 

@@ -12,7 +12,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,12 +24,12 @@ from ccexecd.control import connection as control_connection
 from ccexecd.control import listener as control_listener
 from ccexecd.control.callers import Groups
 from ccexecd.control.methods import operator_methods
-from ccexecd.core.redaction import Redactor
 from ccexecd.detach import Ready
 from ccexecd.engine import Engine
 from ccexecd.external.connection import Household
 from ccexecd.external.door import Door
 from ccexecd.external.execute import execute_route
+from ccexecd.external.metrics import metrics_route
 from ccexecd.external.routes import health_routes
 from ccexecd.external.tokens import Tokens
 from ccexecd.logs import Log
@@ -40,6 +40,7 @@ from ccexecd.process.measure import usage
 from ccexecd.process.pump import Pump
 from ccexecd.records import retention_of
 from ccexecd.service.dispatch import Answer
+from ccexecd.service.figures import Figure, figures_of, one
 from ccexecd.service.methods import EXECUTION_METHODS
 from ccexecd.service.rates import Rates
 from ccexecd.service.refusals import Refusals
@@ -91,16 +92,18 @@ class Daemon:
         self._started_clock = time.monotonic()
         self._keeper = KeeperClient(umask)
         self._pump = Pump()
-        config = loaded.config
-        log_output.redact(Redactor(config.redact))
-        self._archive = Archive(places.state_dir, retention_of(config))
-        self._audit = Audit(places.state_dir / "audit", config.audit_max_bytes, config.audit_files)
-        self._engine = Engine(config, self._keeper, self._pump, environ, self._archive, self._audit, loaded.policy)
+        self._archive = Archive(places.state_dir, retention_of(loaded.config))
+        self._audit = Audit(places.state_dir / "audit", loaded.config.audit_max_bytes, loaded.config.audit_files)
+        self._engine = Engine(
+            loaded.config, self._keeper, self._pump, environ, self._archive, self._audit, loaded.policy
+        )
+        log_output.redact(self._engine.gate.redactor)
         methods = {**EXECUTION_METHODS, "status": status_method(self.status)}
         self._rates, self._refusals = Rates(loaded.config), Refusals()
         self._refusals.on_refusal = self._engine.gate.turned_away
         self._house = Household(self._engine, methods, epoch=secrets.token_hex(8), rates=self._rates)
-        routes = {**health_routes(self.health), "/execute": execute_route(self._engine, self._rates)}
+        routes = {**health_routes(self.health), "/metrics": metrics_route(self.figures)}
+        routes["/execute"] = execute_route(self._engine, self._rates)
         self.tokens = Tokens.load(places.token_file, places.state_dir / "tokens.json")
         self._door = Door(self._house, routes, loaded.config, self.tokens, self._refusals)
         self._groups = Groups.named(loaded.config.control_read_groups, loaded.config.control_write_groups)
@@ -173,12 +176,8 @@ class Daemon:
                 "finished": len(self._engine.executions) - live,
                 "total_started": self._engine.started_total,
             },
-            "output": {
-                "bytes_on_disk": self._archive.spool.used_bytes,
-                "max_bytes_on_disk": self._archive.spool.total_bytes,
-                "bytes_gone": self._archive.spool.gone_bytes,
-            },
-            "problems": self._problems(),
+            "output": self._archive.spool.status(),
+            "problems": self._archive.problems | self._audit.problems,
             "keeper": {"pid": self._keeper.pid, "control_group": self._keeper.control_group},
             "memory_bytes": memory["memory_bytes"],
             "audit": self._audit.status(),
@@ -186,7 +185,7 @@ class Daemon:
 
     def health(self) -> dict[str, Any]:
         """Whether it takes commands, and keeps what they write."""
-        problems = self._problems()
+        problems = self._archive.problems | self._audit.problems
         return {
             "status": "draining" if self._engine.draining else "degraded" if problems else "healthy",
             "problems": list(problems),
@@ -198,10 +197,18 @@ class Daemon:
             "uptime_seconds": round(time.monotonic() - self._started_clock, 3),
         }
 
-    def _problems(self) -> dict[str, str]:
-        """What does not work and what that means: it goes on without."""
-        audit = {"the audit is not kept": self._audit.problem} if self._audit.problem is not None else {}
-        return {**self._archive.problems, **audit}
+    def figures(self) -> Iterable[Figure]:
+        """What a monitoring system is told."""
+        spool = self._archive.spool
+        yield one("ccexecd_up_seconds", "gauge", "time since the start", time.monotonic() - self._started_clock)
+        yield one("ccexecd_connections", "gauge", "open connections of clients", self._door.open_connections)
+        yield from figures_of(self._engine)
+        yield one("ccexecd_spool_bytes", "gauge", "output and journals on disk", spool.used_bytes)
+        yield one("ccexecd_spool_max_bytes", "gauge", "what they may take", spool.total_bytes)
+        yield one("ccexecd_spool_gone_bytes_total", "counter", "what went by its age or the total", spool.gone_bytes)
+        problems = dict.fromkeys(self._archive.problems | self._audit.problems, 1.0)
+        yield Figure("ccexecd_problems", "gauge", "what is not kept", problems, "problem")
+        yield Figure("ccexecd_refusals_total", "counter", "who was not let in", self._refusals.counts, "reason")
 
     def configuration(self) -> dict[str, Any]:
         """The configuration in force, and where each value comes from."""
@@ -222,9 +229,7 @@ class Daemon:
             loaded = self._loaded.load_again()
             self._reopen_log()
             update = self._engine.config.updated(loaded.config)
-            changed = list(update.changed)
-            if loaded.policy != self._loaded.policy and "policy_file" not in changed:
-                changed.append("policy_file")
+            changed = loaded.changes(update, self._loaded)
             self._change_door(update.config)
             self._loaded = loaded
             self._sources = {**loaded.sources, **{key: self._sources[key] for key in update.needs_restart}}

@@ -3,8 +3,10 @@
 Owns the way between an execution and the archive, and the finished executions in memory. Must not start or end any.
 """
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
+
+import attrs
 
 from ccexecd.config import Config
 from ccexecd.core.execution import State
@@ -29,6 +31,31 @@ RECALLED = 32
 """Executions of the past that are kept at hand for the next call: output is pulled in many."""
 
 
+@attrs.define
+class Totals:
+    """What has come of all executions that have finished since the start.
+
+    Attributes:
+        finished: how many, by reason.
+        output_bytes: what they have written, by stream.
+        dropped_bytes, dropped_lines: how much of it could be had no more when they finished.
+    """
+
+    finished: Counter[str] = attrs.field(factory=Counter)
+    output_bytes: Counter[str] = attrs.field(factory=Counter)
+    dropped_bytes: int = 0
+    dropped_lines: int = 0
+
+    def add(self, execution: Execution) -> None:
+        """One more has finished."""
+        if execution.outcome is not None:
+            self.finished[execution.outcome.reason.value] += 1
+        for stream, size in execution.log.sizes.items():
+            self.output_bytes[stream] += size
+        self.dropped_bytes += execution.log.dropped_bytes
+        self.dropped_lines += execution.log.dropped_lines
+
+
 def retention_of(config: Config) -> Retention:
     """What a configuration says about what is kept."""
     return Retention(
@@ -44,9 +71,13 @@ class Records:
 
     Args:
         archive: what outlives the daemon; None where nothing does.
+
+    Attributes:
+        totals: what has come of those that have finished.
     """
 
     def __init__(self, archive: Archive | None) -> None:
+        self.totals = Totals()
         self._archive = archive
         self._stores: dict[str, StoredLog] = {}
         self._remembered: deque[Execution] = deque()
@@ -69,6 +100,7 @@ class Records:
         Returns:
             Those that are no longer remembered.
         """
+        self.totals.add(execution)
         store = self._stores.pop(execution.id, None)
         if self._archive is not None and execution.finished_at is not None:
             size = store.held_bytes if store is not None else 0

@@ -147,6 +147,7 @@ ONLY_IN = {
     "psutil": {"ccexecd/process/measure.py"},
     "h11": {"ccexecd/external/wire.py", "ccexecd/external/request.py"},
     "cattrs": {"ccexecd/protocol/codec.py"},
+    "prometheus_client": {"ccexecd/external/metrics.py"},
 }
 """Third-party package -> the sources that know it."""
 
@@ -163,7 +164,19 @@ STDLIB_ONLY = {
 }
 
 SHARED_WITH_CTL = {"ccexecd", "ccexecd.paths", "ccexecd.pidfile", "ccexecd.protocol.errors", "ccexecd.protocol.framing"}
-HEAVY = {"trio", "trio_websocket", "attr", "attrs", "cattrs", "orjson", "psutil", "h11", "daemon", "asyncio"}
+HEAVY = {
+    "trio",
+    "trio_websocket",
+    "attr",
+    "attrs",
+    "cattrs",
+    "orjson",
+    "psutil",
+    "h11",
+    "daemon",
+    "asyncio",
+    "prometheus_client",
+}
 
 
 @each_source
@@ -410,6 +423,7 @@ ELSEWHERE = {
     "ccexecd/process/description.py": ("tests/service/test_listing.py", "what list tells"),
     "ccexecd/core/entries.py": ("tests/core/test_output.py", "values that the log holds"),
     "ccexecd/core/store.py": ("tests/storage/test_stored_log.py", "the one that there is"),
+    "ccexecd/service/figures.py": ("tests/external/test_metrics.py", "what is read there"),
     "ccexecd/session.py": ("tests/test_engine.py", "the engine opens and ends it"),
     "ccexecd/sparse.py": ("tests/storage/test_stored_log.py", "one system call"),
     "ccexecd/storage/past.py": ("tests/storage/test_archive.py", "values that the archive gives"),

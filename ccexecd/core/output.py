@@ -223,37 +223,69 @@ class OutputLog:
             cursor.seen_bytes -= cost(entry)
         if cursor.seq < self.window_seq:
             cursor.index = -1
+        else:
+            cursor.leave_store()
 
     def forget(self, cursor: "Cursor") -> None:
         """The watcher has gone."""
         self._cursors.discard(cursor)
 
-    def look(self, cursor: "Cursor") -> Entry | None:
-        """What a cursor sees next in the window; None when nothing new has come, or it is behind the window."""
-        position = cursor.index - self._base
-        if position < 0 and cursor.seq >= self.window_seq:  # the store has brought it back
-            self._place(cursor)
-            position = cursor.index - self._base
-        return self._entries[position] if 0 <= position < len(self._entries) else None
+    def advance(self, cursor: "Cursor") -> Entry | Gap | None:
+        """Give a cursor what it has not seen yet, and move it on; None when there is nothing new."""
+        entry: Entry | Gap | None = None
+        if cursor.index < self._base:
+            entry = self._look_back(cursor)
+        if entry is None and cursor.index - self._base < len(self._entries):
+            entry = self._entries[cursor.index - self._base]
+            cursor.index += 1
+            cursor.seen_bytes += cost(entry)
+        if entry is not None:
+            cursor.seq = entry.seq + entry.count
+        return entry
 
-    def look_back(self, cursor: "Cursor") -> Entry | Gap:
-        """What a cursor that is behind the window sees next."""
-        store, entry = self._store, None
-        stored = store.oldest_seq if store is not None else None
-        if store is None or (stored is not None and cursor.seq < stored):
+    def _look_back(self, cursor: "Cursor") -> Entry | Gap | None:
+        """What a cursor sees next that the window has overtaken; None when it is in the window again.
+
+        It comes back when it has caught up half of the window: at the edge it would be overtaken again at once.
+        """
+        entry = None
+        if cursor.seq < (self.window_seq if cursor.reader is None else self._middle_seq):
+            entry = self._from_store(cursor)
+        if entry is None and cursor.seq < self.window_seq:
+            entry = self._missing(cursor)
+        if entry is None:
+            self._place(cursor)
+        return entry
+
+    def _from_store(self, cursor: "Cursor") -> Entry | Gap | None:
+        """What the store has at a cursor's place; None if it does not have that."""
+        if self._store is None or cursor.seq < (self._store.oldest_seq or self.next_seq):
+            return None
+        cursor.reader = cursor.reader or self._store.reader(cursor.seq)
+        entry = cursor.reader.take()
+        if entry is None or entry.seq + entry.count <= cursor.seq:
+            return None
+        if entry.seq > cursor.seq:  # somebody has changed the store's files: what is missing there is not known
+            cursor.leave_store()
+            return Gap(cursor.seq, entry.seq - 1, None, None)
+        if isinstance(entry, Gap) and entry.seq < cursor.seq:  # it began in the middle of what is missing
+            return Gap(cursor.seq, entry.to_seq, None, None)
+        return entry
+
+    def _missing(self, cursor: "Cursor") -> Gap:
+        """What a cursor has missed: to the next entry that there is, with the account of it, if there is one."""
+        cursor.leave_store()
+        stored = self._store.oldest_seq if self._store is not None else None
+        if self._store is None or (stored is not None and cursor.seq < stored):
             return Gap(cursor.seq, self.oldest_seq - 1, *cursor.missed())
-        if stored is not None:
-            cursor.reader = cursor.reader or store.reader(cursor.seq)
-            entry = cursor.reader.take()
-        if entry is not None and entry.seq <= cursor.seq < entry.seq + entry.count:
-            is_part = isinstance(entry, Gap) and entry.seq < cursor.seq  # it began in the middle of what is missing
-            return Gap(cursor.seq, entry.seq + entry.count - 1, None, None) if is_part else entry
-        hole = self._hole
-        if hole is not None and hole.from_seq == cursor.seq:
-            return hole
-        # Somebody has cut or changed the store's files: what is missing there is not known.
-        resumes = entry.seq if entry is not None and entry.seq > cursor.seq else self.window_seq
-        return Gap(cursor.seq, resumes - 1, None, None)
+        if self._hole is not None and self._hole.from_seq == cursor.seq:
+            return self._hole
+        return Gap(cursor.seq, self.window_seq - 1, None, None)  # somebody has cut or changed the store's files
+
+    @property
+    def _middle_seq(self) -> int:
+        """The entry in the middle of the window."""
+        return self._entries[len(self._entries) // 2].seq if self._entries else self.next_seq
 
 
 class Cursor:
@@ -292,27 +324,17 @@ class Cursor:
 
         A chunk that stands for several entries may begin before `seq`: the caller skips what came before it.
         """
-        entry: Entry | Gap | None = self._log.look(self)
-        if isinstance(entry, Chunk | Note):
-            self.index += 1
-            self.seen_bytes += cost(entry)
-            self._leave_store()
-        elif not self.at_end:
-            entry = self._log.look_back(self)
-            if isinstance(entry, Gap):
-                self._leave_store()
-        if entry is not None:
-            self.seq = entry.seq + entry.count
-        return entry
+        return self._log.advance(self)
 
-    def _leave_store(self) -> None:
+    def leave_store(self) -> None:
+        """Its place in the store is of no use any more."""
         if self.reader is not None:
             self.reader.close()
             self.reader = None
 
     def close(self) -> None:
         """Stop watching."""
-        self._leave_store()
+        self.leave_store()
         self._log.forget(self)
 
     def miss(self, entry: Entry | Gap, size: int, lines: int) -> None:

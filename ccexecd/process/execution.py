@@ -349,7 +349,11 @@ class Execution:
         return act()
 
     async def _stop(self) -> list[int]:
-        return await self._keeper.pause(self._led())
+        self.pacing.stand()
+        try:
+            return await self._keeper.pause(self._led())
+        finally:
+            self.pacing.go_on()
 
     async def _continue(self) -> list[int]:
         await self._keeper.resume(self._led())

@@ -6,6 +6,8 @@ program's pipes are held: read no more, so that it waits as for any pipe. Under 
 `BLOCK_BEHIND`, and until the watcher has caught up half. Under `drop_oldest`, it is shortly before the window would
 overtake the watcher, and for `PATIENCE` at most, since agents lose what their pipe does not take: a watcher that needs
 longer is left behind, and nothing is held for it again until it has caught up.
+
+While an execution is being paused its pipes are held, too: whoever asked for silence does not wait behind the flood.
 """
 
 from collections.abc import Sequence
@@ -49,6 +51,7 @@ class Pacing:
         self._most = min(BLOCK_BEHIND, window // 4) if self._blocks else int(window * WINDOW_SHARE)
         self._held_since = 0.0
         self._is_left_behind = False
+        self._is_standing = False
         self._alarm_is_set = False
 
     def has_grown(self, backlog: int) -> None:
@@ -69,12 +72,27 @@ class Pacing:
         self._is_left_behind = False
         return self._release()
 
+    def stand(self) -> None:
+        """Read nothing until told to go on: it is being paused."""
+        self._is_standing = True
+        for source in self.sources:
+            source.hold()
+
+    def go_on(self) -> None:
+        """Read on, unless a watcher is too far behind."""
+        self._is_standing = False
+        if not self.is_held:
+            self._read_on()
+
     def _release(self) -> bool:
         was_held, self.is_held = self.is_held, False
-        if was_held:
-            for source in self.sources:
-                source.go_on()
+        if was_held and not self._is_standing:
+            self._read_on()
         return was_held
+
+    def _read_on(self) -> None:
+        for source in self.sources:
+            source.go_on()
 
     def _hold_is_over(self) -> None:
         self._alarm_is_set = False

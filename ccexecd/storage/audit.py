@@ -95,6 +95,11 @@ class Audit:
         self._tell(self._fault_of_sync)
         return True
 
+    @property
+    def problems(self) -> dict[str, str]:
+        """What does not work, and why; nothing while all is well."""
+        return {"the audit is not kept": self.problem} if self.problem is not None else {}
+
     def status(self) -> dict[str, str | None]:
         """Where it is, its last record, and what is wrong with it."""
         return {"directory": str(self.directory), "head": str(self.head), "problem": self.problem}

@@ -68,6 +68,14 @@ class Spool:
         self._unproven = ""  # why the last one failed that has since been closed, until another one works
         self.retain(retention)
 
+    def status(self) -> dict[str, int]:
+        """Bytes of output and journals that are on disk, that may be, and that went by their age or the total."""
+        return {
+            "bytes_on_disk": self.used_bytes,
+            "max_bytes_on_disk": self.total_bytes,
+            "bytes_gone": self.gone_bytes,
+        }
+
     def retain(self, retention: Retention) -> None:
         """Keep so much from now on."""
         self.retention = retention

@@ -1,5 +1,6 @@
 """One client's connection: liveness, slowness, and what it costs others."""
 
+import hashlib
 import itertools
 import json
 from collections.abc import AsyncIterator
@@ -193,6 +194,53 @@ class TestSlowness:
                         assert (await other.run("echo", str(number))).stdout == f"{number}\n"
             before = (await daemon.ask("status", execution_id=stuck))["stdout_bytes"]
             await eventually(lambda: bytes_of(daemon, stuck) > before + 10_000_000, "it writes as ever")
+
+    @pytest.mark.parametrize("window", [65536, 8 << 20], ids=["from disk", "from memory"])
+    async def test_twenty_watchers_at_twenty_speeds(self, tmp_path, window):
+        """Each gets every byte, in order, in its own time; one of them stands still till the end."""
+        async with running(tmp_path, max_buffer_size=window) as daemon, daemon.client() as one:
+            source = await one.execute("sh", "-c", f"{MANY_LINES}; read go; {MANY_LINES}", stdin="open")
+            standing = trio.Event()
+            hashes: list[str] = []
+            async with trio.open_nursery() as nursery:
+                for speed in range(20):
+                    await nursery.start(self._watch, daemon, source.id, speed, standing, hashes)
+                await one.request("write_stdin", execution_id=source.id, data="\n")
+                outcome = await one.request("wait", execution_id=source.id)
+                assert outcome["stdout_bytes"] == 2 * 200_000 * 26
+                standing.set()
+            text = "".join(f"line {number:020d}\n" for number in range(1, 200_001)).encode() * 2
+            assert hashes == [hashlib.sha256(text).hexdigest()] * 20
+
+    async def _watch(
+        self,
+        daemon: Running,
+        execution_id: str,
+        speed: int,
+        standing: trio.Event,
+        hashes: list[str],
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        """Read all of it: the slower, the more others do between two messages; the slowest waits for the end."""
+        hashed, position = hashlib.sha256(), 0
+        async with opened(daemon, receive_buffer=4096) as one:
+            await one.raw.send(call("attach", 1, execution_id=execution_id, from_seq=0))
+            await one.reply(1)
+            task_status.started()
+            if speed == 19:
+                await standing.wait()
+            while True:
+                told = await one.message()
+                assert told["method"] != "process.gap"
+                if told["method"] == "process.completed":
+                    break
+                if told["method"] == "process.output":
+                    assert told["params"]["offset"] == position
+                    position += len(told["params"]["data"])
+                    hashed.update(told["params"]["data"].encode())
+                for _ in range(speed * 5):
+                    await trio.lowlevel.checkpoint()
+        hashes.append(hashed.hexdigest())
 
     async def test_replies_overtake_output(self, tmp_path):
         """A reply does not wait behind the backlog: it comes after what the sockets held when it was made."""

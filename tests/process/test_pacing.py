@@ -112,3 +112,22 @@ async def test_a_blocking_watcher_is_waited_for_as_long_as_it_takes():
     alarms.ring()
     assert alarms.set == []
     assert not pipe.is_read
+
+
+@pytest.mark.parametrize("policy", MOST)
+async def test_nothing_is_read_while_it_is_being_paused(policy):
+    """Whatever its watchers do meanwhile; afterwards it is read as far as they let it."""
+    pacing, _, pipe = pace(policy)
+    pacing.stand()
+    assert not pipe.is_read
+    pacing.has_grown(MOST[policy] + 1)
+    assert pacing.was_read(0)
+    assert not pipe.is_read
+    pacing.go_on()
+    assert pipe.is_read
+    pacing.stand()
+    pacing.has_grown(MOST[policy] + 1)
+    pacing.go_on()
+    assert not pipe.is_read
+    pacing.was_read(0)
+    assert pipe.is_read

@@ -1,0 +1,70 @@
+"""What a monitoring system is told: every figure of the daemon, by name.
+
+Owns the names, kinds and meanings. Must not know how they are written.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import attrs
+
+from ccexecd.engine import Engine
+
+
+@attrs.frozen
+class Figure:
+    """One figure, or one for each value of a label.
+
+    Attributes:
+        name: as Prometheus wants it: base units, `_total` for what only grows.
+        kind: whether it only grows.
+        meaning: one phrase.
+        values: the value; by the label's value, "" where there is no label.
+        label: the label's name.
+    """
+
+    name: str
+    kind: Literal["gauge", "counter"]
+    meaning: str
+    values: Mapping[str, float]
+    label: str = ""
+
+
+def one(name: str, kind: Literal["gauge", "counter"], meaning: str, value: float) -> Figure:
+    """A figure without a label."""
+    return Figure(name, kind, meaning, {"": value})
+
+
+def figures_of(engine: Engine) -> Iterable[Figure]:
+    """What the engine can tell: sessions, executions and their output, the living counted in."""
+    totals, live = engine.records.totals, engine.live.values()
+    sizes = Counter(totals.output_bytes)
+    for execution in live:
+        sizes.update(execution.log.sizes)
+    states = Counter(execution.state.value for execution in live)
+    yield one("ccexecd_sessions", "gauge", "sessions that have not ended", len(engine.sessions))
+    yield Figure("ccexecd_executions", "gauge", "executions that have not finished", states, "state")
+    yield one("ccexecd_executions_started_total", "counter", "executions that were admitted", engine.started_total)
+    yield Figure(
+        "ccexecd_executions_finished_total", "counter", "executions that have finished", totals.finished, "reason"
+    )
+    yield Figure("ccexecd_output_bytes_total", "counter", "bytes that executions have written", sizes, "stream")
+    yield one(
+        "ccexecd_output_dropped_bytes_total",
+        "counter",
+        "bytes of them that could be had no more before their execution had finished",
+        totals.dropped_bytes + sum(execution.log.dropped_bytes for execution in live),
+    )
+    yield one(
+        "ccexecd_output_dropped_lines_total",
+        "counter",
+        "lines of them",
+        totals.dropped_lines + sum(execution.log.dropped_lines for execution in live),
+    )
+    yield one(
+        "ccexecd_output_window_bytes",
+        "gauge",
+        "bytes of the output of live executions that are in memory",
+        sum(execution.log.held_bytes for execution in live),
+    )
