@@ -37,6 +37,7 @@ class Refusal(Enum):
     """Why an execution was not admitted."""
 
     SESSION_LIMIT = "session limit"
+    QUEUE_FULL = "queue full"
     NOT_ALLOWED = "not allowed"
     DRAINING = "draining"
     UNRECORDED = "audit unavailable"

@@ -18,7 +18,7 @@ import attrs
 from ccexecd.core.patterns import PatternError
 from ccexecd.core.redaction import Redactor
 from ccexecd.core.rules import Policy
-from ccexecd.keys import FIELDS, Config, Update, allowed, kind_of, rules
+from ccexecd.keys import FIELDS, MOST_IN_LANE, Config, Update, allowed, kind_of, rules
 from ccexecd.paths import Places, default_places
 
 __all__ = ["Config", "ConfigError", "LoadedConfig", "Problem", "Update", "load"]
@@ -242,8 +242,9 @@ class _Merge:
             self.take(key, f"flag --{key.replace('_', '-')}", value, directory)
 
     def policy(self) -> Policy | None:
-        """Read the policy that the values name, and check the expressions of `redact`."""
+        """Read the policy that the values name, and check the words of `redact` and `lanes`."""
         self._check_redaction(self.values.get("redact", ()))
+        self._check_lanes(self.values.get("lanes", ()))
         if "policy_file" not in self.values:
             return None
         from ccexecd import policy_file  # noqa: PLC0415  # few have one
@@ -261,6 +262,13 @@ class _Merge:
                 Redactor([expression])
             except PatternError as error:
                 self.problems.append(Problem(f"redact[{index}]", self.sources["redact"], str(error)))
+
+    def _check_lanes(self, lanes: tuple[str, ...]) -> None:
+        try:
+            Config(lanes=lanes).lane_limits()
+        except ValueError as error:
+            text = f"must be NAME=LIMIT, each name once, the limit from 0 to {MOST_IN_LANE}"
+            self.problems.append(Problem(f"lanes[{error}]", self.sources["lanes"], text))
 
     def take_text(self, key: str, source: str, text: str, directory: Path) -> None:
         try:

@@ -5,6 +5,7 @@ nursery of its own, and each execution a task in it; an execution that is to out
 nursery from the start. Must not know any wire format: it takes a `Spec` and raises `AdmissionError`.
 """
 
+import errno
 import logging
 import os
 import time
@@ -35,6 +36,7 @@ from ccexecd.storage.archive import Archive
 from ccexecd.storage.audit import Audit
 from ccexecd.storage.history import SessionRecord, Wanted
 from ccexecd.storage.past import PastExecution
+from ccexecd.turns import Turns
 
 # What the doors are given, executions and their errors among it: they do not import `process`.
 __all__ = [
@@ -58,6 +60,9 @@ REMOVED_WHEN_EMPTY = ("ANTHROPIC_API_KEY",)
 TERMINAL_KIND = "xterm-256color"
 """TERM of a program on a terminal, where nobody names another: what people's terminals, and browsers', are like."""
 
+LARGEST_BUDGET = 10_000
+"""Executions that run at the same time, at most, where nobody says: more than any machine that is to stay usable."""
+
 PREFIX_LENGTH = 4
 """Characters of the shortest beginning of an id that can stand for it."""
 
@@ -80,9 +85,11 @@ class Engine:
         archive: what outlives them; None where nothing does.
         audit: where decisions and outcomes are recorded; None is nowhere.
         rules: the policy in force; None is none.
+        budget: executions that may run at the same time where the configuration does not say.
 
     Attributes:
         gate: what every execution passes before it begins.
+        turns: who runs, and who waits.
         records: what is kept of them.
         executions: every one that is live or remembered, by id, oldest first.
         live: those of them that have not finished.
@@ -101,8 +108,10 @@ class Engine:
         archive: Archive | None = None,
         audit: Audit | None = None,
         rules: Policy | None = None,
+        budget: int = LARGEST_BUDGET,
     ) -> None:
         self.config = config
+        self.turns = Turns(config, budget, self._begin, self._withdrawn)
         self.records = Records(archive)
         self.executions: dict[str, Execution] = {}
         self.live: dict[str, Execution] = {}
@@ -123,6 +132,7 @@ class Engine:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold the nursery that sessions live in, until cancelled."""
         async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self.turns.run)
             task_status.started()
             await trio.sleep_forever()
 
@@ -130,6 +140,7 @@ class Engine:
         """Use another configuration and policy from now on; what runs keeps what it was started with."""
         self.config = config
         self.gate.reconfigure(config, rules)
+        self.turns.reconfigure(config)
         if self._archive is not None:
             self._archive.spool.retain(retention_of(config))
 
@@ -195,7 +206,7 @@ class Engine:
     # Executions
 
     def admit(self, session: Session, spec: Spec) -> Execution:
-        """Accept a command and start it in the background; `Execution.spawned` tells when it runs.
+        """Accept a command; `Execution.spawned` tells when it runs. It is being started, or has a `turn` to wait for.
 
         Raises:
             AdmissionError: it is not accepted.
@@ -205,12 +216,33 @@ class Engine:
         except AdmissionError as refused:
             self.gate.refused(session, spec, refused)
             raise
-        nursery = self._require_nursery() if execution.spec.on_disconnect == "detach" else session.nursery
-        is_ready = not execution.spec.stdbuf or self._line_buffering.is_known
-        start = Start(execution, self._keeper, self._launch(execution)) if is_ready else None
-        self.records.begin(execution)  # while it is being started, nobody waits for a disk
-        (nursery or self._require_nursery()).start_soon(self._run_execution, execution, session, start)
+        if not self.turns.enter(execution, session):
+            self.records.admitted(execution)
+        elif execution.spec.stdbuf and not self._line_buffering.is_known:
+            self._begin(execution, session)
+        else:
+            execution.apply(Event.ADMIT)
+            self._supervise(execution, session, self._start(execution))
         return execution
+
+    def _begin(self, execution: Execution, session: Session) -> None:
+        """Its turn has come: it is started by its own task, in which whatever may go wrong is its own."""
+        execution.apply(Event.ADMIT)
+        self._supervise(execution, session, None)
+
+    def _supervise(self, execution: Execution, session: Session, start: Start | None) -> None:
+        nursery = self._require_nursery() if execution.spec.on_disconnect == "detach" else session.nursery
+        (nursery or self._require_nursery()).start_soon(self._run_execution, execution, session, start)
+
+    def _start(self, execution: Execution) -> Start:
+        start = Start(execution, self._keeper, self._launch(execution))
+        self.records.begin(execution)  # while it is being started, nobody waits for a disk
+        return start
+
+    def _withdrawn(self, execution: Execution, session: Session) -> None:
+        """It does not wait for its turn any more, and has never run."""
+        execution.has_ended(Outcome(None, execution.intent or Reason.CANCELLED))
+        self._has_ended(execution, session)
 
     def _admitted(self, session: Session, spec: Spec) -> Execution:
         if self.draining or session.nursery is None or session.ended:
@@ -222,13 +254,13 @@ class Engine:
                 f"session limit reached: all {limit} sessions are taken; end one, or raise max_sessions",
                 max_sessions=limit,
             )
+        self.turns.require_room(session, spec.lane)
         ruling = self.gate.ruling(session, spec)
         spec = _with_stdio(ruling.spec)
         window, most_lines = self.config.max_buffer_size, self.config.max_buffer_lines
         execution = Execution(spec, session.id, self._keeper, self._pump, window, reader_for(spec), most_lines)
         execution.principal = session.principal
         self.gate.admitted(session, execution, ruling)
-        execution.apply(Event.ADMIT)
         self.executions[execution.id] = self.live[execution.id] = execution
         session.executions[execution.id] = session.live[execution.id] = execution
         self.started_total += 1
@@ -281,15 +313,20 @@ class Engine:
         Args:
             execution: admitted.
             session: whose it is.
-            start: its leader; None where it has to be found out first how that is started.
+            start: its leader; None where it has to be found out first whether and how that is started.
         """
         try:
             if start is None:
-                await self._line_buffering.find()
-                start = Start(execution, self._keeper, self._launch(execution))
+                execution.spec = self.gate.ruling(session, execution.spec).spec  # it may have waited for long
+                if execution.spec.stdbuf:
+                    await self._line_buffering.find()
+                start = self._start(execution)
             await supervise(execution, self._keeper, self._pump, start)
         except SpawnError as error:
             execution.could_not_start(error)
+        except AdmissionError as refused:
+            self.gate.refused(session, execution.spec, refused)
+            execution.could_not_start(SpawnError(errno.EACCES, str(refused), "program"))
         except Exception:
             log.exception("execution %s failed inside the daemon", execution.id)
             if start is not None:
@@ -298,12 +335,17 @@ class Engine:
             if execution.is_live:
                 execution.has_ended(Outcome(None, Reason.LOST, error="the daemon failed; its log says how"))
         finally:
-            del self.live[execution.id], session.live[execution.id]
             if execution.leader is not None and execution.leaves_running:
                 self.leftovers.add(execution.leader, execution.grace)
-            self._remember(execution)
-            self._set_idle_clock(session)
-            self.gate.ended(session, execution)
+            self._has_ended(execution, session)
+            self.turns.left(execution, session)
+
+    def _has_ended(self, execution: Execution, session: Session) -> None:
+        """It is over, whether it has run or not."""
+        del self.live[execution.id], session.live[execution.id]
+        self._remember(execution)
+        self._set_idle_clock(session)
+        self.gate.ended(session, execution)
 
     def _launch(self, execution: Execution) -> Launch:
         """What the keeper is asked to start, in the inherited environment with the client's changes and who it is."""

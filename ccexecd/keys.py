@@ -48,6 +48,10 @@ LONGEST = 1_000_000_000
 """Seconds: as much as a client may ask for (`protocol.codec.MAX_SECONDS`)."""
 
 
+MOST_IN_LANE = 1_000_000
+"""The largest limit of a lane."""
+
+
 _RATE: dict[str, Any] = {"minimum": 0, "maximum": 1_000_000}
 
 
@@ -96,6 +100,24 @@ class Config:
         None, "rules of what may be executed, see docs/security.md; not set: none", is_path=True
     )
     max_sessions: int = _key(100, "sessions at the same time", earlier="MAX_SESSIONS", minimum=1, maximum=100_000)
+    max_running: int | None = _key(
+        None,
+        "executions that run at the same time, the rest waits; not set: what descriptors and processes allow",
+        minimum=1,
+        maximum=1_000_000,
+    )
+    max_per_session: int | None = _key(
+        None, "executions of one session that run at the same time; not set: no limit", minimum=1, maximum=1_000_000
+    )
+    lanes: tuple[str, ...] = _key(
+        (), "lanes and how many run in each at the same time, as `NAME=LIMIT`; limit 0 holds a lane until a reload"
+    )
+    max_queued: int = _key(
+        10_000,
+        "executions that wait for their turn; 0: none, what cannot start is refused",
+        minimum=0,
+        maximum=1_000_000,
+    )
     session_timeout: float = _key(
         3600.0, "seconds until an idle session ends", earlier="SESSION_TIMEOUT", minimum=0, maximum=LONGEST
     )
@@ -198,6 +220,20 @@ class Config:
         16_777_216, "bytes of one file of the audit, after which the next one is begun", minimum=65_536, maximum=1 << 40
     )
     audit_files: int = _key(20, "files of the audit that are kept", minimum=2, maximum=100_000)
+
+    def lane_limits(self) -> dict[str, int]:
+        """How many may run in each lane, by name.
+
+        Raises:
+            ValueError: `lanes` names one that is not `NAME=LIMIT`, or names it twice; the argument is its index.
+        """
+        limits: dict[str, int] = {}
+        for index, word in enumerate(self.lanes):
+            name, _, limit = word.partition("=")
+            if not name or not limit.isascii() or not limit.isdecimal() or name in limits or int(limit) > MOST_IN_LANE:
+                raise ValueError(index)
+            limits[name] = int(limit)
+        return limits
 
     def as_public_dict(self) -> dict[str, object]:
         """Return every key with a value that JSON can carry; no key holds a secret."""

@@ -84,6 +84,11 @@ class Records:
         self._remembered_bytes = 0
         self._recalled: OrderedDict[str, PastExecution] = OrderedDict()
 
+    def admitted(self, execution: Execution) -> None:
+        """An execution waits for its turn: note it. Its log stays in memory until it begins."""
+        if self._archive is not None:
+            self._archive.note(execution.id, lambda: _record(execution, None))
+
     def begin(self, execution: Execution) -> None:
         """An execution is being started: give its log a place, and note it."""
         if self._archive is None:

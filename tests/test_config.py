@@ -115,6 +115,9 @@ def test_every_key_can_be_set_in_every_layer(read, key: str, monkeypatch):
         "policy_file": "/x/y/policy.toml",
         "max_buffer_lines": 5,
         "spool_total_bytes": 1 << 20,
+        "max_running": 5,
+        "max_per_session": 5,
+        "lanes": ["builds=2", "nightly=0"],
     }
     value = samples.get(key, {int: 5, float: 5.0, bool: True, tuple[str, ...]: ["a", "b"]}.get(FIELDS[key].type))
     if value is None:
@@ -130,6 +133,25 @@ def test_every_key_can_be_set_in_every_layer(read, key: str, monkeypatch):
     ):
         assert getattr(loaded.config, key) == expected
         assert loaded.sources[key] != "default"
+
+
+@pytest.mark.parametrize(
+    ("lanes", "index"),
+    [
+        (["builds"], 0),
+        (["builds="], 0),
+        (["=1"], 0),
+        (["builds=-1"], 0),
+        (["builds=1.5"], 0),
+        (["builds=1000001"], 0),
+        (["a=1", "a=2"], 1),
+        (["a=1", "b=٣"], 1),
+    ],
+)
+def test_a_lane_has_a_name_and_a_limit(problems, lanes, index):
+    """Anything else is refused, with the word that is at fault."""
+    (problem,) = problems("", lanes=lanes)
+    assert str(problem).startswith(f"lanes[{index}] (flag --lanes): must be NAME=LIMIT")
 
 
 def test_empty_variable_is_not_set(read):

@@ -14,6 +14,7 @@ the next turn. Owns the arithmetic; knows neither what waits nor any clock.
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 import attrs
 
@@ -25,6 +26,17 @@ TOLD_EACH = 10
 
 TOLD_FIRST_DIGITS = (1, 2, 5)
 """Behind them, those are told that begin with these digits and go on with zeros: a newcomer at 10,000 is told 19."""
+
+
+class Turn(Protocol):
+    """What one who waits holds on to."""
+
+    @property
+    def position(self) -> int:
+        """Where it stands in its line; 1 is the front."""
+
+    def give_up(self) -> None:
+        """Wait no longer: it does not want to begin any more."""
 
 
 @attrs.frozen
@@ -216,9 +228,10 @@ class Queue:
             gone: the one of it that has just left.
         """
         ranks = line.owners.get(owner, [])
-        former = [gone] if gone is not None else ranks[:2]  # a newcomer may have pushed the first to the second place
-        for rank in former:
+        for rank in ranks[:2]:  # a newcomer may have pushed the first to the second place
             _remove(line.heads, rank)
+        if gone is not None:
+            _remove(line.heads, gone)
         if ranks and self._owner_has_room(owner):
             insort(line.heads, ranks[0])
 

@@ -77,6 +77,8 @@ class Spec:
         stdbuf: whether programs that use C's stdio are to write line by line.
         agent: whose output it is, for whoever reads its final result in it; `auto` tells by the program.
         post_result_grace: seconds that an agent may stay after its final result; None is as long as it likes.
+        lane: which line it waits in, and whose limit it counts against; empty is none.
+        priority: who waits with a higher one begins first.
         run_as: the user that it runs as, by a rule of the policy; None is the daemon's own.
     """
 
@@ -103,4 +105,6 @@ class Spec:
     stdbuf: bool = False
     agent: Literal["auto", "claude", "none"] = "auto"
     post_result_grace: float | None = None
+    lane: str = ""
+    priority: int = 0
     run_as: str | None = None

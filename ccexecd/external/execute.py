@@ -25,7 +25,7 @@ from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError
 from ccexecd.service.delivery import growth, notifications
 from ccexecd.service.dispatch import as_rpc_error
-from ccexecd.service.methods import spec_of
+from ccexecd.service.executing import spec_of
 from ccexecd.service.rates import Rates
 
 TASK_PROGRAM = ("claude", "-p")
@@ -42,6 +42,7 @@ _STATUS = {
     ErrorCode.SPAWN_FAILED: 422,
     ErrorCode.COMMAND_NOT_ALLOWED: 403,
     ErrorCode.SESSION_LIMIT: 429,
+    ErrorCode.QUEUE_FULL: 429,
     ErrorCode.DRAINING: 503,
     ErrorCode.AUDIT_UNAVAILABLE: 503,
 }

@@ -19,6 +19,7 @@ from ccexecd.core.entries import Stream
 from ccexecd.core.execution import Event, IllegalTransitionError, Outcome, Reason, State, step
 from ccexecd.core.framing import Framer
 from ccexecd.core.output import OutputLog
+from ccexecd.core.queue import Turn
 from ccexecd.core.result import FinalResult, ResultReader
 from ccexecd.core.spec import Spec
 from ccexecd.process.final_result import ResultWatch
@@ -49,6 +50,7 @@ class Execution:
         id: its UUID, never reused.
         principal: whose it is, by name; nobody else's until it has been admitted.
         state: where it stands.
+        turn: its place among those that wait; None if it does not.
         log: its output and state changes.
         watchers: who is told when the log has grown.
         leader: its first process, once there is one.
@@ -81,6 +83,7 @@ class Execution:
         self.spec = spec
         self.session_id = session_id
         self.state = State.QUEUED
+        self.turn: Turn | None = None
         self.log = OutputLog(window, most_lines=most_lines)
         self.watchers: set[Watcher] = set()
         self.leader: Leader | None = None
@@ -111,12 +114,13 @@ class Execution:
         self._control_done: trio.Event | None = None
         self._told = "resumed"
         self._deferred: list[Callable[[], None]] = []
-        self._framers: dict[Stream, Framer] = {
-            "stdout": Framer(spec.framing, window),
-            "stderr": Framer(spec.framing, window),
-        }
+        self._framers = {stream: Framer(spec.framing, window) for stream in self.log.sizes}
 
-    # What its supervisor reports
+    # What its supervisor reports, and whoever lets it wait
+
+    def is_waiting(self, position: int) -> None:
+        """It waits for its turn, at so many from the front."""
+        self._note("process.queued", {"status": "queued", "queue_position": position})
 
     def has_started(self, leader: Leader) -> None:
         """There is a leader; the clock runs."""
@@ -191,10 +195,7 @@ class Execution:
 
     def completion(self, outcome: Outcome) -> dict[str, Any]:
         """The params of `process.completed`."""
-        return {
-            **outcome.told(self.duration, self.log.sizes, self.log.dropped_bytes),
-            **self._process_ids(),
-        }
+        return {**outcome.told(self.duration, self.log.sizes, self.log.dropped_bytes), **self._process_ids()}
 
     # What others ask of it
 
@@ -248,10 +249,10 @@ class Execution:
         self.state = step(self.state, event)
 
     def cancel(self, reason: Reason, grace: float | None = None) -> None:
-        """Decide that it ends; its supervisor does the rest. The first decision gives the reason.
+        """Decide that it ends; its supervisor does the rest. What waits for its turn has ended when this returns.
 
         Args:
-            reason: why.
+            reason: why; the first decision gives the reason.
             grace: seconds from TERM to KILL; None is the spec's. Asked again, a shorter one counts from now.
 
         Raises:
@@ -259,6 +260,9 @@ class Execution:
         """
         self.apply(Event.TERMINATE)
         self.intent = self.intent or reason
+        if self.turn is not None:
+            self.turn.give_up()
+            return
         if grace is not None:
             self.grace = grace
             self.hurry.deadline = min(self.hurry.deadline, trio.current_time() + grace)

@@ -1,8 +1,7 @@
 """The params of every method, as classes.
 
 Owns names, types and bounds of what a client may send. Must not decide what a value means: that is `core`'s and the
-engine's. A field that the contract has and this version does not serve yet is listed in `UNSERVED`, so that asking for
-it is refused instead of silently ignored.
+engine's.
 """
 
 from typing import Any, Literal, TypeVar
@@ -22,6 +21,9 @@ MAX_LABELS = 64
 
 MAX_LABEL = 1024
 """Characters of a label's name, and of its value: all of them fit into one frame of `status`."""
+
+MAX_PRIORITY = 1000
+"""How far `priority` may be from 0, up or down."""
 
 LEAST_LINE = 4
 """Bytes that `max_line_bytes` is at least: those of the longest code point."""
@@ -92,10 +94,9 @@ class Execute:
     pty: TerminalSize | None = None
     stdio: Literal["pipe", "file"] | None = None
     max_line_bytes: Count | None = None
-    # Of the contract, served by later versions: only the value that changes nothing is taken.
-    idempotency_key: None = None
-    lane: None = None
-    priority: None = None
+    idempotency_key: Text | None = attrs.field(default=None, repr=False)
+    lane: Text | None = None
+    priority: int | None = None
 
     def __attrs_post_init__(self) -> None:
         if (self.command is None) == (self.argv is None):
@@ -108,6 +109,10 @@ class Execute:
             raise StructureError([{"path": "$.stdio", "error": 'a file goes neither with pty nor with policy "block"'}])
         if self.max_line_bytes is not None and self.max_line_bytes < LEAST_LINE:
             raise StructureError([{"path": "$.max_line_bytes", "error": f"must be {LEAST_LINE} at least"}])
+        if self.idempotency_key is not None and not 0 < len(self.idempotency_key) <= MAX_LABEL:
+            raise StructureError([{"path": "$.idempotency_key", "error": f"must have 1 to {MAX_LABEL} characters"}])
+        if abs(self.priority or 0) > MAX_PRIORITY:
+            raise StructureError([{"path": "$.priority", "error": f"must be from -{MAX_PRIORITY} to {MAX_PRIORITY}"}])
         if any(not name or "=" in name for name in self.env):
             raise StructureError([{"path": "$.env", "error": 'a name must not be empty nor hold "="'}])
         if len(self.labels) > MAX_LABELS:
@@ -280,13 +285,6 @@ class Nothing:
     """A method without params."""
 
 
-UNSERVED = {
-    "idempotency_key",
-    "lane",
-    "priority",
-}
-
-
 def params(value: Any, cls: type[P], *, lenient: bool = False) -> P:
     """Structure one call's params.
 
@@ -300,10 +298,4 @@ def params(value: Any, cls: type[P], *, lenient: bool = False) -> P:
     """
     if isinstance(value, list):
         raise StructureError([{"path": "$", "error": "params are named: expected object, got array"}])
-    try:
-        return structure({} if value is None else value, cls, ignore_unknown=lenient)
-    except StructureError as error:
-        for problem in error.problems:
-            if cls is Execute and problem["path"].removeprefix("$.") in UNSERVED:
-                problem["error"] = "this value is not served by this version"
-        raise
+    return structure({} if value is None else value, cls, ignore_unknown=lenient)

@@ -285,6 +285,7 @@ _DOES_NOT_FIT = RPCError(
 
 _REFUSALS = {
     Refusal.SESSION_LIMIT: ErrorCode.SESSION_LIMIT,
+    Refusal.QUEUE_FULL: ErrorCode.QUEUE_FULL,
     Refusal.NOT_ALLOWED: ErrorCode.COMMAND_NOT_ALLOWED,
     Refusal.DRAINING: ErrorCode.DRAINING,
     Refusal.UNRECORDED: ErrorCode.AUDIT_UNAVAILABLE,

@@ -6,7 +6,6 @@ plain part and returns a coroutine for what has to be waited for (see `dispatch`
 
 import base64
 import hmac
-import shlex
 import signal
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -18,109 +17,20 @@ from ccexecd.core.display import Display
 from ccexecd.core.entries import Chunk
 from ccexecd.core.execution import Reason, State
 from ccexecd.core.output import Cursor
-from ccexecd.core.spec import Limits, Spec, TerminalSize, TimeoutSource
-from ccexecd.engine import Engine, Execution, PastExecution, default_shell
+from ccexecd.core.spec import TerminalSize
+from ccexecd.engine import Execution, PastExecution
 from ccexecd.protocol import messages
-from ccexecd.protocol.codec import Seconds, StructureError
+from ccexecd.protocol.codec import StructureError
 from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError
 from ccexecd.service.delivery import growth, output_params
 from ccexecd.service.dispatch import Answer, Kind, Method
+from ccexecd.service.executing import execute
 from ccexecd.service.listing import REPLY_BYTES, list_executions, size_of
 from ccexecd.service.naming import known, upon
 from ccexecd.service.peer import Peer
 
 R = TypeVar("R")
-
-
-def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing) -> Spec:
-    """What to run, from what a client asked for and the configuration.
-
-    Args:
-        engine: whose configuration gives the defaults.
-        wanted: the request.
-        framing: used where it names none, and there is no terminal, on which lines end when they like.
-
-    Raises:
-        StructureError: what it asks for does not go together.
-    """
-    config = engine.config
-    source: TimeoutSource = "none"
-    timeout = wanted.timeout
-    if timeout is not None:
-        source = "request"
-    elif config.default_execution_timeout is not None:
-        timeout, source = Seconds(config.default_execution_timeout), "default"
-    terminal = TerminalSize(wanted.pty.cols, wanted.pty.rows) if wanted.pty is not None else None
-    framing = wanted.framing or (framing if terminal is None else "raw")
-    if framing == "raw" and wanted.max_line_bytes is not None:
-        raise StructureError(
-            [{"path": "$.max_line_bytes", "error": 'belongs to framing "lines" or "line": raw has none'}]
-        )
-    argv = wanted.argv if wanted.command is None else (config.shell or default_shell(), "-c", wanted.command)
-    return Spec(
-        argv=tuple(argv or ()),
-        display=wanted.command if wanted.command is not None else shlex.join(argv or ()),
-        shell=wanted.command is not None,
-        cwd=wanted.cwd,
-        env={str(name): value for name, value in wanted.env.items()},
-        unset=wanted.unset,
-        timeout=timeout,
-        timeout_source=source,
-        stall_timeout=wanted.stall_timeout,
-        grace=config.process_cleanup_timeout if wanted.grace is None else wanted.grace,
-        framing=framing,
-        max_line_bytes=wanted.max_line_bytes,
-        policy=wanted.policy,
-        stdin_open=wanted.stdin == "open" or terminal is not None,
-        stdio=wanted.stdio or "auto",
-        pty=terminal,
-        on_disconnect=wanted.on_disconnect,
-        limits=Limits(**attrs.asdict(wanted.limits)) if wanted.limits is not None else Limits(),
-        labels=wanted.labels,
-        leftovers=wanted.leftovers or config.leftovers,  # type: ignore[arg-type]  # one of the key's choices
-        stdbuf=wanted.stdbuf,
-        agent=wanted.agent,
-        post_result_grace=(config.post_result_grace if wanted.post_result_grace is None else wanted.post_result_grace),
-    )
-
-
-def execute(peer: Peer, wanted: messages.Execute) -> Awaitable[Answer]:
-    """Start a command; answered when it runs or has failed to."""
-    session = peer.session
-    if session is None:
-        return _execute_in_new_session(peer, wanted)
-    if peer.manner.one_at_a_time and session.live:
-        raise RPCError(ErrorCode.INVALID_PARAMS, "A process is already running")
-    execution = peer.engine.admit(session, spec_of(peer.engine, wanted, peer.manner.framing))
-    peer.take_place(execution, 0)  # now: it may have written more than the window holds before the reply has gone
-    return _started(peer, execution)
-
-
-async def _execute_in_new_session(peer: Peer, wanted: messages.Execute) -> Answer:
-    await peer.claim_session()
-    return await execute(peer, wanted)
-
-
-async def _started(peer: Peer, execution: Execution) -> Answer:
-    await execution.spawned.wait()
-    if execution.leader is None:
-        peer.unwatch(execution.id)
-    if execution.spawn_error is not None:
-        raise execution.spawn_error
-    if execution.leader is None:
-        raise RPCError(ErrorCode.INTERNAL_ERROR, "Internal error; the daemon's log has the details")
-    result = {
-        "status": "started",
-        "execution_id": execution.id,
-        "session_id": execution.session_id,
-        "pid": execution.pid,
-        "pgid": execution.pid,
-        "started_at": execution.started_at.isoformat() if execution.started_at else None,
-        "timeout": execution.spec.timeout,
-        "timeout_source": execution.spec.timeout_source,
-    }
-    return Answer(result, then=lambda: peer.begin_watching(execution.id))
 
 
 def control(peer: Peer, wanted: messages.Control) -> dict[str, Any] | Awaitable[dict[str, Any]]:
@@ -157,6 +67,12 @@ async def _resumed(execution: Execution, resuming: Awaitable[list[int]], status:
 
 
 async def _signal(execution: Execution, signum: int) -> dict[str, Any]:
+    if execution.turn is not None:
+        raise RPCError(
+            ErrorCode.INVALID_STATE,
+            f"execution {execution.id} waits for its turn: it has no process yet",
+            {"state": execution.state.value},
+        )
     await execution.spawned.wait()
     if execution.leader is None:
         raise RPCError(ErrorCode.PROCESS_NOT_FOUND, f"execution {execution.id} did not start")

@@ -175,6 +175,16 @@ def test_a_lane_that_is_full_or_held_holds_up_nobody_else():
     assert queue.next() == held
 
 
+def test_who_gives_up_behind_its_owners_first_takes_nobody_elses_turn():
+    """The first one has one turn, however many behind it have gone."""
+    queue = Queue(Limits(running=1, waiting=10))
+    late, first = queue.join("a", "", -1), queue.join("a", "", 0)
+    queue.leave(late)
+    assert queue.next() == first
+    queue.leave(first)
+    assert queue.next() is None
+
+
 def test_an_owner_with_all_its_places_taken_holds_up_nobody_else():
     """The next one of another owner begins, though it came later."""
     queue = Queue(Limits(running=10, per_owner=1, waiting=10))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ccexecd.protocol import messages
 from ccexecd.protocol.codec import StructureError
-from ccexecd.protocol.messages import MAX_LABELS, MAX_READ, UNSERVED, params
+from ccexecd.protocol.messages import MAX_LABELS, MAX_READ, params
 
 CLASSES = [each for each in vars(messages).values() if isinstance(each, type) and attrs.has(each)]
 
@@ -64,6 +64,7 @@ def test_defaults_are_those_of_the_contract():
             "lane": None,
             "priority": None,
         },
+        "Policy": {"command": None, "argv": None, "cwd": None, "env": (), "principal": None},
         "Limits": dict.fromkeys(["memory_bytes", "cpu_seconds", "processes", "open_files", "file_bytes", "nice"]),
         "TerminalSize": {"cols": 80, "rows": 24},
         "ResizePty": {"execution_id": None, "cols": 80, "rows": 24},
@@ -133,33 +134,24 @@ def test_an_unknown_param_is_refused_or_passed_over(cls):
     assert params(given_, cls, lenient=True) == params(MINIMAL.get(cls.__name__), cls)
 
 
-SERVED = {"stdio": "pipe"}
-"""What may be said of the params below besides null: it is what this version does anyway."""
-
-
-@pytest.mark.parametrize("name", sorted(UNSERVED))
-@pytest.mark.parametrize("value", [True, 1, "words", "claude", "file", ["x"], {"cols": 80}])
-@pytest.mark.parametrize("lenient", [False, True])
-def test_what_is_not_served_is_refused(name, value, lenient):
-    """Asking for what this version cannot do is an error and never silently ignored, whoever asks."""
-    found = faults({"command": "ls", name: value}, messages.Execute, lenient=lenient)
-    assert found == [(f"$.{name}", "this value is not served by this version")]
-
-
-@pytest.mark.parametrize("name", sorted(UNSERVED))
-def test_what_changes_nothing_may_be_said(name):
-    """The default of what is not served is taken, so that a client can always send it."""
-    params({"command": "ls", name: SERVED.get(name)}, messages.Execute)
-
-
-def test_everything_not_served_is_a_param_of_execute():
-    """The list names fields that exist."""
-    assert {field.name for field in attrs.fields(messages.Execute)} >= UNSERVED
-
-
-def test_a_fault_of_another_method_is_told_as_it_is():
-    """The words about what is not served belong to `execute`."""
-    assert faults({"type": "PAUSE", "lane": "a"}, messages.Control)[0][1].startswith("unknown field: lane")
+@pytest.mark.parametrize(
+    ("wrong", "path"),
+    [
+        ({"idempotency_key": ""}, "$.idempotency_key"),
+        ({"idempotency_key": "k" * 1025}, "$.idempotency_key"),
+        ({"idempotency_key": 1}, "$.idempotency_key"),
+        ({"lane": ["a"]}, "$.lane"),
+        ({"priority": 1001}, "$.priority"),
+        ({"priority": -1001}, "$.priority"),
+        ({"priority": 1.5}, "$.priority"),
+        ({"priority": True}, "$.priority"),
+        ({"priority": "high"}, "$.priority"),
+    ],
+)
+def test_what_says_when_it_begins_has_bounds(wrong, path):
+    """A key that can be kept, a lane's name, a whole number from -1000 to 1000."""
+    assert [fault[0] for fault in faults({"command": "ls", **wrong}, messages.Execute)] == [path]
+    params({"command": "ls", "idempotency_key": "k", "lane": "a", "priority": -1000}, messages.Execute)
 
 
 EXECUTE_RULES = [

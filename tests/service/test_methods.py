@@ -5,18 +5,15 @@ import hashlib
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
 
-from ccexecd.keys import Config
-from ccexecd.process.line_buffering import LineBuffering
 from ccexecd.protocol import messages
-from ccexecd.service.methods import EXECUTION_METHODS, default_shell, spec_of
+from ccexecd.service.methods import EXECUTION_METHODS
 from tests.e2e.client import PATIENCE, Client, RefusedError, Watched
-from tests.e2e.daemon_process import eventually, state_of
+from tests.e2e.daemon_process import eventually
 from tests.in_process import Running, running
 
 
@@ -47,181 +44,6 @@ def test_a_method_is_listed_under_its_name():
         *("resume_session", "hook_status", "pong"),
     }
     assert all(method.params.__module__ == messages.__name__ for method in EXECUTION_METHODS.values())
-
-
-def spec(wanted: messages.Execute, framing: messages.Framing = "lines", **config: Any) -> Any:
-    return spec_of(SimpleNamespace(config=Config(**config)), wanted, framing)
-
-
-class TestSpec:
-    """What is run, from what was asked for and what is configured."""
-
-    def test_a_command_is_run_by_the_shell(self):
-        """Bash where there is one, or the configured one; what is shown is the command as it came."""
-        made = spec(messages.Execute(command="echo $HOME | wc"))
-        assert made.argv == (default_shell(), "-c", "echo $HOME | wc")
-        assert (made.display, made.shell) == ("echo $HOME | wc", True)
-        assert spec(messages.Execute(command="true"), shell="/bin/dash").argv == ("/bin/dash", "-c", "true")
-
-    def test_words_are_run_as_they_are(self):
-        """What is shown of them can be pasted into a shell."""
-        made = spec(messages.Execute(argv=("printf", "%s", "a b'c")))
-        assert made.argv == ("printf", "%s", "a b'c")
-        assert (made.display, made.shell) == ("""printf %s 'a b'"'"'c'""", False)
-
-    @pytest.mark.parametrize(
-        ("asked", "configured", "timeout", "source"),
-        [(None, None, None, "none"), (5, None, 5, "request"), (None, 7, 7, "default"), (5, 7, 5, "request")],
-    )
-    def test_the_time_and_who_has_set_it(self, asked, configured, timeout, source):
-        """The request, else the configuration, else none."""
-        made = spec(messages.Execute(command="true", timeout=asked), default_execution_timeout=configured)
-        assert (made.timeout, made.timeout_source) == (timeout, source)
-
-    @pytest.mark.parametrize(
-        ("asked", "configured", "leftovers"),
-        [(None, "kill", "kill"), (None, "detach", "detach"), ("kill", "detach", "kill"), ("detach", "kill", "detach")],
-    )
-    def test_what_becomes_of_leftovers(self, asked, configured, leftovers):
-        """The request, else the configuration."""
-        made = spec(messages.Execute(command="true", leftovers=asked), leftovers=configured)
-        assert made.leftovers == leftovers
-
-    @pytest.mark.parametrize(
-        ("asked", "configured", "grace"), [(None, None, None), (None, 7.0, 7.0), (0, 7.0, 0), (5, None, 5)]
-    )
-    def test_how_long_an_agent_may_stay(self, asked, configured, grace):
-        """The request, 0 included, else the configuration, else as long as it likes."""
-        made = spec(messages.Execute(command="true", post_result_grace=asked), post_result_grace=configured)
-        assert (made.post_result_grace, made.agent) == (grace, "auto")
-
-    def test_grace_and_framing_have_defaults(self):
-        """The configuration's grace, the manner's framing; a request's own are stronger, a grace of 0, too."""
-        plain = spec(messages.Execute(command="true"), framing="line", process_cleanup_timeout=3.0)
-        assert (plain.grace, plain.framing) == (3.0, "line")
-        own = spec(messages.Execute(command="true", grace=0, framing="raw"), framing="line")
-        assert (own.grace, own.framing) == (0, "raw")
-
-
-class TestExecute:
-    """A command is started; the answer comes when it runs."""
-
-    async def test_the_answer(self, client):
-        """Every field of the contract; the pid is that of a living process."""
-        execution = await client.execute("sleep", "60", timeout=50)
-        reply = dict(execution.reply)
-        assert state_of(reply.pop("pid")) in {"S", "R", "D"}
-        assert reply.pop("pgid") == execution.pid
-        assert reply.pop("started_at").endswith("+00:00")
-        assert reply == {
-            "status": "started",
-            "execution_id": execution.id,
-            "session_id": client.greeting["session_id"],
-            "timeout": 50.0,
-            "timeout_source": "request",
-        }
-
-    async def test_what_it_finds_around_it(self, client, tmp_path):
-        """Its directory, environment and mask: the daemon's, with what the request adds and removes, and who it is."""
-        execution = await client.run(
-            command="pwd; umask; echo $ADDED; echo ${HOME-none}; echo $CCEXEC_EXECUTION_ID $CCEXEC_SESSION_ID",
-            cwd=str(tmp_path),
-            env={"ADDED": "ä b"},
-            unset=["HOME"],
-        )
-        assert execution.stdout.splitlines() == [
-            str(tmp_path),
-            "0022",
-            "ä b",
-            "none",
-            f"{execution.id} {client.greeting['session_id']}",
-        ]
-
-    @pytest.mark.parametrize(
-        ("param", "value"),
-        [
-            ("lane", "a"),
-        ],
-    )
-    async def test_what_this_version_does_not_serve_is_refused(self, client, param, value):
-        """Rather than ignored: whoever asks for something relies on it."""
-        error = await refused(client, "execute", command="true", **{param: value})
-        assert error.code == -32602
-        assert error.facts == [{"path": f"$.{param}", "error": "this value is not served by this version"}]
-
-    @pytest.mark.parametrize("other", [{"policy": "block"}, {"pty": {"cols": 80, "rows": 24}}])
-    async def test_a_file_goes_with_nothing_that_holds_up(self, client, other):
-        """Neither a terminal nor a policy that has the program wait."""
-        error = await refused(client, "execute", command="true", stdio="file", **other)
-        assert (error.code, error.facts[0]["path"]) == (-32602, "$.stdio")
-
-    async def test_a_file_is_an_output_like_any_other(self, client):
-        """Nobody can tell from what arrives."""
-        ran = await client.run("sh", "-c", "echo out; echo err >&2", stdio="file")
-        assert (ran.stdout, ran.stderr) == ("out\n", "err\n")
-
-    async def test_limits_reach_the_program(self, client):
-        """What was asked for is told, and what went beyond is told of by name."""
-        ran = await client.run(
-            "sh", "-c", "ulimit -n; exec head -c 9999 /dev/zero >/dev/full", limits={"open_files": 33}
-        )
-        assert ran.stdout == "33\n"
-        assert "limit" not in await ran.completed()
-        described = (await client.request("list"))["executions"][0]
-        assert (described["limits"], described["limit"]) == ({"open_files": 33}, None)
-        ran = await client.run("sh", "-c", "while :; do :; done", limits={"cpu_seconds": 0.3}, grace=0.2)
-        outcome = await ran.completed()
-        assert (outcome["reason"], outcome["limit"]) == ("limit", "cpu_seconds")
-
-    @pytest.mark.parametrize(
-        ("limits", "path"),
-        [
-            ({"memory_bytes": 1}, "$.limits.memory_bytes"),
-            ({"cpu_seconds": 0}, "$.limits.cpu_seconds"),
-            ({"processes": 0}, "$.limits.processes"),
-            ({"open_files": 2}, "$.limits.open_files"),
-            ({"file_bytes": 1 << 62}, "$.limits.file_bytes"),
-            ({"nice": 20}, "$.limits.nice"),
-            ({"nice": -1}, "$.limits.nice"),
-            ({"memory": 1 << 30}, "$.limits"),
-            ({"open_files": "many"}, "$.limits.open_files"),
-        ],
-    )
-    async def test_a_limit_that_makes_no_sense_is_refused(self, client, limits, path):
-        """With its path."""
-        error = await refused(client, "execute", command="true", limits=limits)
-        assert error.code == -32602
-        assert [problem["path"] for problem in error.facts] == [path]
-
-    async def test_an_agent_that_stays_is_told_of(self, client):
-        """In the sequence of its execution, right before its end."""
-        line = '{"type":"result","subtype":"success","is_error":false}'
-        execution = await client.run(
-            *("sh", "-c", f"echo '{line}'; exec sleep 60"), agent="claude", post_result_grace=0.1, labels={"task": "3"}
-        )
-        assert execution.sequence()[-2:] == ["task.early_completion", "process.completed"]
-        told, completed = (each["params"] for each in execution.notifications[-2:])
-        assert (told["task"], told["agent"], told["is_error"]) == ("3", "claude", False)
-        ending = (completed["status"], completed["exit_code"], completed["signal"], completed["reason"])
-        assert ending == ("completed", 0, None, "post_result")
-
-    async def test_stdbuf_that_is_not_there_is_refused(self, daemon, client):
-        """The kernel's words for it, and which part of the request it was."""
-        daemon.daemon._engine._line_buffering = LineBuffering("/nowhere")
-        error = await refused(client, "execute", argv=["true"], stdbuf=True)
-        assert (error.code, error.facts["subject"]) == (-32006, "stdbuf")
-        assert "install stdbuf of GNU coreutils" in error.message
-
-    async def test_a_failed_start_leaves_no_watcher(self, client):
-        """Nothing is sent of an execution that never began, and it is remembered with the reason."""
-        asked = len(client.received)
-        error = await refused(client, "execute", argv=["/no/such/program"])
-        assert (error.code, error.facts["errno"]) == (-32006, 2)
-        assert (await client.run("echo", "next")).stdout == "next\n"
-        assert not any(each.get("params", {}).get("reason") == "spawn_failed" for each in client.received[asked:])
-        newest_but_one = (await client.request("list"))["executions"][1]
-        assert (newest_but_one["state"], newest_but_one["reason"]) == ("FINISHED", "spawn_failed")
-        assert "/no/such/program" in newest_but_one["error"]
 
 
 class TestControl:
