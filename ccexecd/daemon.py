@@ -19,6 +19,7 @@ from typing import Any
 import trio
 
 from ccexecd import __version__
+from ccexecd.budget import Budget, claim, look
 from ccexecd.config import Config, ConfigError, LoadedConfig, Problem
 from ccexecd.control import connection as control_connection
 from ccexecd.control import listener as control_listener
@@ -44,7 +45,7 @@ from ccexecd.service.figures import Figure, figures_of, one
 from ccexecd.service.methods import EXECUTION_METHODS
 from ccexecd.service.rates import Rates
 from ccexecd.service.refusals import Refusals
-from ccexecd.service.status import status_method
+from ccexecd.service.status import counts_of, status_method
 from ccexecd.storage.archive import Archive
 from ccexecd.storage.audit import Audit
 from ccexecd.systemd import Notifier, forget
@@ -67,6 +68,7 @@ class Daemon:
         environ: what they inherit.
         notifier: tells systemd.
         log_output: where the log goes.
+        budget: what the machine lets it have; None is to be looked for.
     """
 
     def __init__(
@@ -80,7 +82,9 @@ class Daemon:
         environ: Mapping[str, str],
         notifier: Notifier,
         log_output: Log,
+        budget: Budget | None = None,
     ) -> None:
+        self._budget = budget or look()
         self._loaded = loaded
         self._sources = dict(loaded.sources)
         self._places = places
@@ -90,12 +94,13 @@ class Daemon:
         self._log_output = log_output
         self._started_at = datetime.now(UTC)
         self._started_clock = time.monotonic()
-        self._keeper = KeeperClient(umask)
+        self._keeper = KeeperClient(umask, descriptors=self._budget.inherited)
         self._pump = Pump()
         self._archive = Archive(places.state_dir, retention_of(loaded.config))
         self._audit = Audit(places.state_dir / "audit", loaded.config.audit_max_bytes, loaded.config.audit_files)
+        most = self._budget.executions(loaded.config.max_connections)
         self._engine = Engine(
-            loaded.config, self._keeper, self._pump, environ, self._archive, self._audit, loaded.policy
+            loaded.config, self._keeper, self._pump, environ, self._archive, self._audit, loaded.policy, most
         )
         log_output.redact(self._engine.gate.redactor)
         methods = {**EXECUTION_METHODS, "status": status_method(self.status)}
@@ -105,7 +110,8 @@ class Daemon:
         routes = {**health_routes(self.health), "/metrics": metrics_route(self.figures)}
         routes["/execute"] = execute_route(self._engine, self._rates)
         self.tokens = Tokens.load(places.token_file, places.state_dir / "tokens.json")
-        self._door = Door(self._house, routes, loaded.config, self.tokens, self._refusals)
+        fitted = self._budget.fitted(loaded.config)
+        self._door = Door(self._house, routes, fitted, self.tokens, self._refusals)
         self._groups = Groups.named(loaded.config.control_read_groups, loaded.config.control_write_groups)
         self._stop_asked = trio.Event()
         self._stopped = trio.Event()
@@ -152,7 +158,6 @@ class Daemon:
     async def status(self) -> dict[str, Any]:
         """What it is doing."""
         memory = await usage([os.getpid(), *([self._keeper.pid] if self._keeper.pid else [])])
-        live = len(self._engine.live)
         addresses = self._door.addresses
         return {
             "pid": os.getpid(),
@@ -171,11 +176,7 @@ class Daemon:
             "sessions": len(self._engine.sessions),
             "max_sessions": self._engine.config.max_sessions,
             "connections": self._door.open_connections,
-            "executions": {
-                "live": live,
-                "finished": len(self._engine.executions) - live,
-                "total_started": self._engine.started_total,
-            },
+            "executions": counts_of(self._engine),
             "output": self._archive.spool.status(),
             "problems": self._archive.problems | self._audit.problems,
             "keeper": {"pid": self._keeper.pid, "control_group": self._keeper.control_group},
@@ -194,6 +195,7 @@ class Daemon:
             "active_sessions": len(self._engine.sessions),
             "max_sessions": self._engine.config.max_sessions,
             "live_executions": len(self._engine.live),
+            "queued_executions": len(self._engine.turns),
             "uptime_seconds": round(time.monotonic() - self._started_clock, 3),
         }
 
@@ -244,7 +246,7 @@ class Daemon:
 
     def _change_door(self, config: Config) -> None:
         try:
-            self._door.reconfigure(config)
+            self._door.reconfigure(self._budget.fitted(config))
         except OSError as error:
             key = "certfile" if config.certfile or config.keyfile else "allow_plaintext"
             raise ConfigError([Problem(key, self._sources[key], str(error))]) from error
@@ -309,7 +311,8 @@ class Daemon:
         log.info("stopping", extra={"live_executions": len(self._engine.live), "drain": self._drain})
         self._notifier.stopping(f"ending {len(self._engine.live)} executions")
         self._notifier.extend(longest + 30)
-        self._door.announce("server.draining", {"deadline": _in(longest)})
+        deadline = datetime.fromtimestamp(time.time() + longest, UTC)
+        self._door.announce("server.draining", {"deadline": deadline.isoformat()})
         running = list(self._engine.live.values())
         self._draining.relative_deadline = self._drain
         with self._draining:
@@ -343,10 +346,6 @@ class Daemon:
         while interval is not None:
             self._notifier.watchdog()
             await trio.sleep(interval)
-
-
-def _in(seconds: float) -> str:
-    return datetime.fromtimestamp(time.time() + seconds, UTC).isoformat()
 
 
 def run(
@@ -385,6 +384,7 @@ def run(
         environ=os.environ,
         notifier=notifier,
         log_output=log_output,
+        budget=claim(),
     )
     try:
         trio.run(daemon.serve)

@@ -16,6 +16,7 @@ import trio
 
 from ccexecd.admission import AdmissionError, Gate, Refusal
 from ccexecd.agents.claude import is_claude, reader_for
+from ccexecd.budget import MOST_RUNNING
 from ccexecd.config import Config
 from ccexecd.core.execution import Event, Outcome, Reason
 from ccexecd.core.rules import Policy
@@ -59,9 +60,6 @@ REMOVED_WHEN_EMPTY = ("ANTHROPIC_API_KEY",)
 
 TERMINAL_KIND = "xterm-256color"
 """TERM of a program on a terminal, where nobody names another: what people's terminals, and browsers', are like."""
-
-LARGEST_BUDGET = 10_000
-"""Executions that run at the same time, at most, where nobody says: more than any machine that is to stay usable."""
 
 PREFIX_LENGTH = 4
 """Characters of the shortest beginning of an id that can stand for it."""
@@ -108,7 +106,7 @@ class Engine:
         archive: Archive | None = None,
         audit: Audit | None = None,
         rules: Policy | None = None,
-        budget: int = LARGEST_BUDGET,
+        budget: int = MOST_RUNNING,
     ) -> None:
         self.config = config
         self.turns = Turns(config, budget, self._begin, self._withdrawn)

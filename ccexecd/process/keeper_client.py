@@ -7,6 +7,7 @@ execution ends.
 
 import contextlib
 import logging
+import resource
 import signal
 import socket
 import subprocess
@@ -55,10 +56,12 @@ class KeeperClient:
     Args:
         umask: what leaders get as their file creation mask.
         with_groups: executions get control groups, where we may make some.
+        descriptors: the limit of descriptors, soft and hard, of the keeper and all that it starts; None is ours.
     """
 
-    def __init__(self, umask: int, *, with_groups: bool = True) -> None:
+    def __init__(self, umask: int, *, with_groups: bool = True, descriptors: tuple[int, int] | None = None) -> None:
         self._umask = umask
+        self._descriptors = descriptors
         self._with_groups = with_groups
         self._groups: Base | None = None
         self._environment: dict[str, str] = {}
@@ -155,6 +158,9 @@ class KeeperClient:
                 cwd="/",
                 umask=self._umask,
             )
+            if self._descriptors is not None:
+                with contextlib.suppress(OSError):  # it has ended at once: its hello will not come
+                    resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, self._descriptors)
         except BaseException:
             ours.close()
             raise
@@ -169,7 +175,10 @@ class KeeperClient:
             return
         if by_force:
             process.kill()
-        await trio.to_thread.run_sync(process.wait)
+        try:
+            await trio.to_thread.run_sync(process.wait)
+        except RuntimeError:  # no thread is to be had; it will be over in a moment, or is
+            process.wait()
         await end_inherited(self._epoch, self._leaders, self._groups)
 
     def _close(self) -> None:

@@ -45,6 +45,7 @@ def figures_of(engine: Engine) -> Iterable[Figure]:
     states = Counter(execution.state.value for execution in live)
     yield one("ccexecd_sessions", "gauge", "sessions that have not ended", len(engine.sessions))
     yield Figure("ccexecd_executions", "gauge", "executions that have not finished", states, "state")
+    yield one("ccexecd_max_running", "gauge", "executions that may run at the same time", engine.turns.max_running)
     yield one("ccexecd_executions_started_total", "counter", "executions that were admitted", engine.started_total)
     yield Figure(
         "ccexecd_executions_finished_total", "counter", "executions that have finished", totals.finished, "reason"

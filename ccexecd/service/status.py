@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ccexecd.engine import PastExecution
+from ccexecd.engine import Engine, PastExecution
 from ccexecd.process.measure import usage
 from ccexecd.protocol import messages
 from ccexecd.service.dispatch import Method
@@ -21,6 +21,19 @@ def status_method(of_daemon: Callable[[], Awaitable[dict[str, Any]]]) -> Method:
         return _of_execution(peer, wanted.execution_id)
 
     return Method(messages.Status, status)
+
+
+def counts_of(engine: Engine) -> dict[str, int]:
+    """How many executions there are, of each kind, and how many may run at the same time."""
+    live = len(engine.live)
+    return {
+        "live": live,
+        "finished": len(engine.executions) - live,
+        "total_started": engine.started_total,
+        "running": engine.turns.running,
+        "queued": len(engine.turns),
+        "max_running": engine.turns.max_running,
+    }
 
 
 async def _of_execution(peer: Peer, name: str) -> dict[str, Any]:

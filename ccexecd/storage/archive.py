@@ -9,6 +9,8 @@ Owns that thread, the moments of writing, and what happens when a disk or a data
 so, and tries again. Must not know executions: it is given what is to be kept.
 """
 
+import contextlib
+import errno
 import logging
 import sqlite3
 import time
@@ -132,7 +134,8 @@ class Archive:
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(LAST_WRITE):
                 await self._write()
-                await self._in_thread(self._history.close)
+                with contextlib.suppress(OSError):  # it is closed with the process then
+                    await self._in_thread(self._history.close)
 
     # Writing
 
@@ -151,7 +154,7 @@ class Archive:
         self._is_writing = True
         try:
             await self._in_thread(lambda: self._write_now(list(sessions.values()), records, removed))
-        except (sqlite3.Error, HistoryError) as error:
+        except (sqlite3.Error, HistoryError, OSError) as error:
             self._has_failed(error)
             self._sessions = sessions | self._sessions
             self._executions = makers | self._executions
@@ -176,12 +179,16 @@ class Archive:
         await self.opened.wait()
         try:
             return await self._in_thread(question)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             self._has_failed(error)
             return []
 
     async def _in_thread(self, deed: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(deed, limiter=self._thread)
+        """Do what blocks. Raises what it raises, and OSError where no thread is to be had."""
+        try:
+            return await trio.to_thread.run_sync(deed, limiter=self._thread)
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, str(error)) from error
 
     def _has_failed(self, error: Exception) -> None:
         if not self._problem:

@@ -113,7 +113,12 @@ class Audit:
             self._unsynced = trio.Event()
             retired, self._retired = self._retired, []
             # Nobody closes the descriptor meanwhile: it is only ever retired.
-            fault = await trio.to_thread.run_sync(_sync, self._fd, retired, limiter=limiter)
+            try:
+                fault = await trio.to_thread.run_sync(_sync, self._fd, retired, limiter=limiter)
+            except RuntimeError as error:  # no thread is to be had: the next time
+                self._retired = retired + self._retired
+                self._unsynced.set()
+                fault = str(error)
             if fault is not None:
                 self._tell(f"cannot make the audit in {self.directory} last: {fault}")
             self._fault_of_sync = self.problem if fault is not None else None

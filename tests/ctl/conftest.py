@@ -35,7 +35,7 @@ STATUS = {
     "sessions": 1,
     "max_sessions": 100,
     "connections": 2,
-    "executions": {"live": 3, "finished": 4, "total_started": 7},
+    "executions": {"live": 3, "finished": 4, "total_started": 7, "queued": 1, "max_running": 64},
     "keeper": {"pid": 4712},
     "memory_bytes": 36_700_160,
 }

@@ -14,6 +14,7 @@ def test_status_shows_the_daemon(ctl, daemon):
     assert first.endswith("up 2h03m")
     assert "  executions  3 live, 4 finished, 7 started" in facts
     assert "  memory      35.0 MiB" in facts
+    assert "  queue       1 waiting, 64 may run at the same time" in facts
     assert said.err == ""
 
 

@@ -43,6 +43,7 @@ async def test_a_daemon_that_serves_is_healthy(tmp_path, path):
             "active_sessions": 0,
             "max_sessions": 7,
             "live_executions": 0,
+            "queued_executions": 0,
         }
         async with daemon.client() as one:
             await one.execute("sleep", "60")

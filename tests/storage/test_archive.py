@@ -316,6 +316,23 @@ async def test_a_history_that_fails_is_told_and_tried_again(tmp_path, monkeypatc
         assert output_of(await only(archive, "one")) == b"hello\n"
 
 
+async def test_a_machine_without_another_thread_is_told_and_tried_again(tmp_path, monkeypatch, until):
+    """The daemon lives on; what could not be written is written when there is one."""
+    monkeypatch.setattr(archive_module, "RETRY", 0.01)
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with opened(tmp_path) as archive:
+        with monkeypatch.context() as exhausted:
+            exhausted.setattr(trio.to_thread, "run_sync", refuse)
+            Run(archive, "one").start().write(b"hello\n").finish()
+            await until(lambda: "new thread" in archive.problems.get("the history is not kept", ""))
+            assert await archive.find("one") == []
+        await until(lambda: not archive.problems and archive.is_settled)
+        assert output_of(await only(archive, "one")) == b"hello\n"
+
+
 async def test_a_locked_history_delays_nobody(tmp_path, monkeypatch, until):
     """Somebody holds it in a database shell: output goes on, and the record follows."""
     monkeypatch.setattr("ccexecd.storage.history.BUSY", 0.05)

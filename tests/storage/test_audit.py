@@ -353,6 +353,30 @@ async def test_a_file_that_is_full_is_synced_and_closed(begin, monkeypatch):
     assert audit._retired == []
 
 
+async def test_a_machine_without_another_thread_is_a_problem(begin, monkeypatch):
+    """Until there is one; the record is in the file meanwhile, and nothing ends."""
+    monkeypatch.setattr(module, "SYNC_INTERVAL", 0.0)
+    audit = begin()
+
+    async def refuse(*_, **__):
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("can't start new thread")
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(audit.run)
+            with monkeypatch.context() as exhausted:
+                exhausted.setattr(trio.to_thread, "run_sync", refuse)
+                audit.record("x", {})
+                while audit.problem is None:
+                    await trio.sleep(0.005)
+                assert "new thread" in audit.problem
+            while audit.problem is not None:
+                audit.record("x", {})
+                await trio.sleep(0.005)
+            nursery.cancel_scope.cancel()
+
+
 async def test_a_disk_that_takes_nothing_is_a_problem(begin, monkeypatch):
     """Until a later sync succeeds."""
     monkeypatch.setattr(module, "SYNC_INTERVAL", 0.0)
