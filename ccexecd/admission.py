@@ -38,6 +38,7 @@ class Refusal(Enum):
 
     SESSION_LIMIT = "session limit"
     QUEUE_FULL = "queue full"
+    CONFLICT = "idempotency conflict"
     NOT_ALLOWED = "not allowed"
     DRAINING = "draining"
     UNRECORDED = "audit unavailable"

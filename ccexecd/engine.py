@@ -32,6 +32,7 @@ from ccexecd.process.pump import Pump
 from ccexecd.process.shells import argv_of, default_shell
 from ccexecd.process.supervisor import Start, supervise
 from ccexecd.records import Records, retention_of
+from ccexecd.repeats import Repeats
 from ccexecd.session import Session, part
 from ccexecd.storage.archive import Archive
 from ccexecd.storage.audit import Audit
@@ -88,6 +89,7 @@ class Engine:
     Attributes:
         gate: what every execution passes before it begins.
         turns: who runs, and who waits.
+        repeats: which executions requests mean that are sent again.
         records: what is kept of them.
         executions: every one that is live or remembered, by id, oldest first.
         live: those of them that have not finished.
@@ -111,6 +113,7 @@ class Engine:
         self.config = config
         self.turns = Turns(config, budget, self._begin, self._withdrawn)
         self.records = Records(archive)
+        self.repeats = Repeats(archive)
         self.executions: dict[str, Execution] = {}
         self.live: dict[str, Execution] = {}
         self.sessions: dict[str, Session] = {}
@@ -214,6 +217,7 @@ class Engine:
         except AdmissionError as refused:
             self.gate.refused(session, spec, refused)
             raise
+        self.repeats.add(execution)
         if not self.turns.enter(execution, session):
             self.records.admitted(execution)
         elif execution.spec.stdbuf and not self._line_buffering.is_known:
@@ -373,6 +377,7 @@ class Engine:
         """Keep a finished execution for a while, and forget those that no longer fit."""
         for forgotten in self.records.finished(execution):
             del self.executions[forgotten.id]
+            self.repeats.forget(forgotten)
             owner = self.sessions.get(forgotten.session_id)
             if owner is not None:
                 owner.executions.pop(forgotten.id, None)

@@ -15,6 +15,7 @@ from ccexecd.process.execution import Execution
 from ccexecd.storage.archive import Archive
 from ccexecd.storage.history import Record, Wanted
 from ccexecd.storage.past import PastExecution
+from ccexecd.storage.recovery import ONCE
 from ccexecd.storage.spool import Retention
 from ccexecd.storage.stored_log import StoredLog
 
@@ -93,7 +94,9 @@ class Records:
         """An execution is being started: give its log a place, and note it."""
         if self._archive is None:
             return
-        store = self._archive.begin(execution.id, describe(execution))
+        once = execution.spec.once
+        besides = {ONCE: [once.key, once.fingerprint]} if once is not None else {}
+        store = self._archive.begin(execution.id, describe(execution) | besides)
         if store is not None:
             execution.log.keep_in(store)
             self._stores[execution.id] = store
@@ -141,7 +144,7 @@ class Records:
 
 def _record(execution: Execution, store: StoredLog | None) -> Record:
     """What the history keeps of an execution."""
-    outcome, ended = execution.outcome, execution.finished_at
+    outcome, ended, once = execution.outcome, execution.finished_at, execution.spec.once
     return Record(
         id=execution.id,
         session_id=execution.session_id,
@@ -155,4 +158,6 @@ def _record(execution: Execution, store: StoredLog | None) -> Record:
         output_bytes=store.held_bytes if store is not None and store.oldest_seq is not None else 0,
         description=describe(execution),
         completion=execution.completion(outcome) if outcome is not None else None,
+        idempotency_key=once.key if once is not None else None,
+        fingerprint=once.fingerprint if once is not None else None,
     )

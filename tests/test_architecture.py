@@ -108,6 +108,7 @@ MAY_IMPORT = {
     "records": {"core", "process", "storage", "config"},
     "judgement": {"core", "keys", "process"},
     "admission": {"judgement", "core", "keys", "process", "storage"},
+    "repeats": {"admission", "core", "process", "storage"},
     "turns": {"admission", "core", "keys", "process", "session"},
     "engine": {
         "turns",

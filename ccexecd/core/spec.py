@@ -50,6 +50,19 @@ class TerminalSize:
 
 
 @attrs.frozen
+class Once:
+    """What makes a request, sent again, mean the same execution.
+
+    Attributes:
+        key: the client's name for it.
+        fingerprint: the same for the same params, and for no others.
+    """
+
+    key: str = attrs.field(repr=False)
+    fingerprint: str = attrs.field(repr=False)
+
+
+@attrs.frozen
 class Spec:
     """One command, ready to start.
 
@@ -79,6 +92,7 @@ class Spec:
         post_result_grace: seconds that an agent may stay after its final result; None is as long as it likes.
         lane: which line it waits in, and whose limit it counts against; empty is none.
         priority: who waits with a higher one begins first.
+        once: by what a repeat of its request is known; None is not at all.
         run_as: the user that it runs as, by a rule of the policy; None is the daemon's own.
     """
 
@@ -107,4 +121,5 @@ class Spec:
     post_result_grace: float | None = None
     lane: str = ""
     priority: int = 0
+    once: Once | None = None
     run_as: str | None = None

@@ -6,6 +6,7 @@ Answered when all is done, or event by event (`text/event-stream`). A client tha
 started.
 """
 
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import UTC, datetime
@@ -69,7 +70,9 @@ def execute_route(engine: Engine, rates: Rates) -> Route:
 
 
 def _rejection(error: RPCError) -> Reject:
-    return Reject(_STATUS.get(error.code, 500), error.message)
+    wait = error.data.get("retry_after") if isinstance(error.data, dict) else None
+    headers = (("Retry-After", str(math.ceil(wait))),) if wait is not None else ()
+    return Reject(_STATUS.get(error.code, 500), error.message, headers)
 
 
 async def _answer(engine: Engine, rates: Rates, request: Request) -> Response:
@@ -81,6 +84,9 @@ async def _answer(engine: Engine, rates: Rates, request: Request) -> Response:
         raise StructureError(problems)
     is_list = isinstance(wanted, dict) and "tasks" in wanted
     steps = _steps(wanted) if is_list else [messages.params(wanted, messages.Execute, lenient=True)]
+    if any(step.idempotency_key is not None for step in steps):
+        text = "is not served over HTTP, where an execution ends with its request; execute over a WebSocket"
+        raise StructureError([{"path": "$.idempotency_key", "error": text}])
     if request.principal is None:
         raise AssertionError("a route that runs commands is not public")
     wait = rates.execution(request.principal.name, len(steps))
@@ -163,6 +169,8 @@ class _Exchange:
     async def _start(self, step: messages.Execute) -> "_Place":
         execution = self._engine.admit(self._session, spec_of(self._engine, step, "lines"))
         self._place = _Place(execution)
+        if execution.turn is not None:  # the answer begins, so that a client that leaves is noticed while this waits
+            return self._place
         await execution.spawned.wait()
         if execution.spawn_error is not None:
             self._place.close()

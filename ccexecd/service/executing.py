@@ -3,14 +3,18 @@
 Owns the spec that a request becomes, and the reply. Must not decide whether anything may run: the engine does.
 """
 
+import hashlib
 import shlex
 from collections.abc import Awaitable
+from typing import Any
 
 import attrs
+import orjson
 
 from ccexecd.config import Config
-from ccexecd.core.spec import Limits, Spec, TerminalSize, TimeoutSource
-from ccexecd.engine import Engine, Execution, default_shell
+from ccexecd.core.execution import State
+from ccexecd.core.spec import Limits, Once, Spec, TerminalSize, TimeoutSource
+from ccexecd.engine import AdmissionError, Engine, Execution, PastExecution, Session, default_shell
 from ccexecd.protocol import messages
 from ccexecd.protocol.codec import Seconds, StructureError
 from ccexecd.protocol.errors import ErrorCode
@@ -66,6 +70,7 @@ def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing)
         agent=wanted.agent,
         lane=wanted.lane or "",
         priority=wanted.priority or 0,
+        once=_once(wanted),
         post_result_grace=(config.post_result_grace if wanted.post_result_grace is None else wanted.post_result_grace),
     )
 
@@ -89,22 +94,41 @@ def _require_lane(config: Config, lane: str) -> None:
 
 def execute(peer: Peer, wanted: messages.Execute) -> Answer | Awaitable[Answer]:
     """Start a command; answered when it runs, has failed to, or has to wait for its turn."""
-    session = peer.session
-    if session is None:
-        return _execute_in_new_session(peer, wanted)
+    if peer.session is None or wanted.idempotency_key is not None:
+        return _execute_later(peer, wanted)
+    return _admit(peer, peer.session, spec_of(peer.engine, wanted, peer.manner.framing))
+
+
+async def _execute_later(peer: Peer, wanted: messages.Execute) -> Answer:
+    """The same where something has to be waited for: a session, or what is known of an idempotency key."""
+    session = await peer.claim_session()
+    spec = spec_of(peer.engine, wanted, peer.manner.framing)
+    if spec.once is None:
+        answer = _admit(peer, session, spec)
+    else:
+        async with peer.engine.repeats.deciding(session.principal, spec.once.key):
+            known = await _asked_before(peer.engine, session, spec, spec.once)
+            answer = _admit(peer, session, spec) if known is None else _repeated(peer, known)
+    return await answer if isinstance(answer, Awaitable) else answer
+
+
+async def _asked_before(engine: Engine, session: Session, spec: Spec, once: Once) -> Execution | PastExecution | None:
+    """The execution that a repeat means; None if it is the first of its key."""
+    try:
+        return await engine.repeats.find(session.principal, once)
+    except AdmissionError as refused:
+        engine.gate.refused(session, spec, refused)
+        raise
+
+
+def _admit(peer: Peer, session: Session, spec: Spec) -> Answer | Awaitable[Answer]:
     if peer.manner.one_at_a_time and session.live:
         raise RPCError(ErrorCode.INVALID_PARAMS, "A process is already running")
-    execution = peer.engine.admit(session, spec_of(peer.engine, wanted, peer.manner.framing))
+    execution = peer.engine.admit(session, spec)
     peer.take_place(execution, 0)  # now: it may have written more than the window holds before the reply has gone
     if execution.turn is not None and not peer.manner.one_at_a_time:
-        return _answer(peer, execution)
+        return Answer(_told(execution), then=lambda: peer.begin_watching(execution.id))
     return _started(peer, execution)  # earlier clients know nothing of a queue: they hear of the start
-
-
-async def _execute_in_new_session(peer: Peer, wanted: messages.Execute) -> Answer:
-    await peer.claim_session()
-    answer = execute(peer, wanted)
-    return await answer if isinstance(answer, Awaitable) else answer
 
 
 async def _started(peer: Peer, execution: Execution) -> Answer:
@@ -118,13 +142,34 @@ async def _started(peer: Peer, execution: Execution) -> Answer:
         raise RPCError(ErrorCode.PROCESS_NOT_FOUND, text)
     if execution.leader is None:
         raise RPCError(ErrorCode.INTERNAL_ERROR, "Internal error; the daemon's log has the details")
-    return _answer(peer, execution)
+    return Answer(_told(execution), then=lambda: peer.begin_watching(execution.id))
 
 
-def _answer(peer: Peer, execution: Execution) -> Answer:
-    """What is told of an execution that runs or waits; what it writes follows."""
+async def _repeated(peer: Peer, known: Execution | PastExecution) -> Answer:
+    """What is told of an execution that was asked for before; all of its log follows, unless that is being sent."""
+    if isinstance(known, Execution):
+        if known.state is State.STARTING or (known.turn is not None and peer.manner.one_at_a_time):
+            await known.spawned.wait()
+        if known.spawn_error is not None:
+            raise known.spawn_error
+        told = _told(known)
+        ended = known.completion(known.outcome) if known.outcome is not None else None
+    else:
+        described, ended = known.description, known.completion
+        told = {"status": "", **{name: described[name] for name in _TOLD}}
+    if ended is not None:
+        told |= {"status": ended["status"], "outcome": ended}
+    return Answer(told, then=lambda: None if peer.is_watching(known.id) else peer.watch(known, 0))
+
+
+_TOLD = ("execution_id", "session_id", "pid", "pgid", "started_at", "timeout", "timeout_source")
+"""What the reply tells of an execution besides its status, of what `status` tells."""
+
+
+def _told(execution: Execution) -> dict[str, Any]:
+    """What the reply tells of an execution that runs or waits."""
     turn = execution.turn
-    result = {
+    told = {
         "status": "started" if turn is None else "queued",
         "execution_id": execution.id,
         "session_id": execution.session_id,
@@ -134,6 +179,13 @@ def _answer(peer: Peer, execution: Execution) -> Answer:
         "timeout": execution.spec.timeout,
         "timeout_source": execution.spec.timeout_source,
     }
-    if turn is not None:
-        result["queue_position"] = turn.position
-    return Answer(result, then=lambda: peer.begin_watching(execution.id))
+    return told if turn is None else {**told, "queue_position": turn.position}
+
+
+def _once(wanted: messages.Execute) -> Once | None:
+    """By what a repeat of a request is known: its key, and all of its params together."""
+    if wanted.idempotency_key is None:
+        return None
+    params = attrs.asdict(wanted, filter=lambda field, _: field.name != "idempotency_key")
+    digest = hashlib.sha256(orjson.dumps(params, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return Once(wanted.idempotency_key, digest)

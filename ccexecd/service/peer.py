@@ -151,6 +151,10 @@ class Peer:
             subscription.close()
         return subscription is not None
 
+    def is_watching(self, execution_id: str) -> bool:
+        """Whether it is sent an execution's log."""
+        return execution_id in self._subscriptions
+
     async def delivered(self) -> None:
         """Wait until the end of everything that it watches, which has all finished, has been sent."""
         while self._subscriptions and not self._writer.broken:

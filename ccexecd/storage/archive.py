@@ -116,6 +116,11 @@ class Archive:
         found = await self._ask(lambda: self._history.find(execution_id, principal, prefix=prefix))
         return [self._past(each) for each in found if each.finished_at is not None]
 
+    async def find_once(self, principal: str, key: str) -> PastExecution | None:
+        """The finished execution that a principal's key stands for."""
+        found = await self._ask(lambda: self._history.find_once(principal, key))
+        return next((self._past(each) for each in found if each.finished_at is not None), None)
+
     async def newest(self, wanted: Wanted) -> list[PastExecution]:
         """Finished executions, the newest first."""
         return [self._past(each) for each in await self._ask(lambda: self._history.newest(wanted))]

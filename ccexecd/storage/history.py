@@ -49,6 +49,11 @@ MIGRATIONS: Sequence[str] = (
     ) WITHOUT ROWID;
     CREATE INDEX labels_by_execution ON labels (execution);
     """,
+    """
+    ALTER TABLE executions ADD COLUMN idempotency_key TEXT;
+    ALTER TABLE executions ADD COLUMN fingerprint TEXT;
+    CREATE INDEX executions_by_key ON executions (principal, idempotency_key) WHERE idempotency_key IS NOT NULL;
+    """,
 )
 """What leads from each version of the schema to the next; the first one from an empty file. Only ever added to."""
 
@@ -84,6 +89,8 @@ class Record:
         output_bytes: what its log takes on disk; 0 when that is gone.
         description: what `list` and `status` tell of it.
         completion: the params of its `process.completed`; None while it has not finished.
+        idempotency_key: the client's name for the request; None if it gave none.
+        fingerprint: what tells that request from another one under that name.
     """
 
     id: str
@@ -98,6 +105,8 @@ class Record:
     output_bytes: int
     description: Mapping[str, Any]
     completion: Mapping[str, Any] | None
+    idempotency_key: str | None = None
+    fingerprint: str | None = None
 
 
 @attrs.frozen
@@ -189,6 +198,16 @@ class History:
         last = execution_id + "\U0010ffff" if prefix else execution_id
         condition = "WHERE id BETWEEN ? AND ? AND (principal = ? OR ? IS NULL) ORDER BY id LIMIT 2"
         return self._records(condition, (execution_id, last, principal, principal))
+
+    def find_once(self, principal: str, key: str) -> list[Record]:
+        """The execution that a principal's key stands for: the newest, if there is one.
+
+        Raises:
+            sqlite3.Error: it could not be read.
+        """
+        return self._records(
+            "WHERE principal = ? AND idempotency_key = ? ORDER BY number DESC LIMIT 1", (principal, key)
+        )
 
     def newest(self, wanted: Wanted) -> list[Record]:
         """Finished executions, the newest first.

@@ -25,6 +25,7 @@ class PastExecution:
         id: its UUID.
         session_id: whose it was.
         principal: whose that was.
+        fingerprint: what tells its request from another one under the same idempotency key; None without a key.
         state: FINISHED.
         is_live: false.
     """
@@ -36,6 +37,7 @@ class PastExecution:
         self.id = record.id
         self.session_id = record.session_id
         self.principal = record.principal
+        self.fingerprint = record.fingerprint
         self._record = record
         self._reopen = reopen
 

@@ -22,6 +22,9 @@ from ccexecd.storage.history import Record
 from ccexecd.storage.journal import Line, Place
 from ccexecd.storage.stored_log import JOURNAL, STREAMS, Room, StoredLog
 
+ONCE = "once"
+"""What a journal has its description of an execution say besides: its idempotency key and fingerprint."""
+
 _TAIL = 64 * 1024
 """Bytes of journal looked at first, from the end; what is looked for is among its last few lines, as a rule."""
 
@@ -102,7 +105,10 @@ def concluded(known: Record | None, left: Trace | None) -> Record:
         left: what is left of its log. One of the two is there.
     """
     description = dict(known.description if known is not None else left.log.execution if left is not None else {})
-    description["state"] = State.FINISHED.value
+    key, fingerprint = description.pop(ONCE, (None, None))
+    if known is not None:
+        key, fingerprint = known.idempotency_key, known.fingerprint
+    description |= {"state": State.FINISHED.value, "queue_position": None}
     if left is not None:
         description |= {"stdout_bytes": left.sizes["stdout"], "stderr_bytes": left.sizes["stderr"]}
         description["dropped_bytes"] = left.log.dropped[0]
@@ -133,6 +139,8 @@ def concluded(known: Record | None, left: Trace | None) -> Record:
         output_bytes=left.held_bytes if left is not None else 0,
         description=description,
         completion=completion,
+        idempotency_key=key,
+        fingerprint=fingerprint,
     )
 
 

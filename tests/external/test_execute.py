@@ -372,6 +372,8 @@ class TestClientsThatLeave:
 
 
 REFUSED = {
+    "key": ({"command": "true", "idempotency_key": "k"}, 400, "$.idempotency_key"),
+    "lane": ({"command": "true", "lane": "builds"}, 400, "no such lane"),
     "no JSON": (b"command=ls", 400, "not valid JSON"),
     "nothing": (b"", 400, "not valid JSON"),
     "an array": (b"[]", 400, "expected object, got array"),
@@ -425,6 +427,32 @@ class TestRefusals:
                 assert (answer.status, "session limit" in answer.error) == (429, True)
             await eventually(lambda: not daemon.daemon._engine.sessions, "the client has gone")
             assert (await post(daemon, {"command": "true"})).status == 200
+
+    async def test_a_full_queue(self, tmp_path):
+        """429, with the seconds after which another try may be worth it."""
+        async with running(tmp_path, max_running=1, max_queued=0) as daemon, daemon.client() as one:
+            await one.execute("sleep", "60")
+            answer = await post(daemon, {"command": "true"})
+            assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+            assert "queue full" in answer.error
+
+    async def test_what_waits_is_answered_when_it_has_ended(self, tmp_path):
+        """As everything is; a client that does not wait for that cancels it."""
+        async with running(tmp_path, max_running=1) as daemon, daemon.client() as one:
+            first = await one.execute("sleep", "60")
+            engine, answers = daemon.daemon._engine, []
+
+            async def ask() -> None:
+                answers.append(await post(daemon, {"command": "echo done"}))
+
+            async with posted(daemon, {"command": "true"}):
+                await eventually(lambda: len(engine.turns) == 1, "it waits")
+            await eventually(lambda: len(engine.turns) == 0, "it is cancelled")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask)
+                await eventually(lambda: len(engine.turns) == 1, "it waits")
+                await one.request("control", type="KILL", execution_id=first.id)
+            assert answers[0].json["stdout"] == "done\n"
 
     async def test_a_body_that_is_too_long(self, tmp_path):
         """413, by the same limit as for a message."""

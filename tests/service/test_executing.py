@@ -1,7 +1,6 @@
 """`execute`: the spec that a request becomes, and what is answered when it runs or has to wait."""
 
 from collections.abc import AsyncIterator
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -252,10 +251,11 @@ class TestWaiting:
             assert cancelled == {"status": "cancelled", "execution_id": gone.id, "survivors": []}
             outcome = await gone.completed()
             assert (outcome["reason"], outcome["exit_code"], outcome["duration"]) == ("cancelled", None, 0.0)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(partial(one.request, "write_stdin", execution_id=waiting.id, data="later\n"))
-                nursery.start_soon(partial(one.request, "close_stdin", execution_id=waiting.id))
-                await one.request("control", type="KILL", execution_id=first.id)
+            writing = await one.ask("write_stdin", execution_id=waiting.id, data="later\n")
+            closing = await one.ask("close_stdin", execution_id=waiting.id)
+            await one.request("control", type="KILL", execution_id=first.id)
+            assert await one.answer(writing) == {"accepted_bytes": len("later\n")}
+            assert await one.answer(closing) == {}
             await waiting.completed()
             assert waiting.stdout == "later\n"
 
@@ -281,3 +281,91 @@ class TestWaiting:
                 assert not replies
                 await one.request("control", type="KILL", execution_id=first.id)
             assert [each["status"] for each in replies] == ["started"]
+
+
+class TestOnce:
+    """A request that is sent again under its idempotency key means the execution that there is."""
+
+    async def test_a_repeat_is_told_of_the_execution_that_there_is(self, client):
+        """As it is now, running or over, and the whole log once more to a connection that does not have it."""
+        params = {"command": "echo $$; read line; exit 3", "stdin": "open", "idempotency_key": "k"}
+        execution = await client.execute(**params)
+        again = await client.execute(**params)
+        assert again.reply == execution.reply
+        await client.request("close_stdin", execution_id=execution.id)
+        outcome = await execution.completed()
+        over = await client.request("execute", **params)
+        assert (over["execution_id"], over["status"], over["pid"]) == (execution.id, "failed", execution.pid)
+        assert over["outcome"] == {key: outcome[key] for key in outcome if key not in ("execution_id", "seq")}
+        assert len((await client.request("list"))["executions"]) == 1
+
+    async def test_another_connection_repeats_it_and_has_its_output(self, daemon):
+        """Who has lost the reply with the connection sends the request again, and misses nothing."""
+        params = {"command": "echo once; exec sleep 60", "idempotency_key": "k", "on_disconnect": "detach"}
+        async with daemon.client() as one:
+            first = await one.execute(**params)
+        async with daemon.client() as other:
+            again = await other.execute(**params)
+            assert (again.id, again.pid) == (first.id, first.pid)
+            await eventually(lambda: again.stdout == "once\n", "its output is there")
+            await other.request("control", type="KILL", execution_id=again.id)
+            await again.completed()
+
+    async def test_all_at_once_run_one(self, client):
+        """However many ask before the first is answered."""
+        replies = []
+
+        async def ask() -> None:
+            replies.append(await client.request("execute", command="exec sleep 60", idempotency_key="k"))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(ask)
+        assert len({each["execution_id"] for each in replies}) == 1
+        assert len((await client.request("list"))["executions"]) == 1
+
+    async def test_other_params_are_a_conflict(self, client):
+        """-32011, with the execution that has the key; the order in which names are given is no difference."""
+        first = await client.execute(command="true", env={"A": "1", "B": "2"}, idempotency_key="k")
+        same = await client.request("execute", command="true", env={"B": "2", "A": "1"}, idempotency_key="k")
+        assert same["execution_id"] == first.id
+        for other in ({"command": "false"}, {"command": "true", "env": {"A": "1", "B": "3"}}):
+            error = await refused(client, "execute", idempotency_key="k", **other)
+            assert (error.code, error.facts) == (-32011, {"execution_id": first.id})
+
+    async def test_what_waits_is_told_where_it_stands(self, tmp_path):
+        """A repeat does not wait, and does not stand in line twice."""
+        async with running(tmp_path, max_running=1) as daemon, daemon.client() as one:
+            await one.execute("sleep", "60")
+            waiting = await one.execute("true", idempotency_key="k")
+            again = await one.request("execute", argv=["true"], idempotency_key="k")
+            assert again == waiting.reply
+            assert (again["status"], again["queue_position"]) == ("queued", 1)
+
+    async def test_what_could_not_be_started_is_said_again(self, client):
+        """The same refusal: it has not been tried once more."""
+        for _ in range(2):
+            error = await refused(client, "execute", argv=["/absent"], idempotency_key="k")
+            assert error.code == -32006
+        assert len((await client.request("list"))["executions"]) == 1
+
+    async def test_a_key_outlives_the_daemon(self, tmp_path):
+        """The next one answers with what the earlier one ran, and still sees other params."""
+        async with running(tmp_path) as daemon, daemon.client() as one:
+            first = await one.execute(command="echo kept; exit 4", idempotency_key="k")
+            await first.completed()
+        async with running(tmp_path) as daemon, daemon.client() as one:
+            again = await one.execute(command="echo kept; exit 4", idempotency_key="k")
+            assert (again.id, again.reply["status"], again.reply["outcome"]["exit_code"]) == (first.id, "failed", 4)
+            await again.completed()
+            assert again.stdout == "kept\n"
+            error = await refused(one, "execute", command="true", idempotency_key="k")
+            assert error.code == -32011
+
+    async def test_a_key_of_another_principal_is_another_key(self, daemon):
+        """Nobody learns of another one's execution by guessing its key."""
+        mine = await daemon.ask("execute", command="true", idempotency_key="k")
+        token = (await daemon.ask("token_add", name="ci", scopes=["execute"]))["token"]
+        async with daemon.client(token=token) as other:
+            theirs = await other.request("execute", command="true", idempotency_key="k")
+        assert theirs["execution_id"] != mine["execution_id"]

@@ -20,6 +20,7 @@ from ccexecd.storage import archive as archive_module
 from ccexecd.storage.archive import Archive
 from ccexecd.storage.history import Record, SessionRecord, Wanted
 from ccexecd.storage.past import PastExecution
+from ccexecd.storage.recovery import ONCE
 from ccexecd.storage.spool import Retention
 
 pytestmark = pytest.mark.anyio
@@ -331,6 +332,29 @@ async def test_a_machine_without_another_thread_is_told_and_tried_again(tmp_path
             assert await archive.find("one") == []
         await until(lambda: not archive.problems and archive.is_settled)
         assert output_of(await only(archive, "one")) == b"hello\n"
+
+
+async def test_a_key_is_found_with_its_execution(tmp_path, until):
+    """The principal's own, finished, the newest; what its journal alone knows of, after a crash, too."""
+    async with opened(tmp_path) as archive:
+        run = Run(archive, "one")
+        archive.note("one", lambda: attrs.evolve(run.record(), idempotency_key="k", fingerprint="f"))
+        await until(lambda: archive.is_settled)
+        assert await archive.find_once("uid 0", "k") is None
+        run.start().finish()
+        archive.note("one", lambda: attrs.evolve(run.record(), idempotency_key="k", fingerprint="f"))
+        await until(lambda: archive.is_settled)
+        found = await archive.find_once("uid 0", "k")
+        assert found is not None
+        assert (found.id, found.fingerprint) == ("one", "f")
+        assert await archive.find_once("uid 1", "k") is None
+        told = description("two") | {ONCE: ["l", "g"]}
+        OutputLog(1 << 20, archive.begin("two", told)).note("process.started", {"pid": 77, "pgid": 77})
+    async with opened(tmp_path) as archive:
+        lost = await archive.find_once("uid 0", "l")
+        assert lost is not None
+        assert (lost.id, lost.fingerprint, lost.completion["reason"]) == ("two", "g", "lost")
+        assert ONCE not in lost.description
 
 
 async def test_a_locked_history_delays_nobody(tmp_path, monkeypatch, until):

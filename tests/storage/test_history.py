@@ -180,6 +180,31 @@ def test_each_step_leads_to_the_next_version(path):
     new.close()
 
 
+def test_what_the_first_version_has_written_is_still_known(path):
+    """Without a key, for it knew none."""
+    old = History(path, MIGRATIONS[:1])
+    old.open()
+    columns = "id, session_id, principal, created_at, finished_at, duration, command, output_bytes, description"
+    old._db.execute(f"INSERT INTO executions ({columns}) VALUES ('one', 's', 'uid 0', 1, 2, 1, 'true', 0, '{{}}')")
+    old._db.commit()
+    old.close()
+    new = History(path)
+    new.open()
+    (found,) = new.find("one")
+    assert (found.command, found.idempotency_key, found.fingerprint) == ("true", None, None)
+    new.close()
+
+
+def test_a_key_finds_the_newest_of_its_principal(history):
+    """Nobody else's, and none that has no key."""
+    history.write([], [record("one", idempotency_key="k", fingerprint="f"), record("two")])
+    history.write([], [record("three", idempotency_key="k", fingerprint="g")])
+    history.write([], [record("four", idempotency_key="k", fingerprint="h", principal="ci")])
+    assert names(history.find_once("uid 0", "k")) == ["three"]
+    assert names(history.find_once("ci", "k")) == ["four"]
+    assert history.find_once("uid 0", "other") == []
+
+
 def test_a_step_that_fails_leaves_the_version_before(path):
     """Nothing is half done: the next daemon begins there."""
     History(path).open()
@@ -194,11 +219,15 @@ def test_a_step_that_fails_leaves_the_version_before(path):
 
 def test_a_later_version_is_left_alone(path):
     """Somebody has gone back to an earlier program: it says so, and does not touch the file."""
-    later = History(path, (*MIGRATIONS, "SELECT 1"))
+    later_steps = (*MIGRATIONS, "SELECT 1")
+    later = History(path, later_steps)
     later.open()
     later.close()
     before = path.read_bytes()
-    with pytest.raises(HistoryError, match=r"version 2, of a later ccexecd; this one writes version 1"):
+    with pytest.raises(
+        HistoryError,
+        match=rf"version {len(later_steps)}, of a later ccexecd; this one writes version {len(MIGRATIONS)}",
+    ):
         History(path).open()
     assert path.read_bytes() == before
 

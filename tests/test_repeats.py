@@ -1,0 +1,78 @@
+"""Requests that are sent again: what their keys stand for, and that nothing runs twice."""
+
+from collections.abc import Iterator
+
+import pytest
+import trio
+import trio.testing
+
+from ccexecd import records
+from ccexecd.admission import AdmissionError, Refusal
+from ccexecd.core.spec import Once, Spec
+from ccexecd.engine import Engine, Execution, Session
+
+from .process.stage import end_of, nothing_left, running_engine
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_behind() -> Iterator[None]:
+    """Walk what is below this process once a test is over, and fail on whatever it left."""
+    with nothing_left():
+        yield
+
+
+def begin(engine: Engine, session: Session, key: str, fingerprint: str = "one") -> Execution:
+    """Have something executed under a key."""
+    return engine.admit(session, Spec(("true",), "true", once=Once(key, fingerprint)))
+
+
+async def test_a_key_stands_for_its_execution():
+    """Of its principal alone, and for these params alone."""
+    async with running_engine() as engine:
+        session = await engine.open_session("somebody")
+        execution = begin(engine, session, "k")
+        assert await engine.repeats.find("somebody", Once("k", "one")) is execution
+        assert await engine.repeats.find("somebody", Once("other", "one")) is None
+        assert await engine.repeats.find("else", Once("k", "one")) is None
+        with pytest.raises(AdmissionError, match="with other params") as refused:
+            await engine.repeats.find("somebody", Once("k", "two"))
+        assert refused.value.refusal is Refusal.CONFLICT
+        assert refused.value.facts == {"execution_id": execution.id}
+        await end_of(execution)
+        assert await engine.repeats.find("somebody", Once("k", "one")) is execution
+
+
+async def test_a_key_is_forgotten_with_its_execution(monkeypatch):
+    """Where nothing outlives the memory; a key that is used anew stands for the new one."""
+    monkeypatch.setattr(records, "REMEMBERED_EXECUTIONS", 1)
+    async with running_engine() as engine:
+        session = await engine.open_session("somebody")
+        for key in ("a", "b"):
+            await end_of(begin(engine, session, key))
+        assert await engine.repeats.find("somebody", Once("a", "one")) is None
+        assert await engine.repeats.find("somebody", Once("b", "one")) is not None
+        assert list(engine.repeats._executions) == [("somebody", "b")]
+
+
+async def test_one_at_a_time_finds_out_what_a_key_stands_for():
+    """Two who come at once do not both find that it is new; other keys are not held up, and nothing is kept."""
+    async with running_engine() as engine:
+        held: list[str] = []
+
+        async def ask(name: str, key: str, release: trio.Event) -> None:
+            async with engine.repeats.deciding("somebody", key):
+                held.append(name)
+                await release.wait()
+
+        first, others = trio.Event(), trio.Event()
+        others.set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, "first", "k", first)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(ask, "second", "k", others)
+            nursery.start_soon(ask, "another", "l", others)
+            await trio.testing.wait_all_tasks_blocked()
+            assert held == ["first", "another"]
+            first.set()
+        assert held == ["first", "another", "second"]
+        assert not engine.repeats._deciding
