@@ -75,6 +75,8 @@ class Following:
                 self._output.write(params["type"], piece_of(params))
             case "process.gap":
                 self._miss(params)
+            case "process.queued":
+                self._remark(f"waits for its turn: position {params['queue_position']}")
             case "server.draining":
                 self._remark("ccexecd is shutting down")
             case "process.completed":

@@ -72,6 +72,8 @@ def _state(execution: dict[str, Any]) -> str:
             return f"signal {number}"
         case {"state": "FINISHED", "reason": str(reason)}:
             return reason
+        case {"state": "QUEUED", "queue_position": int(position)}:
+            return f"queued {position}"
         case {"state": state}:
             return str(state).lower()
     return "-"

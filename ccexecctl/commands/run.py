@@ -59,6 +59,10 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--no-env", action="store_true", help="with the daemon's environment instead of this one")
     parser.add_argument("--label", action="append", default=[], type=pair, metavar="K=V", help="mark it")
     parser.add_argument("--limit", action="append", default=[], type=limit, metavar="K=V", help=LIMIT_HELP)
+    parser.add_argument("--lane", metavar="NAME", help="count it against the limit of a lane of the configuration")
+    parser.add_argument(
+        "--priority", type=int, metavar="N", help="begin before what waits with a lower one (default: 0)"
+    )
     parser.add_argument("--stdbuf", action="store_true", help="have C programs in it write line by line")
     choices = ("kill", "detach")
     parser.add_argument("--leftovers", choices=choices, metavar="HOW", help="kill or detach processes that outlive it")
@@ -136,6 +140,8 @@ def _request(arguments: Namespace) -> dict[str, Any]:
         "labels": dict(arguments.label),
         "limits": dict(arguments.limit) or None,
         "leftovers": arguments.leftovers,
+        "lane": arguments.lane,
+        "priority": arguments.priority,
         "stdbuf": arguments.stdbuf or None,
         "stdin": "open" if arguments.stdin else None,
         "pty": terminal.size() if arguments.tty else None,

@@ -34,6 +34,13 @@ def test_ps_prints_a_table(ctl, daemon):
     assert daemon.asked("list") == [{"state": "live", "limit": 100_000, "resources": True}]
 
 
+def test_what_waits_shows_its_position(ctl, daemon):
+    """It has neither a process nor a start yet."""
+    waiting = {**RUNNING, "state": "QUEUED", "queue_position": 12, "pid": None, "started_at": None, "duration": 0.0}
+    daemon.answers["list"] = {"executions": [waiting]}
+    assert ctl("ps").out.splitlines()[1].split()[:5] == ["1f0c9b2e", "queued", "12", "-", "-"]
+
+
 def test_what_has_finished_uses_nothing(ctl, daemon):
     """A dash for each of what there is no more."""
     used = ("cpu_seconds", "memory_bytes", "process_count")

@@ -203,6 +203,23 @@ def test_what_was_left_behind_and_lost_is_told(ctl, daemon):
     ]
 
 
+def test_waiting_for_a_turn_is_told(ctl, daemon):
+    """On stderr, as often as the daemon says so; the lane and the priority are the request's."""
+    daemon.answers["execute"] = executing(
+        lambda conversation: conversation.notify("process.queued", status="queued", queue_position=2),
+        lambda conversation: conversation.notify("process.queued", status="queued", queue_position=1),
+        wrote("done\n"),
+        ended(),
+    )
+    said = ctl("run", "--lane", "builds", "--priority", "-5", "--", "x")
+    assert (said.code, said.out) == (0, "done\n")
+    assert said.err.splitlines() == [
+        "ccexecctl: waits for its turn: position 2",
+        "ccexecctl: waits for its turn: position 1",
+    ]
+    assert (daemon.asked("execute")[0]["lane"], daemon.asked("execute")[0]["priority"]) == ("builds", -5)
+
+
 def test_limits_are_asked_for(ctl, daemon):
     """Sizes in the units that people use; what went beyond is told by name."""
     daemon.answers["execute"] = executing(ended(-9, "limit", limit="memory_bytes"))
