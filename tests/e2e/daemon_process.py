@@ -40,6 +40,7 @@ class Daemon:
 
     Args:
         state_dir: where it puts everything; its log is stderr, kept there too.
+        descriptors: how many it may have open; None is as many as we may.
         config: keys of its configuration, given in the environment.
 
     Attributes:
@@ -49,14 +50,15 @@ class Daemon:
         may_log_errors: set by a test that provokes errors in the daemon's log.
     """
 
-    def __init__(self, state_dir: Path, **config: object) -> None:
+    def __init__(self, state_dir: Path, *, descriptors: int | None = None, **config: object) -> None:
         self.state_dir = state_dir
         self.may_log_errors = False
         self._mark = uuid.uuid4().hex
         self._log = state_dir / "stderr.log"
+        bound = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"] if descriptors is not None else []
         with self._log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "ccexecd", "--foreground", "--port", "0", "--state-dir", state_dir],
+                [*bound, sys.executable, "-m", "ccexecd", "--foreground", "--port", "0", "--state-dir", state_dir],
                 cwd=CHECKOUT,
                 env=self._environment(config),
                 stdin=subprocess.DEVNULL,
