@@ -217,7 +217,7 @@ class Archive:
     def _lost(self) -> Iterator[Record]:
         """Those that an earlier daemon has not seen to their end, or has not noted."""
         unfinished = {record.id: record for record in self._history.unfinished()}
-        for name in unfinished.keys() | (self.spool.ids() - self._history.ids()):
+        for name in unfinished.keys() | self._history.unknown(self.spool.ids()):
             known, left = unfinished.get(name), self._trace(name)
             if known is not None or left is not None:
                 record = concluded(known, left)

@@ -20,7 +20,8 @@ from ccexecd.core.framing import Framer
 from ccexecd.storage import journal
 from ccexecd.storage.history import Record
 from ccexecd.storage.journal import Line, Place
-from ccexecd.storage.stored_log import JOURNAL, STREAMS, Room, StoredLog
+from ccexecd.storage.room import Room
+from ccexecd.storage.stored_log import JOURNAL, STREAMS, StoredLog, open_to_read
 
 _TAIL = 64 * 1024
 """Bytes of journal looked at first, from the end; what is looked for is among its last few lines, as a rule."""
@@ -64,7 +65,7 @@ def trace(directory: Path, room: Room) -> Trace:
         OSError: it cannot be read.
     """
     log = StoredLog.reopened(directory, room)
-    fd = os.open(directory / JOURNAL, os.O_RDONLY | os.O_CLOEXEC)
+    fd = open_to_read(directory / JOURNAL)
     try:
         start, size = log.journal_bounds
         status = os.fstat(fd)
@@ -182,7 +183,7 @@ def _left_over(path: Path, stream: Stream, offset: int, seq: int) -> Iterator[Ch
     if not path.exists():
         return
     framer = Framer("raw", 0)
-    with path.open("rb") as file:
+    with open(open_to_read(path), "rb") as file:  # noqa: PTH123  # a descriptor
         file.seek(offset)
         reads = iter(partial(file.read, _READ), b"")
         for piece in chain(chain.from_iterable(map(framer.feed, reads)), framer.finish()):

@@ -14,10 +14,11 @@ Owns the files of one execution. Must not know of other executions: what they ta
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
@@ -25,6 +26,7 @@ from ccexecd.core.entries import Chunk, Entry, Gap, Stream, weight
 from ccexecd.sparse import punch_hole
 from ccexecd.storage import journal
 from ccexecd.storage.journal import BLOCK, Account, Line, Place
+from ccexecd.storage.room import Room
 
 JOURNAL = "journal"
 """File name of the journal; the streams' files have their streams' names."""
@@ -40,27 +42,8 @@ SHED_ENTRIES = 256
 SHED_BYTES = 1024 * 1024
 """Bytes given up at a time where there is room for many times as much: a system call then frees 256 blocks."""
 
-_FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-
-
-class Room(Protocol):
-    """What a log on disk shares with all others."""
-
-    @property
-    def most_bytes(self) -> int:
-        """What one of them may keep now."""
-
-    def takes(self, size: int) -> None:
-        """So many more bytes are kept; fewer, if it is negative."""
-
-    def fails(self, log: "StoredLog", error: OSError) -> None:
-        """It could not be written to."""
-
-    def works(self, log: "StoredLog") -> None:
-        """It could be written to, after it could not, or for the first time."""
-
-    def is_over(self, log: "StoredLog") -> None:
-        """Nothing more is written to it."""
+_TO_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO in the place of a file hangs nobody
+_TO_WRITE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class StoredLog:
@@ -233,7 +216,7 @@ class StoredLog:
 
     def finish(self) -> None:
         """Nothing follows but what it has not taken yet: worth trying once more."""
-        if self._retry_at is not None:
+        if self._retry_at is not None and self._retry_at != float("inf"):
             self._retry_at = 0.0
 
     def close(self) -> None:
@@ -299,8 +282,8 @@ class StoredLog:
 
     def _file(self, name: str) -> int:
         if name not in self._files:
-            flags = os.O_RDONLY | os.O_CLOEXEC if self._is_closed else _FILE_FLAGS
-            self._files[name] = os.open(self.directory / name, flags, 0o600)
+            path = self.directory / name
+            self._files[name] = open_to_read(path) if self._is_closed else os.open(path, _TO_WRITE, 0o600)
         return self._files[name]
 
     def _close_unread(self) -> None:
@@ -388,6 +371,19 @@ class StoredReader:
     def close(self) -> None:
         """Read no longer."""
         self._log.end_reading()
+
+
+def open_to_read(path: Path) -> int:
+    """Open a plain file.
+
+    Raises:
+        OSError: it cannot be opened, or it is something else.
+    """
+    fd = os.open(path, _TO_READ)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "is no plain file", str(path))
+    return fd
 
 
 def _put(fd: int, text: bytes, at: int) -> None:

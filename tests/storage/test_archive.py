@@ -255,6 +255,9 @@ DAMAGES = (
     "no output",
     "no directory",
     "a file",
+    "a pipe",
+    "a pipe for output",
+    "a loop",
     "foreign",
 )
 
@@ -280,6 +283,15 @@ async def test_what_is_left_in_pieces(tmp_path, damage):
         case "a file":
             shutil.rmtree(one)
             one.touch()
+        case "a pipe":
+            (one / "journal").unlink()
+            os.mkfifo(one / "journal")
+        case "a pipe for output":
+            (one / "stdout").unlink()
+            os.mkfifo(one / "stdout")
+        case "a loop":
+            (one / "journal").unlink()
+            (one / "journal").symlink_to("journal")
         case "foreign":
             (directory / "output" / "lost+found").mkdir()
             (directory / "output" / "note").write_text("mine")
