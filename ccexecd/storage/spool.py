@@ -152,9 +152,10 @@ class Spool:
             OSError: the directory cannot be read.
         """
         try:
-            return set(os.listdir(self.root))  # noqa: PTH208  # names are all that is wanted
+            names = os.listdir(self.root)  # noqa: PTH208  # names are all that is wanted
         except FileNotFoundError:
             return set()
+        return {name for name in names if name.isascii()}  # what is none is nobody's id
 
     # What logs share
 

@@ -295,6 +295,7 @@ async def test_what_is_left_in_pieces(tmp_path, damage):
         case "foreign":
             (directory / "output" / "lost+found").mkdir()
             (directory / "output" / "note").write_text("mine")
+            (directory / "output" / os.fsdecode(b"\xff")).mkdir()
     async with opened(directory) as archive:
         assert (await only(archive, "one")).completion["reason"] == "lost"
         assert output_of(await only(archive, "two")) == b"hello\nhalf a line"
