@@ -93,6 +93,7 @@ def test_defaults_are_those_of_the_contract():
         "TokenAdd": {"name": "ci", "scopes": ("observe",), "lifetime": None},
         "TokenRotate": {"name": "default"},
         "TokenRevoke": {"name": "ci"},
+        "Policy": {"argv": None, "command": None, "cwd": None, "env": (), "principal": None},
         "Nothing": {},
     }
 
