@@ -451,6 +451,8 @@ ELSEWHERE = {
     "ccexecd/core/entries.py": ("tests/core/test_output.py", "values that the log holds"),
     "ccexecd/core/store.py": ("tests/storage/test_stored_log.py", "the one that there is"),
     "ccexecd/service/figures.py": ("tests/external/test_metrics.py", "what is read there"),
+    "ccexecd/storage/stored_reader.py": ("tests/storage/test_stored_log.py", "a place in one"),
+    "ccexecd/storage/room.py": ("tests/storage/test_spool.py", "the one that there is"),
     "ccexecd/session.py": ("tests/test_engine.py", "the engine opens and ends it"),
     "ccexecd/sparse.py": ("tests/storage/test_stored_log.py", "one system call"),
     "ccexecd/storage/past.py": ("tests/storage/test_archive.py", "values that the archive gives"),

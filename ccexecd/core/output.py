@@ -13,7 +13,7 @@ that the window still holds, and a `Gap` for those that it does not.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ccexecd.core.entries import Chunk, Entry, Gap, Note, Stream, cost, weight
@@ -59,18 +59,19 @@ class OutputLog:
 
     @classmethod
     def restored(
-        cls, store: Store | None, next_seq: int, sizes: dict[Stream, int], dropped: tuple[int, int]
+        cls, store: Store | None, last: Sequence[Note], sizes: dict[Stream, int], dropped: tuple[int, int]
     ) -> "OutputLog":
-        """The log of an execution that has finished long ago: all that is left of it is in the store.
+        """The log of an execution that has finished long ago: what is left of it is in the store, but for its end.
 
         Args:
             store: has it; None if nothing is left.
-            next_seq: the number after the last entry.
+            last: the last entries; these are known whatever is left.
             sizes: bytes of each stream.
             dropped: bytes and lines that can be had no more.
         """
         log = cls(0, store)
-        log.next_seq = log._unstored = next_seq
+        log._entries.extend(last)
+        log.next_seq = log._unstored = last[-1].seq + 1
         log.sizes = sizes
         log.dropped_bytes, log.dropped_lines = dropped
         log.closed = True

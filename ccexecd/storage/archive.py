@@ -23,7 +23,7 @@ import trio
 from ccexecd.storage.history import History, HistoryError, Record, SessionRecord, Wanted
 from ccexecd.storage.journal import JournalError
 from ccexecd.storage.past import PastExecution
-from ccexecd.storage.recovery import Trace, concluded, trace
+from ccexecd.storage.recovery import Trace, begun, concluded, trace, unended
 from ccexecd.storage.spool import Retention, Spool
 from ccexecd.storage.stored_log import StoredLog
 
@@ -54,6 +54,7 @@ class Archive:
     """
 
     def __init__(self, directory: Path, retention: Retention) -> None:
+        self._audit = directory / "audit"
         self.spool = Spool(directory / "output", retention, self._wake)
         self._history = History(directory / "history.db")
         self._problem = ""
@@ -150,6 +151,7 @@ class Archive:
     async def _write(self) -> None:
         """Write what has come together; what cannot be written waits for the next time."""
         self._wanted = trio.Event()
+        self.spool.prepare()
         due = self.spool.due(time.time())
         self._removed += due
         sessions, makers = self._sessions, self._executions
@@ -229,8 +231,12 @@ class Archive:
     def _lost(self) -> Iterator[Record]:
         """Those that an earlier daemon has not seen to their end, or has not noted."""
         unfinished = {record.id: record for record in self._history.unfinished()}
-        for name in unfinished.keys() | (self.spool.ids() - self._history.ids()):
-            known, left = unfinished.get(name), self._trace(name)
+        admitted = unended(self._audit)
+        ids = self.spool.ids()
+        for name in unfinished.keys() | self._history.unknown(ids | admitted.keys()):
+            known, left = unfinished.get(name), self._trace(name) if name in ids else None
+            if known is None and left is None and name in admitted:
+                known = begun(name, admitted[name])
             if known is not None or left is not None:
                 record = concluded(known, left)
                 log.warning("execution %s: %s", name, record.reason, extra={"command": record.command})

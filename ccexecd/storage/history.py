@@ -237,13 +237,14 @@ class History:
         """
         return self._records("WHERE finished_at IS NULL", ())
 
-    def ids(self) -> set[str]:
-        """The ids of all.
+    def unknown(self, execution_ids: Iterable[str]) -> set[str]:
+        """Those of these ids that are none of an execution that it knows.
 
         Raises:
-            sqlite3.Error: they could not be read.
+            sqlite3.Error: they could not be looked for.
         """
-        return {name for (name,) in self._db.execute("SELECT id FROM executions")}
+        query = "SELECT value FROM json_each(?) WHERE value NOT IN (SELECT id FROM executions)"
+        return {name for (name,) in self._db.execute(query, (orjson.dumps(list(execution_ids)).decode(),))}
 
     def outputs(self) -> list[tuple[str, float, int]]:
         """Id, end and size of the output of every finished execution that has some on disk, the oldest first.

@@ -8,10 +8,14 @@ from functools import cached_property
 from typing import Any
 
 from ccexecd.core.display import Display
+from ccexecd.core.entries import Note
 from ccexecd.core.execution import State
 from ccexecd.core.output import OutputLog
 from ccexecd.storage.history import Record
 from ccexecd.storage.stored_log import StoredLog
+
+_START_AND_END = 2
+"""Entries of an execution that wrote nothing, and with which nothing was done."""
 
 
 class PastExecution:
@@ -48,13 +52,22 @@ class PastExecution:
         known = self._record.description
         sizes = {"stdout": known["stdout_bytes"], "stderr": known["stderr_bytes"]}
         dropped = store.dropped if store is not None else (sum(sizes.values()), 0)
-        return OutputLog.restored(store, known["next_seq"], sizes, dropped)  # type: ignore[arg-type]  # those are streams
+        return OutputLog.restored(store, self._last_notes(), sizes, dropped)  # type: ignore[arg-type]  # those are streams
+
+    def _last_notes(self) -> list[Note]:
+        """Its end; of one that did nothing but start and end, both."""
+        known, end = self._record.description, self._record.description["next_seq"] - 1
+        notes = [Note(end, "process.completed", self.completion)]
+        if end == _START_AND_END and known["pid"] is not None:
+            started = {"status": "started", "pid": known["pid"], "pgid": known["pgid"]}
+            notes.insert(0, Note(1, "process.started", started))
+        return notes
 
     @property
     def description(self) -> dict[str, Any]:
         """What `list` and `status` tell of it."""
         known = dict(self._record.description)
-        return known if self._record.output_bytes else known | {"oldest_seq": known["next_seq"]}
+        return known if self._record.output_bytes else known | {"oldest_seq": self._last_notes()[0].seq}
 
     @property
     def completion(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ the last read before the end) gets one, and the last entry says how it ended. Mu
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
@@ -18,9 +18,11 @@ from ccexecd.core.entries import Chunk, Entry, Note, Stream
 from ccexecd.core.execution import Outcome, Reason, State
 from ccexecd.core.framing import Framer
 from ccexecd.storage import journal
+from ccexecd.storage.chain import files_in, opened
 from ccexecd.storage.history import Record
 from ccexecd.storage.journal import Line, Place
-from ccexecd.storage.stored_log import JOURNAL, STREAMS, Room, StoredLog
+from ccexecd.storage.room import Room
+from ccexecd.storage.stored_log import JOURNAL, STREAMS, StoredLog, open_to_read
 
 ONCE = "once"
 """What a journal has its description of an execution say besides: its idempotency key and fingerprint."""
@@ -29,6 +31,12 @@ _TAIL = 64 * 1024
 """Bytes of journal looked at first, from the end; what is looked for is among its last few lines, as a rule."""
 
 _READ = 1024 * 1024
+_AUDIT_TAIL = 1024 * 1024
+"""Bytes of the audit's end that are read: some two thousand executions, of which the last few are looked for."""
+
+_AFTER_START = 2
+"""The number after that of `process.started`, which is the first entry of every execution that has started."""
+
 _STAT_BLOCK = 512  # bytes, whatever the file system's block is: stat(2)
 
 
@@ -67,7 +75,7 @@ def trace(directory: Path, room: Room) -> Trace:
         OSError: it cannot be read.
     """
     log = StoredLog.reopened(directory, room)
-    fd = os.open(directory / JOURNAL, os.O_RDONLY | os.O_CLOEXEC)
+    fd = open_to_read(directory / JOURNAL)
     try:
         start, size = log.journal_bounds
         status = os.fstat(fd)
@@ -126,6 +134,8 @@ def concluded(known: Record | None, left: Trace | None) -> Record:
     if left is not None:
         is_new = left.completion is None
         description |= {"next_seq": left.next_seq + is_new, "oldest_seq": left.log.oldest_seq}
+    else:  # it may have been told as started
+        description["next_seq"] = max(description["next_seq"], _AFTER_START) + 1
     return Record(
         id=description["execution_id"],
         session_id=description["session_id"],
@@ -142,6 +152,76 @@ def concluded(known: Record | None, left: Trace | None) -> Record:
         idempotency_key=key,
         fingerprint=fingerprint,
     )
+
+
+def unended(directory: Path) -> dict[str, dict[str, Any]]:
+    """The executions that the audit has as begun, and not as ended, in the last life of the daemon.
+
+    Args:
+        directory: where the audit's files are.
+
+    Returns:
+        The records of the decisions, by the execution's id; nothing where there is no audit that can be read.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        for record in filter(None, map(opened, _last_records(directory))):
+            fields = record.fields
+            if fields.get("kind") == "began":
+                found.clear()
+            elif fields.get("kind") == "decision" and fields.get("decision") == "allowed":
+                found[str(fields.get("execution_id"))] = fields
+            elif fields.get("kind") == "outcome":
+                found.pop(str(fields.get("execution_id")), None)
+    except OSError:
+        return {}
+    return found
+
+
+def _last_records(directory: Path) -> list[bytes]:
+    """The lines at the end of the audit; the first one may be a part of one."""
+    text = b""
+    for file in reversed(files_in(directory)[-2:]):
+        with file.open("rb") as stream:
+            stream.seek(max(0, file.stat().st_size + len(text) - _AUDIT_TAIL))
+            text = stream.read() + text
+    return text.splitlines(keepends=True)
+
+
+def begun(execution_id: str, fields: Mapping[str, Any]) -> Record:
+    """What is known of an execution of which there is nothing but the decision that it may begin.
+
+    Args:
+        execution_id: its id.
+        fields: of the record of that decision.
+    """
+    session_id, principal, command = (str(fields.get(name, "")) for name in ("session_id", "principal", "command"))
+    description: dict[str, Any] = {
+        **dict.fromkeys(("pid", "pgid", "started_at", "finished_at", "exit_code", "signal", "reason", "limit")),
+        **dict.fromkeys(("stdout_bytes", "stderr_bytes", "dropped_bytes"), 0),
+        "execution_id": execution_id,
+        "session_id": session_id,
+        "principal": principal,
+        "command": command,
+        "argv": [command],
+        "cwd": str(fields.get("cwd", "/")),
+        "created_at": str(fields["t"]),
+        "labels": {},
+        "timeout": None,
+        "timeout_source": "none",
+        "limits": {},
+        "error": "",
+        "leftovers": [],
+        "left_running": False,
+        "next_seq": 1,
+        "oldest_seq": 1,
+        "framing": "lines",
+        "max_line_bytes": None,
+        "stdin": "closed",
+        "pty": None,
+    }
+    created = _seconds(description["created_at"])
+    return Record(execution_id, session_id, principal, created, None, None, None, 0.0, command, 0, description, None)
 
 
 def _lost(description: dict[str, Any], end: float) -> dict[str, Any]:
@@ -190,7 +270,7 @@ def _left_over(path: Path, stream: Stream, offset: int, seq: int) -> Iterator[Ch
     if not path.exists():
         return
     framer = Framer("raw", 0)
-    with path.open("rb") as file:
+    with open(open_to_read(path), "rb") as file:  # noqa: PTH123  # a descriptor
         file.seek(offset)
         reads = iter(partial(file.read, _READ), b"")
         for piece in chain(chain.from_iterable(map(framer.feed, reads)), framer.finish()):

@@ -63,6 +63,7 @@ class Spool:
         self._on_excess = on_excess
         self._logs: WeakValueDictionary[str, StoredLog] = WeakValueDictionary()
         self._live: set[StoredLog] = set()
+        self._fresh: list[StoredLog] = []
         self._finished: OrderedDict[str, tuple[float, int]] = OrderedDict()  # when, and how much; the oldest first
         self._failing: dict[StoredLog, str] = {}
         self._unproven = ""  # why the last one failed that has since been closed, until another one works
@@ -87,13 +88,19 @@ class Spool:
         return next(iter(self._failing.values()), self._unproven)
 
     def begin(self, execution_id: str, description: dict[str, Any]) -> StoredLog | None:
-        """A log for a new execution; its files are being made. None if nothing is kept."""
+        """A log for a new execution; its files are made when they are needed. None if nothing is kept."""
         if not self.retention.execution_bytes:
             return None
         log = self._logs[execution_id] = StoredLog(self.root / execution_id, description, self)
         self._live.add(log)
-        log.prepare()
+        self._fresh.append(log)
         return log
+
+    def prepare(self) -> None:
+        """Make the files of those that live on: when their first output comes, nobody is to wait for that."""
+        fresh, self._fresh = self._fresh, []
+        for log in fresh:
+            log.prepare()
 
     def reopened(self, execution_id: str) -> StoredLog:
         """The log of an execution that has finished.
@@ -152,9 +159,10 @@ class Spool:
             OSError: the directory cannot be read.
         """
         try:
-            return set(os.listdir(self.root))  # noqa: PTH208  # names are all that is wanted
+            names = os.listdir(self.root)  # noqa: PTH208  # names are all that is wanted
         except FileNotFoundError:
             return set()
+        return {name for name in names if name.isascii()}  # what is none is nobody's id
 
     # What logs share
 

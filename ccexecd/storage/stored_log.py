@@ -6,6 +6,9 @@ outlives the daemon, however that ends. Everything is written at a place that is
 way is written over by the next attempt. When the disk takes no more, the attempt is repeated once a second, as long as
 there is output; the log then hands in what it still has.
 
+Nothing is made on disk before the first output, or before the execution has lived for a moment: one that ends at once
+and writes nothing leaves no files. What the log has by then is handed in with the first entry.
+
 The oldest entries go when there are more bytes than may be: the file system takes their blocks back, and offsets stay
 what they were.
 
@@ -14,10 +17,11 @@ Owns the files of one execution. Must not know of other executions: what they ta
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
@@ -25,6 +29,8 @@ from ccexecd.core.entries import Chunk, Entry, Gap, Stream, weight
 from ccexecd.sparse import punch_hole
 from ccexecd.storage import journal
 from ccexecd.storage.journal import BLOCK, Account, Line, Place
+from ccexecd.storage.room import Room
+from ccexecd.storage.stored_reader import StoredReader
 
 JOURNAL = "journal"
 """File name of the journal; the streams' files have their streams' names."""
@@ -40,27 +46,8 @@ SHED_ENTRIES = 256
 SHED_BYTES = 1024 * 1024
 """Bytes given up at a time where there is room for many times as much: a system call then frees 256 blocks."""
 
-_FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-
-
-class Room(Protocol):
-    """What a log on disk shares with all others."""
-
-    @property
-    def most_bytes(self) -> int:
-        """What one of them may keep now."""
-
-    def takes(self, size: int) -> None:
-        """So many more bytes are kept; fewer, if it is negative."""
-
-    def fails(self, log: "StoredLog", error: OSError) -> None:
-        """It could not be written to."""
-
-    def works(self, log: "StoredLog") -> None:
-        """It could be written to, after it could not, or for the first time."""
-
-    def is_over(self, log: "StoredLog") -> None:
-        """Nothing more is written to it."""
+_TO_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO in the place of a file hangs nobody
+_TO_WRITE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class StoredLog:
@@ -95,7 +82,7 @@ class StoredLog:
         self._given_back = {"stdout": 0, "stderr": 0, JOURNAL: 0}  # and the whole blocks of it before that, given back
         self._retry_at: float | None = None
         self._readers = 0
-        self._is_closed = False
+        self._is_wanted = self._is_closed = False
 
     @classmethod
     def reopened(cls, directory: Path, room: Room) -> "StoredLog":
@@ -151,21 +138,23 @@ class StoredLog:
     @property
     def is_ready(self) -> bool:
         """Whether it is worth trying to write."""
-        return self._retry_at is None or time.monotonic() >= self._retry_at
+        return self._is_wanted and (self._retry_at is None or time.monotonic() >= self._retry_at)
 
     def prepare(self) -> None:
         """Make its files ahead of the first output, in a moment in which nobody waits for that."""
+        if self._end or self._is_closed:
+            return
+        self._is_wanted = True
         try:
             self._make_journal()
         except OSError as error:
             self._fail(error)
-        else:
-            self._room.works(self)
 
     def write(self, stream: Stream, received: bytes) -> None:
         """Keep what a read brought."""
         start = self._ends[stream]
         self._ends[stream] = start + len(received)
+        self._is_wanted = True
         if self.is_ready:
             try:
                 self._make_journal()
@@ -227,13 +216,13 @@ class StoredLog:
             self._give_up(gone, self._oldest.position)
         return gone
 
-    def reader(self, seq: int) -> "StoredReader":
+    def reader(self, seq: int) -> StoredReader:
         """A place in it, at the entry that holds `seq`."""
         return StoredReader(self, seq)
 
     def finish(self) -> None:
         """Nothing follows but what it has not taken yet: worth trying once more."""
-        if self._retry_at is not None:
+        if self._retry_at is not None and self._retry_at != float("inf"):
             self._retry_at = 0.0
 
     def close(self) -> None:
@@ -296,11 +285,12 @@ class StoredLog:
         _put(self._file(JOURNAL), first, 0)
         self._start = self._end = self._given_back[JOURNAL] = len(first)
         self._holds(len(first))
+        self._room.works(self)
 
     def _file(self, name: str) -> int:
         if name not in self._files:
-            flags = os.O_RDONLY | os.O_CLOEXEC if self._is_closed else _FILE_FLAGS
-            self._files[name] = os.open(self.directory / name, flags, 0o600)
+            path = self.directory / name
+            self._files[name] = open_to_read(path) if self._is_closed else os.open(path, _TO_WRITE, 0o600)
         return self._files[name]
 
     def _close_unread(self) -> None:
@@ -348,9 +338,10 @@ class StoredLog:
         try:
             for name, end in self._gone_to.items():
                 self._give_back(name, end)
-        except OSError as error:  # a file system that cannot: what has gone would go on to take room
+        except OSError as error:
             self._fail(error)
-            self._retry_at = float("inf")
+            if error.errno == errno.EOPNOTSUPP:  # a file system that cannot: what has gone would go on to take room
+                self._retry_at = float("inf")
 
     def _give_back(self, name: str, end: int) -> None:
         start, whole = -(-self._given_back[name] // BLOCK) * BLOCK, end // BLOCK * BLOCK
@@ -359,35 +350,17 @@ class StoredLog:
             self._given_back[name] = whole
 
 
-class StoredReader:
-    """A place in a log on disk.
+def open_to_read(path: Path) -> int:
+    """Open a plain file.
 
-    Attributes:
-        position: in its journal, after what was taken.
+    Raises:
+        OSError: it cannot be opened, or it is something else.
     """
-
-    def __init__(self, log: StoredLog, seq: int) -> None:
-        self._log = log
-        self.position = log.begin_reading(seq)
-        self._lines: Iterator[tuple[int, int, Line]] = iter(())
-
-    def take(self) -> Entry | Gap | None:
-        """Give the next entry and move on; None when there are no more, or they cannot be read."""
-        try:
-            found = next(self._lines, None)
-            if found is None:
-                self._lines = self._log.lines(self.position)
-                found = next(self._lines, None)
-            if found is None:
-                return None
-            _, self.position, said = found
-            return said.chunk(self._log.text(said)) if isinstance(said, Place) else said
-        except OSError:
-            return None
-
-    def close(self) -> None:
-        """Read no longer."""
-        self._log.end_reading()
+    fd = os.open(path, _TO_READ)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "is no plain file", str(path))
+    return fd
 
 
 def _put(fd: int, text: bytes, at: int) -> None:

@@ -64,7 +64,6 @@ def test_defaults_are_those_of_the_contract():
             "lane": None,
             "priority": None,
         },
-        "Policy": {"command": None, "argv": None, "cwd": None, "env": (), "principal": None},
         "Limits": dict.fromkeys(["memory_bytes", "cpu_seconds", "processes", "open_files", "file_bytes", "nice"]),
         "TerminalSize": {"cols": 80, "rows": 24},
         "ResizePty": {"execution_id": None, "cols": 80, "rows": 24},
@@ -94,6 +93,7 @@ def test_defaults_are_those_of_the_contract():
         "TokenAdd": {"name": "ci", "scopes": ("observe",), "lifetime": None},
         "TokenRotate": {"name": "default"},
         "TokenRevoke": {"name": "ci"},
+        "Policy": {"argv": None, "command": None, "cwd": None, "env": (), "principal": None},
         "Nothing": {},
     }
 

@@ -13,11 +13,12 @@ import pytest
 import trio
 import trio.testing
 
-from ccexecd.core.entries import Chunk, Note
+from ccexecd.core.entries import Chunk, Gap, Note
 from ccexecd.core.framing import Framer
 from ccexecd.core.output import OutputLog
 from ccexecd.storage import archive as archive_module
 from ccexecd.storage.archive import Archive
+from ccexecd.storage.audit import Audit
 from ccexecd.storage.history import Record, SessionRecord, Wanted
 from ccexecd.storage.past import PastExecution
 from ccexecd.storage.recovery import ONCE
@@ -116,6 +117,8 @@ class Run:
     def record(self) -> Record:
         known = description(self.name) | {
             "state": "RUNNING" if self.finished_at is None else "FINISHED",
+            "pid": 77,
+            "pgid": 77,
             "stdout_bytes": self.log.sizes["stdout"],
             "next_seq": self.log.next_seq,
         }
@@ -217,6 +220,42 @@ async def test_what_ran_when_it_died_is_lost_with_all_its_output(tmp_path):
         assert (one.log.next_seq, one.description["next_seq"]) == (5, 5)
 
 
+async def test_what_left_nothing_but_the_decision_is_lost(tmp_path):
+    """Killed before its first output, in the moment before it is noted: the audit has it as begun, and not as ended."""
+    audit = Audit(tmp_path / "audit", 1 << 20, 3)
+    for name in ("earlier", "ended", "refused", "begun"):
+        if name == "ended":
+            audit.record("began", {"pid": 1})
+        decision = "refused" if name == "refused" else "allowed"
+        whose = {"session_id": "s", "principal": "uid:0", "command": f"run {name}", "cwd": "/tmp"}
+        audit.record("decision", {"execution_id": name, "decision": decision, **whose})
+    audit.record("outcome", {"execution_id": "ended"})
+    async with opened(tmp_path) as archive:
+        [begun] = await archive.newest(Wanted())
+        assert (begun.id, begun.principal, begun.completion["reason"]) == ("begun", "uid:0", "lost")
+        assert (begun.description["command"], begun.description["state"]) == ("run begun", "FINISHED")
+        cursor = begun.log.cursor(0)
+        assert list(iter(cursor.take, None)) == [Gap(1, 1, None, None), Note(2, "process.completed", begun.completion)]
+    async with opened(tmp_path) as archive:
+        assert len(await archive.newest(Wanted())) == 1
+    audit.close({})
+
+
+async def test_the_end_is_told_whatever_is_left(tmp_path, until):
+    """Also of what wrote nothing and has no files, and of what has lost them."""
+    async with opened(tmp_path) as archive:
+        Run(archive, "silent").start().finish()
+        Run(archive, "loud").start().write(b"hello\n").finish()
+        await until(lambda: archive.is_settled)
+        shutil.rmtree(tmp_path / "output" / "loud")
+    assert not (tmp_path / "output" / "silent").exists()
+    async with opened(tmp_path) as archive:
+        silent, loud = [(await only(archive, name)).log.cursor(0) for name in ("silent", "loud")]
+        assert [each.method for each in iter(silent.take, None)] == ["process.started", "process.completed"]
+        gap, end = iter(loud.take, None)
+        assert (gap.from_seq, gap.to_seq, end.method) == (1, 2, "process.completed")
+
+
 async def test_recovering_twice_changes_nothing(tmp_path):
     """A daemon that dies while it starts leaves the next one the same."""
     directory = tmp_path / "state"
@@ -256,6 +295,9 @@ DAMAGES = (
     "no output",
     "no directory",
     "a file",
+    "a pipe",
+    "a pipe for output",
+    "a loop",
     "foreign",
 )
 
@@ -281,9 +323,19 @@ async def test_what_is_left_in_pieces(tmp_path, damage):
         case "a file":
             shutil.rmtree(one)
             one.touch()
+        case "a pipe":
+            (one / "journal").unlink()
+            os.mkfifo(one / "journal")
+        case "a pipe for output":
+            (one / "stdout").unlink()
+            os.mkfifo(one / "stdout")
+        case "a loop":
+            (one / "journal").unlink()
+            (one / "journal").symlink_to("journal")
         case "foreign":
             (directory / "output" / "lost+found").mkdir()
             (directory / "output" / "note").write_text("mine")
+            (directory / "output" / os.fsdecode(b"\xff")).mkdir()
     async with opened(directory) as archive:
         assert (await only(archive, "one")).completion["reason"] == "lost"
         assert output_of(await only(archive, "two")) == b"hello\nhalf a line"
@@ -383,7 +435,7 @@ async def test_output_goes_when_it_is_due_and_its_execution_stays_known(tmp_path
         await until(lambda: archive.spool.ids() == {"e3", "e4"})
         old = await only(archive, "e0")
         assert (old.completion["exit_code"], output_of(old)) == (3, b"")
-        assert old.description["oldest_seq"] == old.log.oldest_seq == old.log.next_seq == 5
+        assert old.description["oldest_seq"] == old.log.oldest_seq == old.log.next_seq - 1 == 4
         assert len(output_of(await only(archive, "e4"))) == 100_000
         assert archive.spool.used_bytes <= 250_000
     async with opened(tmp_path, keeping) as archive:

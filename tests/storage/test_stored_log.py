@@ -45,11 +45,15 @@ def append(log: OutputLog, *texts: bytes, stream: str = "stdout") -> None:
         log.extend(stream, text, [Piece(text)])
 
 
+END = "the end of the test"
+"""The last entry of a log that is read again."""
+
+
 def everything(log: OutputLog, from_seq: int = 0) -> list[Chunk | Note | Gap]:
     """All entries that a new watcher sees."""
     cursor = log.cursor(from_seq)
     try:
-        return list(iter(cursor.take, None))
+        return [entry for entry in iter(cursor.take, None) if not isinstance(entry, Note) or entry.method != END]
     finally:
         cursor.close()
 
@@ -58,7 +62,8 @@ def again(store: StoredLog) -> OutputLog:
     """The log as another daemon finds it."""
     reopened = StoredLog.reopened(store.directory, Room())
     last = list(reopened.lines(reopened.journal_bounds[0]))[-1][2]
-    return OutputLog.restored(reopened, last.seq + last.count, {"stdout": 0, "stderr": 0}, reopened.dropped)
+    end = Note(last.seq + last.count, END, {})
+    return OutputLog.restored(reopened, [end], {"stdout": 0, "stderr": 0}, reopened.dropped)
 
 
 def test_what_has_left_the_window_is_read_from_disk(store):
@@ -100,7 +105,17 @@ def test_nobody_else_may_read_it(store):
     assert modes == {"one": "0o700", "journal": "0o600", "stdout": "0o600"}
 
 
-def test_an_execution_without_output_has_a_journal_only(store):
+def test_an_execution_without_output_has_no_files(store):
+    """One that ends at once, that is; and who looks sees what there was."""
+    log = OutputLog(HUGE, store)
+    log.note("process.started", {})
+    log.note("process.completed", {})
+    log.close()
+    assert not store.directory.exists()
+    assert [entry.method for entry in everything(log)] == ["process.started", "process.completed"]
+
+
+def test_a_silent_execution_that_lives_has_a_journal_only(store):
     """And no descriptor stays open when it is over."""
     before = descriptors()
     log = OutputLog(HUGE, store)
@@ -338,6 +353,7 @@ class StoredLogMachine(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp())
         self.room = Room(4000)
         self.store = StoredLog(self.directory / "one", EXECUTION, self.room)
+        self.store.prepare()
         self.log = OutputLog(4 * ENTRY_OVERHEAD, self.store)
         self.entries: list[Chunk | Note] = []
         self.sizes = {"stdout": 0, "stderr": 0}

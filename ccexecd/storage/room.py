@@ -1,0 +1,26 @@
+"""What a log on disk shares with all others, as the log sees it."""
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from ccexecd.storage.stored_log import StoredLog
+
+
+class Room(Protocol):
+    """What a log on disk shares with all others."""
+
+    @property
+    def most_bytes(self) -> int:
+        """What one of them may keep now."""
+
+    def takes(self, size: int) -> None:
+        """So many more bytes are kept; fewer, if it is negative."""
+
+    def fails(self, log: "StoredLog", error: OSError) -> None:
+        """It could not be written to."""
+
+    def works(self, log: "StoredLog") -> None:
+        """It could be written to, after it could not, or for the first time."""
+
+    def is_over(self, log: "StoredLog") -> None:
+        """Nothing more is written to it."""

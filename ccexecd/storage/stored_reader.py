@@ -1,0 +1,41 @@
+"""A place in a log on disk."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ccexecd.core.entries import Entry, Gap
+from ccexecd.storage.journal import Line, Place
+
+if TYPE_CHECKING:
+    from ccexecd.storage.stored_log import StoredLog
+
+
+class StoredReader:
+    """A place in a log on disk.
+
+    Attributes:
+        position: in its journal, after what was taken.
+    """
+
+    def __init__(self, log: "StoredLog", seq: int) -> None:
+        self._log = log
+        self.position = log.begin_reading(seq)
+        self._lines: Iterator[tuple[int, int, Line]] = iter(())
+
+    def take(self) -> Entry | Gap | None:
+        """Give the next entry and move on; None when there are no more, or they cannot be read."""
+        try:
+            found = next(self._lines, None)
+            if found is None:
+                self._lines = self._log.lines(self.position)
+                found = next(self._lines, None)
+            if found is None:
+                return None
+            _, self.position, said = found
+            return said.chunk(self._log.text(said)) if isinstance(said, Place) else said
+        except OSError:
+            return None
+
+    def close(self) -> None:
+        """Read no longer."""
+        self._log.end_reading()
