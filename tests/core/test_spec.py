@@ -33,6 +33,9 @@ def test_a_spec_needs_no_more_than_its_words():
         "agent": "auto",
         "post_result_grace": None,
         "run_as": None,
+        "lane": "",
+        "priority": 0,
+        "once": None,
         "limits": dict.fromkeys(["memory_bytes", "cpu_seconds", "processes", "open_files", "file_bytes", "nice"]),
     }
 
