@@ -82,7 +82,7 @@ def launch(
                 raise CtlError("ccexecd started, but ended at once", f"its log: {place.paths.log_file}") from error
             continue  # the one we waited for has failed or ended: now it is our turn
         if status["state"] != "draining":
-            _check_door(status["address"], deadline)
+            _check_door(status["address"], deadline, is_tls=status.get("url", "").startswith("wss:"))
             return Launched(is_new, status, place)
         await_end(Path(status["pidfile"]), status["pid"], deadline)
 
@@ -214,8 +214,8 @@ def _await_answer(place: Place, deadline: float) -> dict[str, Any]:
         time.sleep(RETRY_INTERVAL)
 
 
-def _check_door(address: str, deadline: float) -> None:
-    """Ask the external port for its health, as a client on this machine would.
+def _check_door(address: str, deadline: float, *, is_tls: bool) -> None:
+    """Ask the external port for its health, as a client on this machine would that knows whom it talks to.
 
     Raises:
         UnreachableError: nobody answers there, or somebody who is not well.
@@ -227,13 +227,24 @@ def _check_door(address: str, deadline: float) -> None:
     status_line = b""
     with (
         suppress(OSError),
-        socket.create_connection((host, int(port)), max(deadline - time.monotonic(), 1.0)) as connection,
+        socket.create_connection((host, int(port)), max(deadline - time.monotonic(), 1.0)) as plain,
+        _wrapped(plain) if is_tls else plain as connection,
         connection.makefile("rb") as answer,
     ):
         connection.sendall(request.encode())
         status_line = answer.readline(100)
     if not status_line.startswith(b"HTTP/1.1 200"):
         raise UnreachableError(
-            f"ccexecd answers on its control socket, but http://{address}/health does not",
+            f"ccexecd answers on its control socket, but {'https' if is_tls else 'http'}://{address}/health does not",
             "does something else, a firewall for instance, stand before that port?",
         )
+
+
+def _wrapped(plain: socket.socket) -> socket.socket:
+    """TLS on a connection to a daemon that its control socket has named: whose certificate it shows is no question."""
+    import ssl  # noqa: PLC0415  # 20 ms
+
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context.wrap_socket(plain)

@@ -21,9 +21,10 @@ from ccexecd.process import programs
 
 __all__ = ["Judge", "RefusedError", "Ruling"]
 
-MAX_WORDS = 10_000
-MAX_SIZE = 2 * 1024 * 1024
-"""Words and characters that are judged: as much as the kernel lets a program have by default (execve(2), ARG_MAX)."""
+MAX_WORDS = 1000
+MAX_SIZE = 256 * 1024
+"""Words and characters that are judged: each is held against each pattern, and the event loop waits for it. A hundred
+patterns take some 0.1 s for as much as this; the longest word that the kernel takes (execve(2), 128 KiB) fits in."""
 
 MAX_EXPRESSED = 16 * 1024
 """Characters beyond which regular expressions are not tried: the event loop waits for them."""

@@ -116,13 +116,13 @@ class Records:
             self._archive.finished(execution.id, moment, size, lambda: _record(execution, store))
             execution.log.shrink(REMEMBERED_WINDOW)
         self._remembered.append(execution)
-        self._remembered_bytes += execution.log.held_bytes
+        self._remembered_bytes += _weight(execution)
         forgotten = []
         while len(self._remembered) > 1 and (
             len(self._remembered) > REMEMBERED_EXECUTIONS or self._remembered_bytes > REMEMBERED_BYTES
         ):
             forgotten.append(self._remembered.popleft())
-            self._remembered_bytes -= forgotten[-1].log.held_bytes
+            self._remembered_bytes -= _weight(forgotten[-1])
         return forgotten
 
     async def recall(self, name: str, principal: str | None, *, prefix: bool) -> list[PastExecution]:
@@ -142,9 +142,17 @@ class Records:
         return await self._archive.newest(wanted) if self._archive is not None and wanted.limit > 0 else []
 
 
+def _weight(execution: Execution) -> int:
+    """Bytes of memory that a finished execution takes: its output, and what was to be run."""
+    spec = execution.spec
+    words = len(spec.display) + sum(map(len, spec.argv)) + sum(map(len, spec.env.values()))
+    return execution.log.held_bytes + words
+
+
 def _record(execution: Execution, store: StoredLog | None) -> Record:
     """What the history keeps of an execution."""
     outcome, ended, once = execution.outcome, execution.finished_at, execution.spec.once
+    described = describe(execution)
     return Record(
         id=execution.id,
         session_id=execution.session_id,
@@ -154,9 +162,9 @@ def _record(execution: Execution, store: StoredLog | None) -> Record:
         reason=outcome.reason.value if outcome is not None else None,
         exit_code=outcome.exit_code if outcome is not None else None,
         duration=execution.duration,
-        command=execution.spec.display,
+        command=described["command"],
         output_bytes=store.held_bytes if store is not None and store.oldest_seq is not None else 0,
-        description=describe(execution),
+        description=described,
         completion=execution.completion(outcome) if outcome is not None else None,
         idempotency_key=once.key if once is not None else None,
         fingerprint=once.fingerprint if once is not None else None,

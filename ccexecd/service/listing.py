@@ -17,6 +17,9 @@ from ccexecd.service.peer import Peer
 REPLY_BYTES = 1000 * 1024
 """Bytes of JSON of the entries of one reply: with what is around them, less than the 1 MiB that a frame may have."""
 
+MOST_LISTED = 2000
+"""Executions of the past that are looked at: more than fit into a reply, 600 bytes of JSON each at least."""
+
 _LISTED = 200
 """Processes of one execution that are told; `process_count` tells how many there are."""
 
@@ -42,7 +45,7 @@ async def _with_more(
     """The same, with what costs a moment: what has left the memory, and what uses how much."""
     past: Sequence[PastExecution] = ()
     if may_be_past:
-        known, limit = tuple(peer.engine.executions), wanted.limit - len(matching)
+        known, limit = tuple(peer.engine.executions), min(wanted.limit - len(matching), MOST_LISTED)
         asked = Wanted(wanted.label, wanted.session, peer.principal.sees_only, known, limit)
         past = await peer.engine.records.newest(asked)
     resources = await _resources(matching, tree=wanted.tree) if wanted.resources or wanted.tree else {}

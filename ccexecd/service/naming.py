@@ -31,14 +31,11 @@ def upon(peer: Peer, name: str, deed: Callable[[Execution | PastExecution], R | 
         RPCError: none is meant; by what is awaited.
     """
     execution = peer.find(name)
-    return deed(execution) if execution is not None else _upon_past(peer, name, deed)
+    return deed(execution) if execution is not None and execution.id == name else _upon_known(peer, name, deed)
 
 
-async def _upon_past(peer: Peer, name: str, deed: Callable[[PastExecution], R | Awaitable[R]]) -> R:
-    found = await peer.recall(name)
-    if len(found) != 1:
-        raise unnamed(peer, name, found)
-    done = deed(found[0])
+async def _upon_known(peer: Peer, name: str, deed: Callable[[Execution | PastExecution], R | Awaitable[R]]) -> R:
+    done = deed(await known(peer, name))
     return await done if isinstance(done, Awaitable) else done
 
 
@@ -49,7 +46,13 @@ async def known(peer: Peer, name: str) -> Execution | PastExecution:
         RPCError: none is meant by it.
     """
     execution = peer.find(name)
-    return execution if execution is not None else await _upon_past(peer, name, lambda past: past)
+    if execution is not None and execution.id == name:
+        return execution
+    past = [each for each in await peer.recall(name) if each.id not in peer.engine.executions]
+    found: list[Execution | PastExecution] = [*([execution] if execution is not None else []), *past]
+    if len(found) != 1:
+        raise unnamed(peer, name, past)
+    return found[0]
 
 
 def unnamed(peer: Peer, name: str, past: Sequence[PastExecution] = ()) -> RPCError:

@@ -15,11 +15,13 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
 
+from ccexecd.core.execution import Reason
 from ccexecd.storage.history import History, HistoryError, Record, SessionRecord, Wanted
 from ccexecd.storage.journal import JournalError
 from ccexecd.storage.past import PastExecution
@@ -36,6 +38,9 @@ GATHER = 0.05
 
 RETRY = 5.0
 """Seconds until what could not be written is tried again."""
+
+MOST_AT_ONCE = 1000
+"""Records that are made and written at a time: 10 ms of the event loop, where many have waited for a database."""
 
 LAST_WRITE = 10.0
 """Seconds that a stop waits for the last transaction: a disk that hangs must not keep the daemon."""
@@ -62,6 +67,7 @@ class Archive:
         self._executions: dict[str, Callable[[], Record]] = {}
         self._removed: list[str] = []
         self._is_writing = False
+        self._begun: set[str] | None = set()  # in this life; None once it is known what an earlier one has left
         self._wanted = trio.Event()
         self.opened = trio.Event()
         self._thread = trio.CapacityLimiter(1)
@@ -79,6 +85,8 @@ class Archive:
 
     def begin(self, execution_id: str, description: dict[str, Any]) -> StoredLog | None:
         """A place on disk for the log of an execution that is being started; None if none is kept."""
+        if self._begun is not None:
+            self._begun.add(execution_id)
         return self.spool.begin(execution_id, description)
 
     def note_session(self, session: SessionRecord) -> None:
@@ -154,8 +162,8 @@ class Archive:
         self.spool.prepare()
         due = self.spool.due(time.time())
         self._removed += due
-        sessions, makers = self._sessions, self._executions
-        self._sessions, self._executions = {}, {}
+        sessions, makers = self._sessions, dict(islice(self._executions.items(), MOST_AT_ONCE))
+        self._sessions, self._executions = {}, dict(islice(self._executions.items(), MOST_AT_ONCE, None))
         records = [make() for make in makers.values()]
         removed, self._removed = self._removed, []
         self._is_writing = True
@@ -166,17 +174,19 @@ class Archive:
             self._sessions = sessions | self._sessions
             self._executions = makers | self._executions
             self._removed = removed + self._removed
-            self._wake()
         else:
             self._problem = ""
         finally:
             self._is_writing = False
+        if not self.is_settled:
+            self._wake()
 
     def _write_now(self, sessions: Sequence[SessionRecord], records: Sequence[Record], removed: Sequence[str]) -> None:
         self.spool.remove(removed)
         if self._problem:  # it may not even be open
             self._history.close()
             self._warn(self._history.open())
+        self._recover()
         self._history.write(sessions, records)
         if removed:
             self._history.outputs_are_gone(removed)
@@ -222,25 +232,44 @@ class Archive:
         """Open the history, complete it from the logs, and take its account of what is kept."""
         try:
             self._warn(self._history.open())
-            self._history.write((), self._lost())
-            self._history.forget_before(time.time() - self.spool.retention.history_seconds)
-            self.spool.inherit(self._history.outputs())
+            self._recover()
         except (sqlite3.Error, HistoryError, OSError) as error:
             self._has_failed(error)
 
-    def _lost(self) -> Iterator[Record]:
+    def _recover(self) -> None:
+        """Complete the history from the logs, once. What this daemon itself has begun meanwhile is none of it."""
+        if self._begun is None:
+            return
+        try:
+            self._history.write((), list(self._lost(self._begun)))
+            self._history.forget_before(time.time() - self.spool.retention.history_seconds)
+            self.spool.inherit(self._history.outputs())
+        except sqlite3.DatabaseError as damage:
+            if type(damage) is sqlite3.DatabaseError:  # the kinds of it are not the file's fault
+                self._warn(self._history.put_aside(damage))
+            raise
+        self._begun = None
+
+    def _lost(self, begun_here: set[str]) -> Iterator[Record]:
         """Those that an earlier daemon has not seen to their end, or has not noted."""
-        unfinished = {record.id: record for record in self._history.unfinished()}
-        admitted = unended(self._audit)
-        ids = self.spool.ids()
+        unfinished = {record.id: record for record in self._history.unfinished() if record.id not in begun_here}
+        admitted = {name: fields for name, fields in unended(self._audit).items() if name not in begun_here}
+        ids = self.spool.ids() - begun_here
         for name in unfinished.keys() | self._history.unknown(ids | admitted.keys()):
-            known, left = unfinished.get(name), self._trace(name) if name in ids else None
-            if known is None and left is None and name in admitted:
-                known = begun(name, admitted[name])
-            if known is not None or left is not None:
-                record = concluded(known, left)
-                log.warning("execution %s: %s", name, record.reason, extra={"command": record.command})
-                yield record
+            try:
+                known, left = unfinished.get(name), self._trace(name) if name in ids else None
+                if known is None and left is None and name in admitted:
+                    known = begun(name, admitted[name])
+                if known is not None or left is not None:
+                    yield self._concluded(known, left)
+            except (KeyError, TypeError, ValueError, OSError) as error:  # somebody has written something else there
+                log.warning("what is left of execution %s cannot be read: %r", name, error)
+
+    def _concluded(self, known: Record | None, left: Trace | None) -> Record:
+        record = concluded(known, left)
+        if record.reason == Reason.LOST.value:
+            log.warning("execution %s: lost", record.id, extra={"command": record.command})
+        return record
 
     def _trace(self, execution_id: str) -> Trace | None:
         try:

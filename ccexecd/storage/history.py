@@ -156,7 +156,7 @@ class History:
             except sqlite3.DatabaseError as damage:
                 if isinstance(damage, sqlite3.OperationalError):  # no room, no permission, locked: not the file's fault
                     raise
-                return self._put_aside(damage)
+                return self.put_aside(damage)
         except (sqlite3.Error, OSError) as error:
             self.close()
             raise HistoryError(f"cannot use the history {self._path}: {error}") from error
@@ -300,7 +300,13 @@ class History:
         for number, script in enumerate(self._migrations[version:], version + 1):
             db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
 
-    def _put_aside(self, damage: sqlite3.DatabaseError) -> str:
+    def put_aside(self, damage: sqlite3.DatabaseError) -> str:
+        """Keep a damaged file under another name, and begin a new one. Returns what was done.
+
+        Raises:
+            sqlite3.Error: the new one cannot be begun.
+            OSError: the old one cannot be renamed.
+        """
         self.close()
         aside = self._path.with_name(f"{self._path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
         self._path.rename(aside)
@@ -312,15 +318,22 @@ class History:
 
     def _records(self, condition: str, values: Sequence[Any]) -> list[Record]:
         rows = self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM executions {condition}", values)  # noqa: S608
-        return [_record(dict(zip(_COLUMNS, row, strict=True))) for row in rows.fetchall()]
+        return [record for row in rows.fetchall() if (record := _record(dict(zip(_COLUMNS, row, strict=True))))]
 
 
-def _record(known: dict[str, Any]) -> Record:
-    known["description"] = orjson.loads(known["description"])
-    known["completion"] = orjson.loads(known["completion"]) if known["completion"] is not None else None
+def _record(known: dict[str, Any]) -> Record | None:
+    """A row as a record; None if somebody has written something else there."""
+    try:
+        known["description"] = orjson.loads(known["description"])
+        known["completion"] = orjson.loads(known["completion"]) if known["completion"] is not None else None
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(known["description"], dict) or not known["description"].keys() >= _TOLD:
+        return None
     return Record(**known)
 
 
+_TOLD = {"stdout_bytes", "stderr_bytes", "next_seq", "framing", "max_line_bytes", "pid", "pgid", "created_at"}
 _COLUMNS = [each.name for each in attrs.fields(Record)]
 _PUT_SESSION = "INSERT OR REPLACE INTO sessions (id, principal, created_at, ended_at, ending) VALUES (?, ?, ?, ?, ?)"
 _PUT_EXECUTION = (

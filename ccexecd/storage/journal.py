@@ -19,7 +19,7 @@ import attrs
 import orjson
 
 from ccexecd.core.entries import Chunk, Entry, Gap, Note, Stream
-from ccexecd.core.framing import Piece
+from ccexecd.core.framing import PIECE, Piece
 
 FORMAT = 1
 """The version of the format. A later one is to read this one, too."""
@@ -29,6 +29,9 @@ BLOCK = 4096
 
 _READ = 16 * 1024
 """Bytes of journal read at a time: some 150 lines."""
+
+_LONGEST = 1024 * 1024
+"""Bytes of the longest line: the first one, with all that `list` tells of an execution, has some ten thousand."""
 
 _ACCOUNT = b'{"format":%d,"oldest_seq":%-20d,"dropped_bytes":%-20d,"dropped_lines":%-20d'
 _CHUNK = b'{"seq":%d,"count":%d,"stream":"%s","offset":%d,"size":%d,"part":%d,"parts":%d}\n'
@@ -108,6 +111,8 @@ def parsed(text: bytes) -> Line | None:
         stream = fields.pop("stream", None)
         if not all(type(number) is int and number >= 0 for number in fields.values()):
             return None
+        if fields.get("size", 0) > PIECE:
+            return None
         return Gap(**fields) if stream is None else Place(stream=stream, **fields) if stream in _STREAMS else None
     except (orjson.JSONDecodeError, TypeError, AttributeError, KeyError):
         return None
@@ -150,6 +155,8 @@ def lines(fd: int, start: int, end: int) -> Iterator[tuple[int, int, Line]]:
     while True:
         more = os.pread(fd, min(_READ, end - position - len(held)), position + len(held))
         *whole, held = (held + more).split(b"\n")
+        if len(held) > _LONGEST:  # no line of ours: what follows of it is none either
+            position, held = position + len(held), b""
         for text in whole:
             after = position + len(text) + 1
             left = text.rpartition(b"\0")[2]  # what was given up may end where a line does

@@ -75,6 +75,7 @@ class StoredLog:
         self._ends: dict[Stream, int] = {"stdout": 0, "stderr": 0}  # bytes that were read
         self._sound_from: dict[Stream, int] = {"stdout": 0, "stderr": 0}  # from there on, they are in the file
         self._start = self._end = self._last = 0  # of the journal: its lines begin and end, and the last one begins
+        self._recorded: dict[Stream, int] = {"stdout": 0, "stderr": 0}  # up to there, entries stand for them
         self._account = Account()
         self._oldest: StoredReader | None = None
         self._is_told = True  # in the journal
@@ -155,7 +156,7 @@ class StoredLog:
         start = self._ends[stream]
         self._ends[stream] = start + len(received)
         self._is_wanted = True
-        if self.is_ready:
+        if self.is_ready and self._sound_from[stream] <= self._recorded[stream]:  # else a hole would look like output
             try:
                 self._make_journal()
                 _put(self._file(stream), received, start)
@@ -189,6 +190,8 @@ class StoredLog:
         for entry in entries:
             if isinstance(entry, Gap):
                 self._charge(*weight(entry))
+            elif isinstance(entry, Chunk):
+                self._recorded[entry.stream] = entry.offset + len(entry.piece.text)
         self._tell_account()
         return True
 

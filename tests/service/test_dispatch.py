@@ -392,6 +392,8 @@ def test_every_refusal_has_a_code():
         ErrorCode.COMMAND_NOT_ALLOWED,
         ErrorCode.DRAINING,
         ErrorCode.AUDIT_UNAVAILABLE,
+        ErrorCode.QUEUE_FULL,
+        ErrorCode.IDEMPOTENCY_CONFLICT,
     }
 
 

@@ -69,6 +69,7 @@ def description(name: str) -> dict[str, object]:
         "next_seq": 1,
         "oldest_seq": 1,
         "framing": "lines",
+        "max_line_bytes": None,
         "labels": {},
     }
 
@@ -423,6 +424,59 @@ async def test_a_locked_history_delays_nobody(tmp_path, monkeypatch, until):
         other.close()
         await until(lambda: not archive.problems and archive.is_settled)
         assert output_of(await only(archive, "one")) == b"hello\n"
+
+
+async def test_a_history_that_is_locked_at_the_start_is_completed_later(tmp_path, until, monkeypatch):
+    """What ran is known as lost, and what is kept is counted, once whoever had it has let go."""
+    monkeypatch.setattr("ccexecd.storage.history.BUSY", 0.05)
+    monkeypatch.setattr(archive_module, "RETRY", 0.01)
+    directory = tmp_path / "state"
+    await killed(directory, "one")
+    other = sqlite3.connect(directory / "history.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    async with opened(directory) as archive:
+        assert "locked" in archive.problems["the history is not kept"]
+        mine = Run(archive, "mine").start().write(b"mine\n")
+        other.execute("ROLLBACK")
+        other.close()
+        await until(lambda: not archive.problems and archive.is_settled)
+        assert (await only(archive, "one")).completion["reason"] == "lost"
+        assert await archive.find("mine") == []  # it runs
+        mine.finish()
+        await until(lambda: archive.is_settled)
+        assert (await only(archive, "mine")).completion["reason"] == "exited"
+        assert archive.spool.used_bytes > mine.store.held_bytes
+
+
+async def test_a_history_that_is_damaged_inside_is_made_again(tmp_path, until, monkeypatch):
+    """Its first page is well, so it opens; what is asked of it tells."""
+    monkeypatch.setattr(archive_module, "RETRY", 0.01)
+    async with opened(tmp_path) as archive:
+        for number in range(60):
+            Run(archive, f"e{number}").start().write(b"hello\n").finish()
+        await until(lambda: archive.is_settled)
+    with (tmp_path / "history.db").open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(8192)
+        file.write(b"\xa5" * (size - 8192))
+    async with opened(tmp_path) as archive:
+        await until(lambda: not archive.problems)
+        assert len(await archive.newest(Wanted())) == 60
+        assert output_of(await only(archive, "e7")) == b"hello\n"
+    assert list(tmp_path.glob("history.db.damaged-*"))
+
+
+@pytest.mark.parametrize("head", [b"{}", b'{"execution_id": "one"}', b"[]", b"5"])
+async def test_a_log_that_is_none_keeps_nobody_from_starting(tmp_path, head):
+    """A first line that is whole and says nothing: the others are there."""
+    directory = tmp_path / "state"
+    await killed(directory, "one", "two")
+    first = b'{"format":1,"oldest_seq":1,"dropped_bytes":0,"dropped_lines":0,"execution":' + head + b"}\n"
+    (directory / "output" / "one" / "journal").write_bytes(first)
+    for path in directory.glob("history.db*"):
+        path.unlink()
+    async with opened(directory) as archive:
+        assert [each.id for each in await archive.newest(Wanted())] == ["two"]
 
 
 async def test_output_goes_when_it_is_due_and_its_execution_stays_known(tmp_path, until):

@@ -1,5 +1,6 @@
 """The history: what is kept of sessions and executions, and the ways from one version of the schema to the next."""
 
+import json
 import sqlite3
 import threading
 
@@ -24,6 +25,18 @@ def history(path):
     history.close()
 
 
+TOLD = {
+    "stdout_bytes": 0,
+    "stderr_bytes": 0,
+    "next_seq": 1,
+    "framing": "lines",
+    "max_line_bytes": None,
+    "pid": 1,
+    "pgid": 1,
+    "created_at": "2026-01-02T03:04:05+00:00",
+}
+
+
 def record(name: str, **known) -> Record:
     """A finished execution."""
     labels = known.pop("labels", {})
@@ -39,7 +52,7 @@ def record(name: str, **known) -> Record:
             duration=1.0,
             command="true",
             output_bytes=10,
-            description={"execution_id": name, "labels": labels},
+            description={**TOLD, "execution_id": name, "labels": labels},
             completion={"status": "completed"},
         ),
         **known,
@@ -53,7 +66,7 @@ def names(records) -> list[str]:
 
 def test_what_is_written_is_there_for_the_next_daemon(path):
     """Every field, and nobody else can read the file."""
-    one = record("one", description={"labels": {}, "text": "ä\0\ud83d".encode("utf-8", "replace").decode()})
+    one = record("one", description={**TOLD, "labels": {}, "text": "ä\0\ud83d".encode("utf-8", "replace").decode()})
     history = History(path)
     history.open()
     history.write([SessionRecord("s", "uid 0", 1.0)], [one])
@@ -118,6 +131,16 @@ def test_only_what_is_there_for_a_principal(history):
     assert names(history.newest(Wanted(principal="a"))) == names(history.find("ab", "a", prefix=True)) == ["ab1"]
     assert names(history.find("ab2", "b")) == ["ab2"]
     assert history.find("ab2", "a") == []
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "null", '{"next_seq": 1}'])
+def test_a_row_that_somebody_has_changed_is_passed_over(history, text):
+    """The others are told."""
+    history.write([], [record("one"), record("two")])
+    with history._db as db:
+        db.execute("UPDATE executions SET description = ? WHERE id = 'two'", (text,))
+    assert names(history.newest(Wanted())) == ["one"]
+    assert history.find("two") == []
 
 
 def test_by_session(history):
@@ -185,7 +208,8 @@ def test_what_the_first_version_has_written_is_still_known(path):
     old = History(path, MIGRATIONS[:1])
     old.open()
     columns = "id, session_id, principal, created_at, finished_at, duration, command, output_bytes, description"
-    old._db.execute(f"INSERT INTO executions ({columns}) VALUES ('one', 's', 'uid 0', 1, 2, 1, 'true', 0, '{{}}')")
+    values = "'one', 's', 'uid 0', 1, 2, 1, 'true', 0, ?"
+    old._db.execute(f"INSERT INTO executions ({columns}) VALUES ({values})", (json.dumps(TOLD),))
     old._db.commit()
     old.close()
     new = History(path)

@@ -221,6 +221,19 @@ def test_a_short_failure_loses_nothing(store, disk):
     assert [entry.piece.text for entry in everything(again(store))] == [b"one\n", b"two\n", b"half line\n"]
 
 
+def test_a_half_line_has_no_hole(store, disk):
+    """What could not be written of it is not made up: the file ends before that, until the line is whole."""
+    log = OutputLog(HUGE, store)
+    append(log, b"one\n")
+    disk.left = 3
+    log.extend("stdout", b"AAAAAA", [])
+    disk.left = None
+    log.extend("stdout", b"BBBBBB", [])
+    assert b"\0" not in (store.directory / "stdout").read_bytes()
+    log.extend("stdout", b"\n", [Piece(b"AAAAAABBBBBB\n")])
+    assert (store.directory / "stdout").read_bytes() == b"one\nAAAAAABBBBBB\n"
+
+
 def test_a_failure_is_told_and_taken_back(tmp_path, disk):
     """Why, as long as it lasts."""
     room = Room()
