@@ -214,7 +214,7 @@ def _await_answer(place: Place, deadline: float) -> dict[str, Any]:
         time.sleep(RETRY_INTERVAL)
 
 
-def _check_door(address: str, deadline: float, *, is_tls: bool) -> None:
+def _check_door(address: str, deadline: float, *, is_tls: bool = False) -> None:
     """Ask the external port for its health, as a client on this machine would that knows whom it talks to.
 
     Raises:

@@ -1,5 +1,6 @@
 """Who may enter, with the real programs: tokens from the command line, and a daemon that keeps them to itself."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import pytest
 
 from tests.e2e.client import RefusedError, connect
 from tests.e2e.daemon_process import Daemon, command_of, environment_of
+from tests.external.test_tls import make
 
 
 @pytest.fixture
@@ -95,3 +97,14 @@ def test_beyond_loopback_it_does_not_start_without_tls(tmp_path):
     assert done.returncode == 2
     assert "beyond loopback, without TLS" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_a_daemon_that_speaks_tls_is_started_as_any_other(tmp_path):
+    """`start`, `run` and `restart` see that its port answers, whatever its certificate says."""
+    certificate, key = make(tmp_path, "localhost")
+    (tmp_path / "ccexecd.toml").write_text(f'certfile = "{certificate}"\nkeyfile = "{key}"\nport = 0\n')
+    for words in (["start"], ["run", "--", "true"], ["restart"], ["stop"]):
+        command = [sys.executable, "-m", "ccexecctl", "--state-dir", str(tmp_path), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stderr) == (0, ""), words
