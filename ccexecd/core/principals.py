@@ -62,7 +62,7 @@ class Principal:
 
     def sees(self, owner: str) -> bool:
         """Whether what belongs to a principal of that name is there for this one."""
-        return owner == self.name or self.sees_all or Scope.ADMIN in self.scopes
+        return self.sees_only in (None, owner)
 
     @property
     def sees_only(self) -> str | None:

@@ -49,10 +49,18 @@ async def known(peer: Peer, name: str) -> Execution | PastExecution:
     if execution is not None and execution.id == name:
         return execution
     past = [each for each in await peer.recall(name) if each.id not in peer.engine.executions]
-    found: list[Execution | PastExecution] = [*([execution] if execution is not None else []), *past]
+    found: list[Execution | PastExecution] = [*_beginning(peer, name).values(), *past]
     if len(found) != 1:
         raise unnamed(peer, name, past)
     return found[0]
+
+
+def _beginning(peer: Peer, name: str) -> dict[str, Execution]:
+    """The executions in memory whose ids begin so, and that are there for somebody who may name them by that."""
+    if not peer.manner.prefixes or len(name) < PREFIX_LENGTH:
+        return {}
+    every = peer.engine.executions.items()
+    return {known: each for known, each in every if known.startswith(name) and peer.sees(each)}
 
 
 def unnamed(peer: Peer, name: str, past: Sequence[PastExecution] = ()) -> RPCError:
@@ -71,8 +79,7 @@ def unnamed(peer: Peer, name: str, past: Sequence[PastExecution] = ()) -> RPCErr
             ErrorCode.PROCESS_NOT_FOUND,
             f"no execution {shown}: the beginning of an id has at least {PREFIX_LENGTH} characters",
         )
-    matching = [known for known, one in peer.engine.executions.items() if known.startswith(name) and peer.sees(one)]
-    matching += [each.id for each in past if each.id not in matching]
+    matching = [*_beginning(peer, name), *(each.id for each in past)]
     if matching:
         return RPCError(
             ErrorCode.AMBIGUOUS_EXECUTION,

@@ -148,6 +148,8 @@ class Archive:
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(LAST_WRITE):
                 await self._write()
+                while not (self.is_settled or self._problem):  # one write takes no more than `MOST_AT_ONCE`
+                    await self._write()
                 with contextlib.suppress(OSError):  # it is closed with the process then
                     await self._in_thread(self._history.close)
 
@@ -243,11 +245,15 @@ class Archive:
         try:
             self._history.write((), list(self._lost(self._begun)))
             self._history.forget_before(time.time() - self.spool.retention.history_seconds)
-            self.spool.inherit(self._history.outputs())
+            trio.from_thread.run_sync(self._has_recovered, self._history.outputs())
         except sqlite3.DatabaseError as damage:
             if type(damage) is sqlite3.DatabaseError:  # the kinds of it are not the file's fault
                 self._warn(self._history.put_aside(damage))
             raise
+
+    def _has_recovered(self, outputs: Sequence[tuple[str, float, int]]) -> None:
+        """In the event loop, where output is counted: what is kept of it is known now, and from when on all is ours."""
+        self.spool.inherit(outputs)
         self._begun = None
 
     def _lost(self, begun_here: set[str]) -> Iterator[Record]:

@@ -134,6 +134,7 @@ class StoredLog:
             return self.record(entries)
         finally:
             self._is_closed = True
+            self._room.is_over(self)
             self._close_unread()
 
     @property

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
@@ -304,6 +305,13 @@ class Watched:
             if last is not None:
                 said = self.notifications[-1]["params"][f"{stream}_bytes"]
                 assert last["offset"] + size(last) == said or "\ufffd" in last["data"]
+
+
+async def refused(one: Client, method: str, **params: object) -> RefusedError:
+    """Ask for what must be refused; gives the refusal."""
+    with pytest.raises(RefusedError) as caught:
+        await one.request(method, **params)
+    return caught.value
 
 
 def span(notification: Message) -> tuple[int, int]:

@@ -1,7 +1,5 @@
 """`execute`: the spec that a request becomes, and what is answered when it runs or has to wait."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,28 +11,9 @@ from ccexecd.process.line_buffering import LineBuffering
 from ccexecd.protocol import messages
 from ccexecd.protocol.codec import StructureError
 from ccexecd.service.executing import default_shell, spec_of
-from tests.e2e.client import Client, RefusedError
+from tests.e2e.client import refused
 from tests.e2e.daemon_process import eventually, state_of
-from tests.in_process import Running, running
-
-
-@pytest.fixture
-async def daemon(tmp_path: Path) -> AsyncIterator[Running]:
-    async with running(tmp_path) as one:
-        yield one
-
-
-@pytest.fixture
-async def client(daemon: Running) -> AsyncIterator[Client]:
-    """A client in the manner of `ccexec.v1`."""
-    async with daemon.client() as one:
-        yield one
-
-
-async def refused(one: Client, method: str, **params: object) -> RefusedError:
-    with pytest.raises(RefusedError) as caught:
-        await one.request(method, **params)
-    return caught.value
+from tests.in_process import running
 
 
 def spec(wanted: messages.Execute, framing: messages.Framing = "lines", **config: Any) -> Any:

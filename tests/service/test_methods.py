@@ -3,8 +3,6 @@
 import base64
 import hashlib
 import signal
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,28 +10,9 @@ import trio
 
 from ccexecd.protocol import messages
 from ccexecd.service.methods import EXECUTION_METHODS
-from tests.e2e.client import PATIENCE, Client, RefusedError, Watched
+from tests.e2e.client import PATIENCE, Watched, refused
 from tests.e2e.daemon_process import eventually
-from tests.in_process import Running, running
-
-
-@pytest.fixture
-async def daemon(tmp_path: Path) -> AsyncIterator[Running]:
-    async with running(tmp_path) as one:
-        yield one
-
-
-@pytest.fixture
-async def client(daemon: Running) -> AsyncIterator[Client]:
-    """A client in the manner of `ccexec.v1`."""
-    async with daemon.client() as one:
-        yield one
-
-
-async def refused(one: Client, method: str, **params: object) -> RefusedError:
-    with pytest.raises(RefusedError) as caught:
-        await one.request(method, **params)
-    return caught.value
+from tests.in_process import running
 
 
 def test_a_method_is_listed_under_its_name():
