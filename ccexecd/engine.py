@@ -28,6 +28,7 @@ from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.leader import Launch, SpawnError, user_of
 from ccexecd.process.leftovers import Leftovers
 from ccexecd.process.line_buffering import PRELOAD, LineBuffering
+from ccexecd.process.listening import Companion
 from ccexecd.process.pump import Pump
 from ccexecd.process.shells import argv_of, default_shell
 from ccexecd.process.supervisor import Start, supervise
@@ -91,6 +92,7 @@ class Engine:
         turns: who runs, and who waits.
         repeats: which executions requests mean that are sent again.
         records: what is kept of them.
+        companions: who may listen to executions; whoever makes the engine adds them.
         executions: every one that is live or remembered, by id, oldest first.
         live: those of them that have not finished.
         sessions: every one that has not ended.
@@ -114,6 +116,7 @@ class Engine:
         self.turns = Turns(config, budget, self._begin, self._withdrawn)
         self.records = Records(archive)
         self.repeats = Repeats(archive)
+        self.companions: list[Companion] = []
         self.executions: dict[str, Execution] = {}
         self.live: dict[str, Execution] = {}
         self.sessions: dict[str, Session] = {}
@@ -262,6 +265,9 @@ class Engine:
         window, most_lines = self.config.max_buffer_size, self.config.max_buffer_lines
         execution = Execution(spec, session.id, self._keeper, self._pump, window, reader_for(spec), most_lines)
         execution.principal = session.principal
+        if self.companions:
+            offered = [companion(execution) for companion in self.companions]
+            execution.listeners = tuple(listener for listener in offered if listener is not None)
         self.gate.admitted(session, execution, ruling)
         self.executions[execution.id] = self.live[execution.id] = execution
         session.executions[execution.id] = session.live[execution.id] = execution

@@ -17,7 +17,7 @@ _SHOWN = 1000
 def describe(execution: Execution) -> dict[str, Any]:
     """What `list` and `status` tell of an execution."""
     spec, outcome = execution.spec, execution.outcome
-    return {
+    told: dict[str, Any] = {
         "execution_id": execution.id,
         "session_id": execution.session_id,
         "principal": execution.principal,
@@ -55,6 +55,9 @@ def describe(execution: Execution) -> dict[str, Any]:
         "pty": attrs.asdict(execution.terminal.size) if execution.terminal else None,
         "labels": dict(spec.labels),
     }
+    for listener in execution.listeners:
+        told.update(listener.facts())
+    return told
 
 
 def _shown(text: str) -> str:

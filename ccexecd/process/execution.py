@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import attrs
 import trio
 
 from ccexecd.core.display import Display
@@ -25,9 +24,11 @@ from ccexecd.core.spec import Spec
 from ccexecd.process.final_result import ResultWatch
 from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.leader import Leader, SpawnError
+from ccexecd.process.listening import Listener
 from ccexecd.process.pacing import Pacing
 from ccexecd.process.pump import Pump
 from ccexecd.process.standard_input import StandardInput
+from ccexecd.process.stopwatch import Stopwatch
 from ccexecd.process.terminal import Terminal
 
 Watcher = Callable[[], None]
@@ -53,6 +54,7 @@ class Execution:
         turn: its place among those that wait; None if it does not.
         log: its output and state changes.
         watchers: who is told when the log has grown.
+        listeners: who is told, while it happens, what becomes of it.
         leader: its first process, once there is one.
         spawned: set when it has started, or could not be.
         terminal: what it runs on; None if it has pipes.
@@ -60,7 +62,7 @@ class Execution:
         spawn_error: why it could not.
         outcome: how it ended, once it has.
         pacing: how far it may run ahead of its watchers.
-        going: set while it is not paused.
+        clock: its own time, which stands still while it is paused.
         finished: set when nothing of it is left and `process.completed` is in the log.
         scope: its supervisor waits in it for the end; cancelling it begins the escalation from TERM to KILL.
         final_result: what its agent said last; None where nobody waits for that.
@@ -86,6 +88,7 @@ class Execution:
         self.turn: Turn | None = None
         self.log = OutputLog(window, most_lines=most_lines)
         self.watchers: set[Watcher] = set()
+        self.listeners: tuple[Listener, ...] = ()
         self.leader: Leader | None = None
         self.spawned = trio.Event()
         self.terminal = Terminal(self.id, self.spawned, spec.pty) if spec.pty is not None else None
@@ -94,11 +97,10 @@ class Execution:
         self.outcome: Outcome | None = None
         self.finished = trio.Event()
         self.pacing = Pacing(pump, spec.policy, window)
-        self.going = trio.Event()
-        self.going.set()
         self.final_result = ResultWatch(reader) if reader is not None else None
         self.verdict: FinalResult | None = None
         self.scope = trio.CancelScope()
+        self.clock = Stopwatch(self.scope)
         self.hurry = trio.CancelScope()
         self.intent: Reason | None = None
         self.grace = spec.grace
@@ -107,10 +109,7 @@ class Execution:
         self.finished_at: datetime | None = None
         self._started_clock = self._finished_clock = time.monotonic()
         self._keeper = keeper
-        self._time_left = float("inf")
         self._last_output = 0.0  # on its own clock
-        self._paused_at = 0.0
-        self._paused_seconds = 0.0
         self._control_done: trio.Event | None = None
         self._told = "resumed"
         self._deferred: list[Callable[[], None]] = []
@@ -120,21 +119,23 @@ class Execution:
 
     def is_waiting(self, position: int) -> None:
         """It waits for its turn, at so many from the front."""
-        self._note("process.queued", {"status": "queued", "queue_position": position})
+        self.note("process.queued", {"status": "queued", "queue_position": position})
 
     def has_started(self, leader: Leader) -> None:
         """There is a leader; the clock runs."""
         self.leader = leader
         self.started_at = datetime.now(UTC)
         self._started_clock = time.monotonic()
-        self._last_output = self.clock
+        self._last_output = self.clock.now
         if self.spec.timeout is not None:
             self.scope.deadline = trio.current_time() + self.spec.timeout
         self.apply(Event.SPAWNED)
-        self._note("process.started", {"status": "started", **self._process_ids()})
+        self.note("process.started", {"status": "started", **self._process_ids()})
         self.spawned.set()
         for decide in self._deferred:
             decide()
+        for listener in self.listeners:
+            listener.has_started()
 
     def could_not_start(self, error: SpawnError) -> None:
         """There will never be a leader."""
@@ -144,7 +145,7 @@ class Execution:
 
     def has_output(self, stream: Stream, received: bytes) -> None:
         """Bytes were read."""
-        self._last_output = self.clock
+        self._last_output = self.clock.now
         self.log.extend(stream, received, self._framers[stream].feed(received))
         self._wake_watchers()
         self.pacing.has_grown(self.log.backlog)
@@ -152,13 +153,15 @@ class Execution:
     def was_read(self) -> None:
         """A watcher has moved on, or gone."""
         if self.pacing.was_read(self.log.backlog):
-            self._last_output = self.clock
+            self._last_output = self.clock.now
 
     def is_stalling(self) -> None:
         """It has been silent for so long that its stall time-out is near."""
         idle = self.idle_seconds
         since = datetime.now(UTC) - timedelta(seconds=idle)
-        self._note("process.stalled", {"idle_s": round(idle, 3), "last_output_at": since.isoformat()})
+        self.note("process.stalled", {"idle_s": round(idle, 3), "last_output_at": since.isoformat()})
+        for listener in self.listeners:
+            listener.is_stalling()
 
     def is_beyond(self, limit: str) -> None:
         """Its tree uses more than it may. What takes memory or forks is not asked to leave off: it is ended now."""
@@ -168,16 +171,15 @@ class Execution:
     def outstays(self, shown: ResultWatch) -> None:
         """Its agent has shown its final result and has not ended: it is ended now, and counts by that."""
         self.verdict = shown.result
-        task = {"task": self.spec.labels["task"]} if "task" in self.spec.labels else {}
-        result = attrs.asdict(self.verdict) if self.verdict is not None else {}
-        told = {**task, **result, "result_seen_at": shown.seen_at.isoformat(), "grace": self.spec.post_result_grace}
-        self._note("task.early_completion", {**told, **self._process_ids()})
+        self.note("task.early_completion", {**shown.told(self.spec), **self._process_ids()})
         self.cancel(Reason.POST_RESULT)
 
     def has_no_more_output(self) -> None:
         """Both pipes are at their end: what the framers held goes out now."""
         for stream, framer in self._framers.items():
             self.log.extend(stream, b"", framer.finish())
+        for listener in self.listeners:
+            listener.is_ending()
 
     def has_ended(self, outcome: Outcome) -> None:
         """All of it is over."""
@@ -186,12 +188,14 @@ class Execution:
         self.finished_at = datetime.now(UTC)
         self._finished_clock = time.monotonic()
         if outcome.reason is Reason.CANCELLED:
-            self._note("process.cancelled", {"status": "cancelled", **self._process_ids()})
-        self._note("process.completed", self.completion(outcome))
+            self.note("process.cancelled", {"status": "cancelled", **self._process_ids()})
+        self.note("process.completed", self.completion(outcome))
         self.log.close()
         self.spawned.set()
         self.finished.set()
         self._wake_watchers()
+        for listener in self.listeners:
+            listener.has_ended()
 
     def completion(self, outcome: Outcome) -> dict[str, Any]:
         """The params of `process.completed`."""
@@ -228,12 +232,7 @@ class Execution:
         """Seconds since it wrote, or since it started; pauses are not counted."""
         if self.pacing.is_held:  # it is we who keep it from writing
             return 0.0
-        return self.clock - self._last_output
-
-    @property
-    def clock(self) -> float:
-        """Seconds on a clock that stands still while it is paused."""
-        return (trio.current_time() if self.going.is_set() else self._paused_at) - self._paused_seconds
+        return self.clock.now - self._last_output
 
     @property
     def pid(self) -> int | None:
@@ -281,11 +280,7 @@ class Execution:
         if self.state is State.STARTING:
             return self._once_started(self.pause, Event.PAUSE)
         self.apply(Event.PAUSE)
-        if self.going.is_set():  # else a resume has been decided and not been done: the clock stands still
-            self.going = trio.Event()
-            self._paused_at = trio.current_time()
-            self._time_left = self.scope.deadline - self._paused_at
-            self.scope.deadline = float("inf")
+        self.clock.stop()  # where a resume has been decided and not been done, it stands still already
         return self._in_turn(Event.PAUSE, self._stop, "process.paused", "paused")
 
     def resume(self) -> Awaitable[list[int]]:
@@ -347,7 +342,7 @@ class Execution:
                     done.set()
             if self.state is state and self._told != status:  # what was taken back meanwhile is not told of
                 self._told = status
-                self._note(method, {"status": status, **self._process_ids()})
+                self.note(method, {"status": status, **self._process_ids()})
             return result
 
         return act()
@@ -361,10 +356,8 @@ class Execution:
 
     async def _continue(self) -> list[int]:
         await self._keeper.resume(self._led())
-        if self.state is not State.PAUSED and not self.going.is_set():
-            self.scope.deadline = trio.current_time() + self._time_left
-            self._paused_seconds += trio.current_time() - self._paused_at
-            self.going.set()
+        if self.state is not State.PAUSED:
+            self.clock.go_on()
         return []
 
     async def signal(self, signum: int) -> None:
@@ -391,7 +384,8 @@ class Execution:
     def _process_ids(self) -> dict[str, int | None]:
         return {"pid": self.pid, "pgid": self.pid}
 
-    def _note(self, method: str, params: dict[str, Any]) -> None:
+    def note(self, method: str, params: dict[str, Any]) -> None:
+        """Put what is to be told of it into its log."""
         self.log.note(method, params)
         self._wake_watchers()
 

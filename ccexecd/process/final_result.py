@@ -4,10 +4,13 @@ Owns the moment. Must not know how a result is recognised: whoever starts the ex
 """
 
 from datetime import UTC, datetime
+from typing import Any
 
+import attrs
 import trio
 
 from ccexecd.core.result import FinalResult, ResultReader
+from ccexecd.core.spec import Spec
 
 
 class ResultWatch:
@@ -46,6 +49,12 @@ class ResultWatch:
         else:
             self._since, self.seen_at = now, datetime.now(UTC)
             self.shown.set()
+
+    def told(self, spec: Spec) -> dict[str, Any]:
+        """What clients hear when its execution is ended because of it."""
+        task = {"task": spec.labels["task"]} if "task" in spec.labels else {}
+        result = attrs.asdict(self.result) if self.result is not None else {}
+        return {**task, **result, "result_seen_at": self.seen_at.isoformat(), "grace": spec.post_result_grace}
 
     def age(self, now: float) -> float:
         """Seconds since it was shown, on the same clock."""

@@ -18,6 +18,7 @@ from collections.abc import Callable
 import attrs
 import trio
 
+from ccexecd.core.entries import Stream
 from ccexecd.core.execution import Exit, IllegalTransitionError, Outcome, Reason, State, judge
 from ccexecd.process.execution import Execution
 from ccexecd.process.files import open_file, source_of
@@ -155,25 +156,29 @@ async def supervise(execution: Execution, keeper: KeeperClient, pump: Pump, star
 def _connect(execution: Execution, pump: Pump, pipes: list[int]) -> None:
     """Begin to read what it writes, and to write what it reads."""
     add = functools.partial(source_of, pump) if execution.spec.stdio == "file" else pump.add
-    output = add(pipes[0], _reader_of(execution))
+    output = add(pipes[0], _sink(execution, "stdout"))
     if execution.terminal is not None:
         execution.pacing.sources = (output,)
         return
     if execution.spec.stdin_open:
         execution.stdin.open(pipes[2])
-    errors = add(pipes[1], lambda received: execution.has_output("stderr", received))
+    errors = add(pipes[1], _sink(execution, "stderr"))
     execution.pacing.sources = (output, errors)
 
 
-def _reader_of(execution: Execution) -> Sink:
-    """What takes its standard output: nobody but the log, unless an agent's final result is waited for."""
-    watch = execution.final_result
-    if watch is None:
-        return lambda received: execution.has_output("stdout", received)
+def _sink(execution: Execution, stream: Stream) -> Sink:
+    """What takes its output: nobody but the log, unless somebody listens or waits for an agent's final result."""
+    listeners = [each.has_output for each in execution.listeners if stream in each.reads]
+    watch = execution.final_result if stream == "stdout" else None
+    if not listeners and watch is None:
+        return lambda received: execution.has_output(stream, received)
 
     def read(received: bytes) -> None:
-        execution.has_output("stdout", received)
-        watch.feed(received, execution.clock)
+        execution.has_output(stream, received)
+        for listener in listeners:
+            listener(stream, received)
+        if watch is not None:
+            watch.feed(received, execution.clock.now)
 
     return read
 
@@ -196,7 +201,7 @@ async def _exited_or_stayed(execution: Execution, leader: Leader) -> None:
 async def _heed_silence(execution: Execution, limit: float) -> None:
     warned = False
     while True:
-        await execution.going.wait()
+        await execution.clock.going.wait()
         idle, warn_at = execution.idle_seconds, limit * STALL_WARNING
         if idle >= limit:
             execution.cancel(Reason.STALLED)
@@ -211,10 +216,10 @@ async def _heed_result(execution: Execution, leader: Leader, watch: ResultWatch,
     """End it when it is still there so long after its final result; another turn begins the wait anew."""
     while True:
         await watch.shown.wait()
-        await execution.going.wait()
+        await execution.clock.going.wait()
         if watch.result is None:
             continue
-        left = grace - watch.age(execution.clock)
+        left = grace - watch.age(execution.clock.now)
         if left <= 0:
             if execution.intent is None and not leader.exited.is_set():
                 execution.outstays(watch)
@@ -277,12 +282,12 @@ async def _let_linger(execution: Execution, keeper: KeeperClient, leader: Leader
 async def _let_go_on(execution: Execution) -> None:
     """Nobody can resume what has finished: what a pause has stopped goes on. Returns in the step in which it does."""
     with trio.move_on_after(LINGER):
-        while not execution.going.is_set() and execution.intent is None:
+        while not execution.clock.going.is_set() and execution.intent is None:
             if execution.state is State.PAUSED:
                 with contextlib.suppress(IllegalTransitionError):  # somebody has just cancelled it
                     await execution.resume()
             else:  # somebody has just resumed it
-                await execution.going.wait()
+                await execution.clock.going.wait()
 
 
 def _leave(execution: Execution, leader: Leader, leftovers: list[int]) -> None:

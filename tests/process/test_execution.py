@@ -206,7 +206,7 @@ async def test_what_comes_during_a_pause_does_not_move_the_clock():
         execution = await begun(stage, TERM_PROOF)
         await execution.pause()
         stood_at = execution.idle_seconds
-        await wait_for(lambda: execution._paused_at + 0.2 < trio.current_time(), "a while has passed")
+        await wait_for(lambda: execution.clock._stopped_at + 0.2 < trio.current_time(), "a while has passed")
         execution.has_output("stdout", b"x")
         await execution.resume()
         assert 0 <= execution.idle_seconds < stood_at + 0.2

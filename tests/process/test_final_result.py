@@ -134,9 +134,9 @@ async def test_pauses_are_not_counted():
         execution = await begin(engine, showing(RESULT), post_result_grace=1.0)
         await lines_of(execution, 1)
         await execution.pause()
-        paused = execution.clock
+        paused = execution.clock.now
         await trio.sleep(1.2)
-        assert execution.clock == paused
+        assert execution.clock.now == paused
         assert execution.is_live
         await execution.resume()
         resumed = time.monotonic()
@@ -153,13 +153,13 @@ async def test_a_result_that_is_taken_back_in_a_pause_ends_nothing():
         await execution.pause()
         watch = execution.final_result
         assert watch is not None
-        watch.feed(json.dumps(RESULT).encode() + b"\n", execution.clock)
+        watch.feed(json.dumps(RESULT).encode() + b"\n", execution.clock.now)
         await wait_all_tasks_blocked()
-        watch.feed(json.dumps(TURN).encode() + b"\n", execution.clock)
+        watch.feed(json.dumps(TURN).encode() + b"\n", execution.clock.now)
         await execution.resume()
         await wait_all_tasks_blocked()
         assert execution.intent is None
-        watch.feed(json.dumps(FAILURE).encode() + b"\n", execution.clock)
+        watch.feed(json.dumps(FAILURE).encode() + b"\n", execution.clock.now)
         await end_of(execution)
         assert facts(execution)[::2] == (1, Reason.POST_RESULT)
 

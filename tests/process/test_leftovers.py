@@ -151,7 +151,7 @@ async def test_a_resume_that_is_under_way_is_waited_for():
             await wait_all_tasks_blocked()
             assert nursery.child_tasks
             await resuming
-        assert execution.going.is_set()
+        assert execution.clock.going.is_set()
 
 
 async def test_a_cancel_overtakes_what_would_let_it_go_on():
