@@ -12,7 +12,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,15 +37,14 @@ from ccexecd.logs import Log
 from ccexecd.paths import Places
 from ccexecd.process.execution import Execution
 from ccexecd.process.keeper_client import KeeperClient
-from ccexecd.process.measure import usage
 from ccexecd.process.pump import Pump
 from ccexecd.records import retention_of
+from ccexecd.reports import Reports
 from ccexecd.service.dispatch import Answer
-from ccexecd.service.figures import Figure, figures_of, one
 from ccexecd.service.methods import EXECUTION_METHODS
 from ccexecd.service.rates import Rates
 from ccexecd.service.refusals import Refusals
-from ccexecd.service.status import counts_of, status_method
+from ccexecd.service.status import status_method
 from ccexecd.storage.archive import Archive
 from ccexecd.storage.audit import Audit
 from ccexecd.systemd import Notifier, forget
@@ -69,6 +68,10 @@ class Daemon:
         notifier: tells systemd.
         log_output: where the log goes.
         budget: what the machine lets it have; None is to be looked for.
+
+    Attributes:
+        status, health: what it tells of itself.
+        tokens: who may enter by one.
     """
 
     def __init__(
@@ -92,8 +95,6 @@ class Daemon:
         self._ready = ready
         self._notifier = notifier
         self._log_output = log_output
-        self._started_at = datetime.now(UTC)
-        self._started_clock = time.monotonic()
         self._keeper = KeeperClient(umask, descriptors=self._budget.inherited)
         self._pump = Pump()
         self._archive = Archive(places.state_dir, retention_of(loaded.config))
@@ -103,15 +104,17 @@ class Daemon:
             loaded.config, self._keeper, self._pump, environ, self._archive, self._audit, loaded.policy, most
         )
         log_output.redact(self._engine.gate.redactor)
-        methods = {**EXECUTION_METHODS, "status": status_method(self.status)}
         self._rates, self._refusals = Rates(loaded.config), Refusals()
         self._refusals.on_refusal = self._engine.gate.turned_away
+        methods = dict(EXECUTION_METHODS)
         self._house = Household(self._engine, methods, epoch=secrets.token_hex(8), rates=self._rates)
-        routes = {**health_routes(self.health), "/metrics": metrics_route(self.figures)}
-        routes["/execute"] = execute_route(self._engine, self._rates)
+        routes = {"/execute": execute_route(self._engine, self._rates)}
         self.tokens = Tokens.load(places.token_file, places.state_dir / "tokens.json")
-        fitted = self._budget.fitted(loaded.config)
-        self._door = Door(self._house, routes, fitted, self.tokens, self._refusals)
+        self._door = Door(self._house, routes, self._budget.fitted(loaded.config), self.tokens, self._refusals)
+        self._reports = self._make_reports()
+        self.status, self.health = self._reports.status, self._reports.health
+        methods["status"] = status_method(self.status)  # it tells of the door, which has to be there first
+        routes |= {**health_routes(self.health), "/metrics": metrics_route(self._reports.figures)}
         self._groups = Groups.named(loaded.config.control_read_groups, loaded.config.control_write_groups)
         self._stop_asked = trio.Event()
         self._stopped = trio.Event()
@@ -120,6 +123,19 @@ class Daemon:
         self._grace: float | None = None
         self._ended: list[Execution] = []
         self._sessions_ended = 0
+
+    def _make_reports(self) -> Reports:
+        return Reports(
+            engine=self._engine,
+            door=self._door,
+            keeper=self._keeper,
+            archive=self._archive,
+            audit=self._audit,
+            refusals=self._refusals,
+            places=self._places,
+            log=self._log_output,
+            loaded=self._loaded,
+        )
 
     async def serve(self) -> None:
         """Come up, serve until told to stop, and go.
@@ -155,63 +171,6 @@ class Daemon:
 
     # What its operator asks
 
-    async def status(self) -> dict[str, Any]:
-        """What it is doing."""
-        memory = await usage([os.getpid(), *([self._keeper.pid] if self._keeper.pid else [])])
-        addresses = self._door.addresses
-        return {
-            "pid": os.getpid(),
-            "state": "draining" if self._engine.draining else "running",
-            "version": __version__,
-            "started_at": self._started_at.isoformat(),
-            "uptime_seconds": round(time.monotonic() - self._started_clock, 3),
-            "address": addresses[0],
-            "addresses": addresses,
-            "url": self._door.url,
-            "control_socket": str(self._places.control_socket),
-            "pidfile": str(self._places.pidfile),
-            "log_file": str(self._log_output.path) if self._log_output.path else None,
-            "state_dir": str(self._places.state_dir),
-            "config_file": str(self._loaded.files[0]) if self._loaded.files else None,
-            "sessions": len(self._engine.sessions),
-            "max_sessions": self._engine.config.max_sessions,
-            "connections": self._door.open_connections,
-            "executions": counts_of(self._engine),
-            "output": self._archive.spool.status(),
-            "problems": self._archive.problems | self._audit.problems,
-            "keeper": {"pid": self._keeper.pid, "control_group": self._keeper.control_group},
-            "memory_bytes": memory["memory_bytes"],
-            "audit": self._audit.status(),
-        }
-
-    def health(self) -> dict[str, Any]:
-        """Whether it takes commands, and keeps what they write."""
-        problems = self._archive.problems | self._audit.problems
-        return {
-            "status": "draining" if self._engine.draining else "degraded" if problems else "healthy",
-            "problems": list(problems),
-            "service": "ccexecd",
-            "version": __version__,
-            "active_sessions": len(self._engine.sessions),
-            "max_sessions": self._engine.config.max_sessions,
-            "live_executions": len(self._engine.live),
-            "queued_executions": len(self._engine.turns),
-            "uptime_seconds": round(time.monotonic() - self._started_clock, 3),
-        }
-
-    def figures(self) -> Iterable[Figure]:
-        """What a monitoring system is told."""
-        spool = self._archive.spool
-        yield one("ccexecd_up_seconds", "gauge", "time since the start", time.monotonic() - self._started_clock)
-        yield one("ccexecd_connections", "gauge", "open connections of clients", self._door.open_connections)
-        yield from figures_of(self._engine)
-        yield one("ccexecd_spool_bytes", "gauge", "output and journals on disk", spool.used_bytes)
-        yield one("ccexecd_spool_max_bytes", "gauge", "what they may take", spool.total_bytes)
-        yield one("ccexecd_spool_gone_bytes_total", "counter", "what went by its age or the total", spool.gone_bytes)
-        problems = dict.fromkeys(self._archive.problems | self._audit.problems, 1.0)
-        yield Figure("ccexecd_problems", "gauge", "what is not kept", problems, "problem")
-        yield Figure("ccexecd_refusals_total", "counter", "who was not let in", self._refusals.counts, "reason")
-
     def configuration(self) -> dict[str, Any]:
         """The configuration in force, and where each value comes from."""
         return {
@@ -233,7 +192,7 @@ class Daemon:
             update = self._engine.config.updated(loaded.config)
             changed = loaded.changes(update, self._loaded)
             self._change_door(update.config)
-            self._loaded = loaded
+            self._loaded = self._reports.loaded = loaded
             self._sources = {**loaded.sources, **{key: self._sources[key] for key in update.needs_restart}}
             self._engine.reconfigure(update.config, loaded.policy)
             self._rates.reconfigure(update.config)

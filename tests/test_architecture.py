@@ -123,8 +123,10 @@ MAY_IMPORT = {
         "session",
         "records",
     },
+    "reports": {"engine", "external", "process", "service", "storage", *HALL},
     "daemon": {
         "engine",
+        "reports",
         "budget",
         "core",
         "process",
@@ -457,6 +459,7 @@ ELSEWHERE = {
     "ccexecd/sparse.py": ("tests/storage/test_stored_log.py", "one system call"),
     "ccexecd/storage/past.py": ("tests/storage/test_archive.py", "values that the archive gives"),
     "ccexecd/storage/recovery.py": ("tests/storage/test_archive.py", "what the archive does first"),
+    "ccexecd/reports.py": ("tests/test_daemon.py", "what a daemon tells of itself"),
     "ccexecd/records.py": ("tests/test_engine.py", "what the engine remembers"),
 }
 """Source without a test file of its own -> the one that tests it, and why there."""

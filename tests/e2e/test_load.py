@@ -153,7 +153,7 @@ async def test_a_crash_forgets_neither_keys_nor_who_waited(start_daemon):
         running = await one.execute("sleep", "600", idempotency_key="ran")
         waiting = await one.execute("true", idempotency_key="waited")
         await eventually(lambda: known(daemon, running.id, waiting.id), "both are in the history")
-    daemon.kill()
+        daemon.kill()  # before a farewell could end them
     later = Daemon(daemon.state_dir)
     try:
         async with connect(later.address) as one:
