@@ -141,7 +141,8 @@ class Config:
     )
     spool_total_bytes: int | None = _key(
         None,
-        "bytes of output kept on disk in all; not set: 10 GiB, or a tenth of the file system if that is less",
+        "bytes that output may take on disk in all, a block for each file and directory counted in; not set: 10 GiB, "
+        "or a tenth of the file system if that is less",
         minimum=1 << 20,
         maximum=1 << 60,
     )

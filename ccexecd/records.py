@@ -111,7 +111,7 @@ class Records:
         self.totals.add(execution)
         store = self._stores.pop(execution.id, None)
         if self._archive is not None and execution.finished_at is not None:
-            size = store.held_bytes if store is not None else 0
+            size = store.disk_bytes if store is not None else 0
             moment = execution.finished_at.timestamp()
             self._archive.finished(execution.id, moment, size, lambda: _record(execution, store))
             execution.log.shrink(REMEMBERED_WINDOW)
@@ -163,7 +163,7 @@ def _record(execution: Execution, store: StoredLog | None) -> Record:
         exit_code=outcome.exit_code if outcome is not None else None,
         duration=execution.duration,
         command=described["command"],
-        output_bytes=store.held_bytes if store is not None and store.oldest_seq is not None else 0,
+        output_bytes=store.disk_bytes if store is not None and store.oldest_seq is not None else 0,
         description=described,
         completion=execution.completion(outcome) if outcome is not None else None,
         idempotency_key=once.key if once is not None else None,

@@ -51,7 +51,6 @@ class Trace:
         started: the params of `process.started`; None if it is not known to have started.
         completion: the params of `process.completed`; None if it never was.
         last_sign: when its files were last written to, in seconds since the epoch.
-        held_bytes: what they take.
     """
 
     log: StoredLog
@@ -60,7 +59,27 @@ class Trace:
     started: dict[str, Any] | None
     completion: dict[str, Any] | None
     last_sign: float
-    held_bytes: int
+
+    @property
+    def disk_bytes(self) -> int:
+        """What its files and their directory take. It blocks."""
+        files = list(self.log.directory.iterdir())
+        return sum(each.lstat().st_blocks for each in (self.log.directory, *files)) * _STAT_BLOCK
+
+
+class _Uncounted:
+    """The room of logs that are being completed: what they take is counted when that is done, and by others.
+
+    Args:
+        room: what logs share.
+    """
+
+    def __init__(self, room: Room) -> None:
+        self.most_bytes = room.most_bytes
+        self.fails, self.works, self.is_over = room.fails, room.works, room.is_over
+
+    def takes(self, size: int) -> None:
+        """Nothing: this is not the thread in which bytes are counted."""
 
 
 def trace(directory: Path, room: Room) -> Trace:
@@ -74,12 +93,11 @@ def trace(directory: Path, room: Room) -> Trace:
         JournalError: it is no log, or a later version's.
         OSError: it cannot be read.
     """
-    log = StoredLog.reopened(directory, room)
+    log = StoredLog.reopened(directory, _Uncounted(room))
     fd = open_to_read(directory / JOURNAL)
     try:
         start, size = log.journal_bounds
-        status = os.fstat(fd)
-        last_sign, held = status.st_mtime, status.st_blocks * _STAT_BLOCK
+        last_sign = os.fstat(fd).st_mtime
         first = (said for _, _, said in journal.lines(fd, start, min(size, start + _TAIL)))
         started = next((params for said in first if (params := _params(said, "process.started"))), None)
         end, next_seq, ends, completion = _last_lines(fd, start, size)
@@ -93,7 +111,6 @@ def trace(directory: Path, room: Room) -> Trace:
             status = path.stat()
             sizes[stream] = max(status.st_size, ends[stream])
             last_sign = max(last_sign, status.st_mtime)
-            held += status.st_blocks * _STAT_BLOCK
         else:
             sizes[stream] = ends[stream]
         if completion is None:
@@ -102,7 +119,7 @@ def trace(directory: Path, room: Room) -> Trace:
             next_seq += len(left)
     if entries:
         log.append(end, entries)
-    return Trace(log, next_seq, sizes, started, completion, last_sign, held)
+    return Trace(log, next_seq, sizes, started, completion, last_sign)
 
 
 def concluded(known: Record | None, left: Trace | None) -> Record:
@@ -146,7 +163,7 @@ def concluded(known: Record | None, left: Trace | None) -> Record:
         exit_code=completion["exit_code"],
         duration=completion["duration"],
         command=description["command"],
-        output_bytes=left.held_bytes if left is not None else 0,
+        output_bytes=left.disk_bytes if left is not None else 0,
         description=description,
         completion=completion,
         idempotency_key=key,

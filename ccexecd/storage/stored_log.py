@@ -63,12 +63,13 @@ class StoredLog:
         execution: its description.
         oldest_seq: the first entry that it holds; None while it holds none.
         held_bytes: what it keeps on disk, journal and output.
+        slack_bytes: what its files and their directory take besides, at most, since disks are given in blocks.
     """
 
     def __init__(self, directory: Path, execution: dict[str, Any], room: Room) -> None:
         self.directory = directory
         self.oldest_seq: int | None = None
-        self.held_bytes = 0
+        self.held_bytes = self.slack_bytes = 0
         self.execution = execution
         self._room = room
         self._files: dict[str, int] = {}
@@ -112,6 +113,11 @@ class StoredLog:
     def journal_bounds(self) -> tuple[int, int]:
         """Where the lines of its journal begin and end."""
         return self._start, self._end
+
+    @property
+    def disk_bytes(self) -> int:
+        """What it takes on disk, at most."""
+        return self.held_bytes + self.slack_bytes
 
     @property
     def dropped(self) -> tuple[int, int]:
@@ -289,12 +295,17 @@ class StoredLog:
         _put(self._file(JOURNAL), first, 0)
         self._start = self._end = self._given_back[JOURNAL] = len(first)
         self._holds(len(first))
+        self._takes_block()  # that of the directory
         self._room.works(self)
 
     def _file(self, name: str) -> int:
         if name not in self._files:
             path = self.directory / name
-            self._files[name] = open_to_read(path) if self._is_closed else os.open(path, _TO_WRITE, 0o600)
+            if self._is_closed:
+                self._files[name] = open_to_read(path)
+            else:
+                self._files[name] = os.open(path, _TO_WRITE, 0o600)
+                self._takes_block()
         return self._files[name]
 
     def _close_unread(self) -> None:
@@ -312,6 +323,11 @@ class StoredLog:
     def _holds(self, size: int) -> None:
         self.held_bytes += size
         self._room.takes(size)
+
+    def _takes_block(self) -> None:
+        """A file or a directory has been made: its last block is never full, as a rule."""
+        self.slack_bytes += BLOCK
+        self._room.takes(BLOCK)
 
     def _charge(self, size: int, lines: int) -> None:
         account = self._account

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ccexecd.storage import stored_log
+from ccexecd.storage.journal import BLOCK
 from ccexecd.storage.stored_log import StoredLog
 
 
@@ -57,6 +58,13 @@ class Disk:
         if not taken:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return self._pwrite(fd, text[:taken], at)
+
+
+def assert_counts(used: int, root: Path) -> None:
+    """See that so many bytes are what the logs below a directory take on disk: no less, and a block a file more."""
+    files, directories = list(root.glob("*/*")), list(root.iterdir())
+    blocks = sum(-(-path.stat().st_size // BLOCK) for path in files) + len(directories)
+    assert blocks * BLOCK <= used <= (blocks + len(files)) * BLOCK
 
 
 def descriptors() -> int:

@@ -24,6 +24,8 @@ from ccexecd.storage.past import PastExecution
 from ccexecd.storage.recovery import ONCE
 from ccexecd.storage.spool import Retention
 
+from .disk import assert_counts
+
 pytestmark = pytest.mark.anyio
 
 KEEPING = Retention(execution_bytes=1 << 30, total_bytes=1 << 30, output_seconds=1e6, history_seconds=1e9)
@@ -99,7 +101,7 @@ class Run:
         self.log.note("process.completed", self.completion())
         self.log.close()
         self.finished_at = time.time() if moment is None else moment
-        self.archive.finished(self.name, self.finished_at, self.store.held_bytes if self.store else 0, self.record)
+        self.archive.finished(self.name, self.finished_at, self.store.disk_bytes if self.store else 0, self.record)
         return self
 
     def completion(self) -> dict[str, object]:
@@ -133,7 +135,7 @@ class Run:
             exit_code=None if self.finished_at is None else 3,
             duration=0.5,
             command="echo",
-            output_bytes=self.store.held_bytes if self.store else 0,
+            output_bytes=self.store.disk_bytes if self.store else 0,
             description=known,
             completion=None if self.finished_at is None else self.completion(),
         )
@@ -177,7 +179,7 @@ async def test_another_daemon_knows_what_was(tmp_path):
         assert output_of(one) == b"hello\nworld"
         assert [each.id for each in await archive.newest(Wanted())] == ["one"]
         assert archive.problems == {}
-        assert archive.spool.used_bytes == sum(path.stat().st_size for path in tmp_path.glob("output/*/*"))
+        assert_counts(archive.spool.used_bytes, tmp_path / "output")
 
 
 async def test_the_same_daemon_knows_it_too(tmp_path, until):
@@ -495,7 +497,7 @@ async def test_output_goes_when_it_is_due_and_its_execution_stays_known(tmp_path
     async with opened(tmp_path, keeping) as archive:
         assert output_of(await only(archive, "e0")) == b""
         assert archive.spool.ids() == {"e3", "e4"}
-        assert archive.spool.used_bytes == sum(path.stat().st_size for path in tmp_path.glob("output/*/*"))
+        assert_counts(archive.spool.used_bytes, tmp_path / "output")
 
 
 async def test_what_is_old_is_forgotten(tmp_path, until):

@@ -3,6 +3,7 @@
 import errno
 import os
 
+import attrs
 import pytest
 
 from ccexecd.core.framing import Piece
@@ -11,7 +12,7 @@ from ccexecd.storage import spool as spool_module
 from ccexecd.storage import stored_log
 from ccexecd.storage.spool import LARGEST_TOTAL, LEAST_SHARE, SHARE, Retention, Spool
 
-from .disk import Disk
+from .disk import Disk, assert_counts
 
 KEEPING = Retention(execution_bytes=1 << 30, total_bytes=100_000, output_seconds=1000.0, history_seconds=1e9)
 
@@ -36,7 +37,7 @@ class Stage:
     def finish(self, name: str, size: int, moment: float = 0.0) -> None:
         """One that has finished, with that much output."""
         log = self.fill(name, size)
-        held = log._store.held_bytes
+        held = log._store.disk_bytes
         log.close()
         self.spool.finished(name, moment, held)
 
@@ -51,26 +52,36 @@ def test_what_is_kept_is_counted(stage):
     """Output and journals, of those that run and of those that have finished."""
     stage.fill("a", 10_000)
     stage.finish("b", 20_000)
-    on_disk = sum(path.stat().st_size for path in stage.spool.root.glob("*/*"))
-    assert stage.spool.used_bytes == on_disk > 30_000
+    assert_counts(stage.spool.used_bytes, stage.spool.root)
     assert stage.spool.ids() == {"a", "b"}
+
+
+def test_little_output_takes_blocks(stage):
+    """A file takes a block, and a directory too, however little is in it: a thousand small ones are no small matter."""
+    for number in range(10):
+        stage.finish(f"e{number}", 5, moment=float(number))
+    assert_counts(stage.spool.used_bytes, stage.spool.root)
+    stage.spool.remove(stage.spool.due(10.0))
+    assert 0 < len(stage.spool.ids()) < 10
+    assert_counts(stage.spool.used_bytes, stage.spool.root)
+    assert stage.spool.used_bytes <= stage.spool.total_bytes
 
 
 def test_the_one_that_finished_first_goes_first(stage):
     """As many as it takes, and no more; it is told as soon as there is too much."""
+    stage.spool.retain(attrs.evolve(KEEPING, total_bytes=200_000))
     for number in range(4):
         stage.finish(f"e{number}", 20_000, moment=float(number))
     assert (stage.excesses, stage.spool.due(10.0)) == (0, [])
-    stage.fill("running", 45_000)
+    stage.fill("running", 120_000)
     assert stage.excesses > 0
     gone = stage.spool.due(10.0)
     assert gone == ["e0", "e1"]
-    assert stage.spool.used_bytes <= 100_000
+    assert stage.spool.used_bytes <= 200_000
     assert stage.spool.gone_bytes > 40_000
     stage.spool.remove(gone)
     assert stage.spool.ids() == {"e2", "e3", "running"}
-    on_disk = sum(path.stat().st_size for path in stage.spool.root.glob("*/*"))
-    assert stage.spool.used_bytes == on_disk
+    assert_counts(stage.spool.used_bytes, stage.spool.root)
 
 
 def test_what_is_old_goes(stage):

@@ -156,7 +156,7 @@ def test_the_oldest_goes_when_it_is_too_much(tmp_path, size):
     for number in range(200):
         append(log, text)
         assert store.held_bytes <= most
-        assert store.held_bytes == room.used_bytes
+        assert store.disk_bytes == room.used_bytes
         assert log.dropped_bytes == (log.oldest_seq - 1) * size
         assert log.dropped_lines == log.oldest_seq - 1, number
     allocated = sum(path.stat().st_blocks * 512 for path in store.directory.iterdir())
@@ -472,7 +472,7 @@ class StoredLogMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_kept_is_counted(self):
-        assert self.store.held_bytes == self.room.used_bytes
+        assert self.store.disk_bytes == self.room.used_bytes
 
     def _end(self) -> None:
         """Another daemon finds what this one could still tell."""
