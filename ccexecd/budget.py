@@ -21,7 +21,7 @@ PROCESSES_EACH = 8
 """Processes that an execution is taken to have, with threads, as the kernel counts: an agent and what it runs."""
 
 RESERVED = 64
-"""Descriptors of the daemon itself: sockets, logs, the history, the keeper."""
+"""Descriptors of the daemon itself: sockets, logs, the history, the keeper, and the output of the past that is read."""
 
 CONNECTION_DESCRIPTORS = 2
 """Descriptors of a client's connection; with TLS, one more."""

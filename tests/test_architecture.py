@@ -454,6 +454,10 @@ ELSEWHERE = {
     "ccexecd/core/store.py": ("tests/storage/test_stored_log.py", "the one that there is"),
     "ccexecd/service/figures.py": ("tests/external/test_metrics.py", "what is read there"),
     "ccexecd/storage/stored_reader.py": ("tests/storage/test_stored_log.py", "a place in one"),
+    "ccexecd/storage/log_files.py": (
+        "storage/test_stored_log.py",
+        "the files of a log: opened, closed and counted there",
+    ),
     "ccexecd/storage/room.py": ("tests/storage/test_spool.py", "the one that there is"),
     "ccexecd/session.py": ("tests/test_engine.py", "the engine opens and ends it"),
     "ccexecd/sparse.py": ("tests/storage/test_stored_log.py", "one system call"),

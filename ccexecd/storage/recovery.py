@@ -21,8 +21,9 @@ from ccexecd.storage import journal
 from ccexecd.storage.chain import files_in, opened
 from ccexecd.storage.history import Record
 from ccexecd.storage.journal import Line, Place
+from ccexecd.storage.log_files import LogFiles, open_to_read
 from ccexecd.storage.room import Room
-from ccexecd.storage.stored_log import JOURNAL, STREAMS, StoredLog, open_to_read
+from ccexecd.storage.stored_log import JOURNAL, STREAMS, StoredLog
 
 ONCE = "once"
 """What a journal has its description of an execution say besides: its idempotency key and fingerprint."""
@@ -80,6 +81,9 @@ class _Uncounted:
 
     def takes(self, size: int) -> None:
         """Nothing: this is not the thread in which bytes are counted."""
+
+    def reads(self, files: LogFiles) -> None:
+        """Nothing: one is completed at a time."""
 
 
 def trace(directory: Path, room: Room) -> Trace:

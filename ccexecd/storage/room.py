@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from ccexecd.storage.log_files import LogFiles
     from ccexecd.storage.stored_log import StoredLog
 
 
@@ -21,6 +22,9 @@ class Room(Protocol):
 
     def works(self, log: "StoredLog") -> None:
         """It could be written to, after it could not, or for the first time."""
+
+    def reads(self, files: "LogFiles") -> None:
+        """A log to which nothing is written any more has its files open, or is about to; others may have to close."""
 
     def is_over(self, log: "StoredLog") -> None:
         """Nothing more is written to it."""

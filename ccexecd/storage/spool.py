@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 import attrs
 
+from ccexecd.storage.log_files import LogFiles
 from ccexecd.storage.stored_log import StoredLog
 
 LARGEST_TOTAL = 10 * 1024**3
@@ -21,6 +22,9 @@ LARGEST_TOTAL = 10 * 1024**3
 
 SHARE = 0.1
 """Share of its file system that journald takes for its own logs, too (SystemMaxUse= in journald.conf(5))."""
+
+READ_AT_A_TIME = 8
+"""Logs of the past that have their files open, three each, however many are watched: a part of `budget.RESERVED`."""
 
 LEAST_SHARE = 1024 * 1024
 """Bytes that an execution may keep however many of them run."""
@@ -65,6 +69,7 @@ class Spool:
         self._live: set[StoredLog] = set()
         self._fresh: list[StoredLog] = []
         self._finished: OrderedDict[str, tuple[float, int]] = OrderedDict()  # when, and how much; the oldest first
+        self._read: OrderedDict[LogFiles, None] = OrderedDict()
         self._failing: dict[StoredLog, str] = {}
         self._unproven = ""  # why the last one failed that has since been closed, until another one works
         self.retain(retention)
@@ -188,6 +193,13 @@ class Spool:
         """It could be written to, after it could not, or for the first time."""
         self._failing.pop(log, None)
         self._unproven = ""
+
+    def reads(self, files: LogFiles) -> None:
+        """A log of the past has its files open, or is about to: those that have had theirs for longest close them."""
+        self._read[files] = None
+        self._read.move_to_end(files)
+        while len(self._read) > READ_AT_A_TIME:
+            self._read.popitem(last=False)[0].close()
 
     def is_over(self, log: StoredLog) -> None:
         """Nothing more is written to it."""

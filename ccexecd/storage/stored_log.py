@@ -12,12 +12,11 @@ and writes nothing leaves no files. What the log has by then is handed in with t
 The oldest entries go when there are more bytes than may be: the file system takes their blocks back, and offsets stay
 what they were.
 
-Owns the files of one execution. Must not know of other executions: what they take together is the spool's.
+Owns what is in the files of one execution. Must not know of other executions: what they take together is the spool's.
 """
 
 import errno
 import os
-import stat
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from ccexecd.core.entries import Chunk, Entry, Gap, Stream, weight
 from ccexecd.sparse import punch_hole
 from ccexecd.storage import journal
 from ccexecd.storage.journal import BLOCK, Account, Line, Place
+from ccexecd.storage.log_files import LogFiles, put
 from ccexecd.storage.room import Room
 from ccexecd.storage.stored_reader import StoredReader
 
@@ -46,9 +46,6 @@ SHED_ENTRIES = 256
 SHED_BYTES = 1024 * 1024
 """Bytes given up at a time where there is room for many times as much: a system call then frees 256 blocks."""
 
-_TO_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO in the place of a file hangs nobody
-_TO_WRITE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-
 
 class StoredLog:
     """One execution's log, as its `OutputLog` fills it. It is the `Store` of that.
@@ -63,16 +60,16 @@ class StoredLog:
         execution: its description.
         oldest_seq: the first entry that it holds; None while it holds none.
         held_bytes: what it keeps on disk, journal and output.
-        slack_bytes: what its files and their directory take besides, at most, since disks are given in blocks.
     """
 
     def __init__(self, directory: Path, execution: dict[str, Any], room: Room) -> None:
         self.directory = directory
         self.oldest_seq: int | None = None
-        self.held_bytes = self.slack_bytes = 0
+        self.held_bytes = 0
         self.execution = execution
         self._room = room
-        self._files: dict[str, int] = {}
+        self._files = LogFiles(directory, room)
+        self._file, self._opened = self._files.of, self._files.opened
         self._ends: dict[Stream, int] = {"stdout": 0, "stderr": 0}  # bytes that were read
         self._sound_from: dict[Stream, int] = {"stdout": 0, "stderr": 0}  # from there on, they are in the file
         self._start = self._end = self._last = 0  # of the journal: its lines begin and end, and the last one begins
@@ -84,7 +81,7 @@ class StoredLog:
         self._given_back = {"stdout": 0, "stderr": 0, JOURNAL: 0}  # and the whole blocks of it before that, given back
         self._retry_at: float | None = None
         self._readers = 0
-        self._is_wanted = self._is_closed = False
+        self._is_wanted = False
 
     @classmethod
     def reopened(cls, directory: Path, room: Room) -> "StoredLog":
@@ -99,7 +96,7 @@ class StoredLog:
             OSError: it cannot be read.
         """
         log = cls(directory, {}, room)
-        log._is_closed = True
+        log._files.are_written = False
         try:
             fd = log._file(JOURNAL)
             log._account, log.execution, log._start = journal.read_head(fd)
@@ -117,7 +114,7 @@ class StoredLog:
     @property
     def disk_bytes(self) -> int:
         """What it takes on disk, at most."""
-        return self.held_bytes + self.slack_bytes
+        return self.held_bytes + self._files.slack_bytes
 
     @property
     def dropped(self) -> tuple[int, int]:
@@ -134,12 +131,12 @@ class StoredLog:
         Raises:
             OSError: the journal cannot be written.
         """
-        self._is_closed, self._end = False, end
+        self._files.are_written, self._end = True, end
         try:
             os.ftruncate(self._file(JOURNAL), end)
             return self.record(entries)
         finally:
-            self._is_closed = True
+            self._files.are_written = False
             self._room.is_over(self)
             self._close_unread()
 
@@ -150,7 +147,7 @@ class StoredLog:
 
     def prepare(self) -> None:
         """Make its files ahead of the first output, in a moment in which nobody waits for that."""
-        if self._end or self._is_closed:
+        if self._end or not self._files.are_written:
             return
         self._is_wanted = True
         try:
@@ -166,7 +163,7 @@ class StoredLog:
         if self.is_ready and self._sound_from[stream] <= self._recorded[stream]:  # else a hole would look like output
             try:
                 self._make_journal()
-                _put(self._file(stream), received, start)
+                put(self._file(stream), received, start)
             except OSError as error:
                 self._fail(error)
             else:
@@ -179,10 +176,10 @@ class StoredLog:
             self._make_journal()
             for entry in entries:
                 if isinstance(entry, Chunk) and entry.offset < self._sound_from[entry.stream]:
-                    _put(self._file(entry.stream), entry.piece.text, entry.offset)
+                    put(self._file(entry.stream), entry.piece.text, entry.offset)
             lines = [journal.line(entry) for entry in entries]
             text = b"".join(lines) if len(lines) > 1 else lines[0]
-            _put(self._files[JOURNAL], text, self._end)
+            put(self._opened[JOURNAL], text, self._end)
         except OSError as error:
             self._fail(error)
             return False
@@ -238,12 +235,14 @@ class StoredLog:
     def close(self) -> None:
         """Nothing follows."""
         self._tell_account()
-        self._is_closed = True
+        self._files.are_written = False
         if self._oldest is not None:
             self._oldest.close()
             self._oldest = None
         self._room.is_over(self)
         self._close_unread()
+        if self._readers:
+            self._files.are_read()
 
     def forget(self) -> None:
         """Its files are being removed."""
@@ -258,6 +257,11 @@ class StoredLog:
             return journal.find(self._file(JOURNAL), self._start, self._end, seq)
         except OSError:  # somebody has removed it
             return self._end
+
+    @property
+    def closings(self) -> int:
+        """How often its files have been closed: what reads their lines has to begin again then."""
+        return self._files.closings
 
     def end_reading(self) -> None:
         """A reader has gone."""
@@ -284,35 +288,17 @@ class StoredLog:
     def _make_journal(self) -> None:
         if self._end:
             return
-        try:
-            self.directory.mkdir(mode=0o700)
-        except FileExistsError:
-            pass
-        except FileNotFoundError:  # the first of all, or somebody has removed what is above it
-            self.directory.parent.mkdir(mode=0o700)
-            self.directory.mkdir(mode=0o700)
+        self._files.make_directory()
         first = journal.head(self._account, self.execution)
-        _put(self._file(JOURNAL), first, 0)
+        put(self._file(JOURNAL), first, 0)
         self._start = self._end = self._given_back[JOURNAL] = len(first)
         self._holds(len(first))
-        self._takes_block()  # that of the directory
+        self._files.takes_block()  # that of the directory
         self._room.works(self)
 
-    def _file(self, name: str) -> int:
-        if name not in self._files:
-            path = self.directory / name
-            if self._is_closed:
-                self._files[name] = open_to_read(path)
-            else:
-                self._files[name] = os.open(path, _TO_WRITE, 0o600)
-                self._takes_block()
-        return self._files[name]
-
     def _close_unread(self) -> None:
-        if self._is_closed and not self._readers:
-            for fd in self._files.values():
-                os.close(fd)
-            self._files.clear()
+        if not (self._files.are_written or self._readers):
+            self._files.close()
 
     def _fail(self, error: OSError) -> None:
         self._retry_at = time.monotonic() + RETRY
@@ -323,11 +309,6 @@ class StoredLog:
     def _holds(self, size: int) -> None:
         self.held_bytes += size
         self._room.takes(size)
-
-    def _takes_block(self) -> None:
-        """A file or a directory has been made: its last block is never full, as a rule."""
-        self.slack_bytes += BLOCK
-        self._room.takes(BLOCK)
 
     def _charge(self, size: int, lines: int) -> None:
         account = self._account
@@ -350,7 +331,7 @@ class StoredLog:
         if self._is_told:
             return
         try:
-            _put(self._files[JOURNAL], self._account.encoded(), 0)
+            put(self._opened[JOURNAL], self._account.encoded(), 0)
         except OSError as error:
             self._fail(error)
             return
@@ -368,26 +349,3 @@ class StoredLog:
         if whole > start:
             punch_hole(self._file(name), start, whole - start)
             self._given_back[name] = whole
-
-
-def open_to_read(path: Path) -> int:
-    """Open a plain file.
-
-    Raises:
-        OSError: it cannot be opened, or it is something else.
-    """
-    fd = os.open(path, _TO_READ)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "is no plain file", str(path))
-    return fd
-
-
-def _put(fd: int, text: bytes, at: int) -> None:
-    """Write all of it.
-
-    Raises:
-        OSError: it could not be written, or only a part of it.
-    """
-    if os.pwrite(fd, text, at) < len(text):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -8,6 +8,7 @@ import pytest
 
 from ccexecd.storage import stored_log
 from ccexecd.storage.journal import BLOCK
+from ccexecd.storage.log_files import LogFiles
 from ccexecd.storage.stored_log import StoredLog
 
 
@@ -33,6 +34,9 @@ class Room:
 
     def works(self, _: StoredLog) -> None:
         self.problem = ""
+
+    def reads(self, _: LogFiles) -> None:
+        pass
 
     def is_over(self, _: StoredLog) -> None:
         pass

@@ -10,9 +10,9 @@ from ccexecd.core.framing import Piece
 from ccexecd.core.output import OutputLog
 from ccexecd.storage import spool as spool_module
 from ccexecd.storage import stored_log
-from ccexecd.storage.spool import LARGEST_TOTAL, LEAST_SHARE, SHARE, Retention, Spool
+from ccexecd.storage.spool import LARGEST_TOTAL, LEAST_SHARE, READ_AT_A_TIME, SHARE, Retention, Spool
 
-from .disk import Disk, assert_counts
+from .disk import Disk, assert_counts, descriptors
 
 KEEPING = Retention(execution_bytes=1 << 30, total_bytes=100_000, output_seconds=1000.0, history_seconds=1e9)
 
@@ -124,6 +124,36 @@ def test_output_that_is_gone_is_a_gap(stage):
     gap, last = early.take(), early.take()
     assert (gap.from_seq, gap.to_seq) == (1, 1)
     assert last.piece.text == b"last"
+
+
+def test_the_past_takes_few_descriptors(stage):
+    """However many watch it at a time, each at its own place; every one of them sees all of it."""
+    count = 5 * READ_AT_A_TIME
+    logs = []
+    for number in range(count):
+        log = stage.fill(f"e{number}", 10)
+        log.extend("stderr", b"%d" % number, [Piece(b"%d" % number)])
+        log.note("process.completed", {})
+        logs.append(log)
+    cursors = [log.cursor(0) for log in logs]
+    living = [cursor.take() for cursor in cursors]
+    for log in logs:
+        log.close()
+    before = descriptors()
+    for cursor in cursors:
+        cursor.close()
+    idle = descriptors()
+    assert before - idle <= 3 * READ_AT_A_TIME
+    seen = [[log.cursor(0)] for log in logs]
+    for _ in range(2):
+        for each in seen:
+            each.append(each[0].take())
+            assert descriptors() - idle <= 3 * READ_AT_A_TIME
+    assert [each[1] for each in seen] == living
+    assert [each[2].piece.text for each in seen] == [b"%d" % number for number in range(count)]
+    for cursor, *_ in seen:
+        cursor.close()
+    assert descriptors() == idle
 
 
 def test_nothing_is_kept_where_nothing_may_be(tmp_path):
