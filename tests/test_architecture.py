@@ -455,7 +455,7 @@ ELSEWHERE = {
     "ccexecd/service/figures.py": ("tests/external/test_metrics.py", "what is read there"),
     "ccexecd/storage/stored_reader.py": ("tests/storage/test_stored_log.py", "a place in one"),
     "ccexecd/storage/log_files.py": (
-        "storage/test_stored_log.py",
+        "tests/storage/test_stored_log.py",
         "the files of a log: opened, closed and counted there",
     ),
     "ccexecd/storage/room.py": ("tests/storage/test_spool.py", "the one that there is"),
