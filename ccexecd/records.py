@@ -5,6 +5,7 @@ Owns the way between an execution and the archive, and the finished executions i
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
+from functools import partial
 
 import attrs
 
@@ -81,7 +82,7 @@ class Records:
         self.totals = Totals()
         self._archive = archive
         self._stores: dict[str, StoredLog] = {}
-        self._remembered: deque[Execution] = deque()
+        self._remembered: deque[tuple[Execution, int]] = deque()  # and what it took when it finished
         self._remembered_bytes = 0
         self._recalled: OrderedDict[str, PastExecution] = OrderedDict()
 
@@ -110,20 +111,29 @@ class Records:
         """
         self.totals.add(execution)
         store = self._stores.pop(execution.id, None)
+        if store is not None:
+            store.when_closed(partial(self._archived, execution, store))
+        else:
+            self._archived(execution, None)
+        weight = _weight(execution)
+        self._remembered.append((execution, weight))
+        self._remembered_bytes += weight
+        forgotten = []
+        while len(self._remembered) > 1 and (
+            len(self._remembered) > REMEMBERED_EXECUTIONS or self._remembered_bytes > REMEMBERED_BYTES
+        ):
+            oldest, weight = self._remembered.popleft()
+            self._remembered_bytes -= weight
+            forgotten.append(oldest)
+        return forgotten
+
+    def _archived(self, execution: Execution, store: StoredLog | None) -> None:
+        """Its log is whole: note that it is over."""
         if self._archive is not None and execution.finished_at is not None:
             size = store.disk_bytes if store is not None else 0
             moment = execution.finished_at.timestamp()
             self._archive.finished(execution.id, moment, size, lambda: _record(execution, store))
             execution.log.shrink(REMEMBERED_WINDOW)
-        self._remembered.append(execution)
-        self._remembered_bytes += _weight(execution)
-        forgotten = []
-        while len(self._remembered) > 1 and (
-            len(self._remembered) > REMEMBERED_EXECUTIONS or self._remembered_bytes > REMEMBERED_BYTES
-        ):
-            forgotten.append(self._remembered.popleft())
-            self._remembered_bytes -= _weight(forgotten[-1])
-        return forgotten
 
     async def recall(self, name: str, principal: str | None, *, prefix: bool) -> list[PastExecution]:
         """A principal's executions that have left the memory: see `Archive.find`."""

@@ -9,16 +9,23 @@ missed, and goes on with the oldest entry that is left. So nobody can slow the e
 down by another.
 
 A store may fail for a while (a full disk): the window goes on alone. When the store takes entries again, it gets those
-that the window still holds, and a `Gap` for those that it does not.
+that the window still holds, and a `Gap` for those that it does not: in steps, so that nobody waits for all of it.
 """
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from ccexecd.core.entries import Chunk, Entry, Gap, Note, Stream, cost, weight
 from ccexecd.core.framing import Piece
 from ccexecd.core.store import Reader, Store
+
+STEP = 256
+"""Entries that a store is given at a time: more than one read brings, and no more than it gives up at a time."""
+
+_SEQ = attrgetter("seq")
 
 
 class OutputLog:
@@ -45,6 +52,7 @@ class OutputLog:
         self._held_lines = 0
         self._store = store
         self._unstored = 1  # the first entry that the store has not been given
+        self._is_postponed = False  # what that has not been given, or its end: it will come back to us for it
         self._hole: Gap | None = None  # what has left the window and the store could not take
         self._entries: deque[Entry] = deque()
         self._base = 0  # how many entries have left the deque: an entry's index counts from there
@@ -118,7 +126,7 @@ class OutputLog:
         if self._store is not None:
             self._store.finish()
             self._settle()
-            self._store.close()
+            self._conclude()
 
     def shrink(self, capacity: int) -> None:
         """Keep less in memory from now on, where the store has it: for executions that have finished."""
@@ -144,27 +152,61 @@ class OutputLog:
         """Give the store what it has not been given, let go of what is too much, and keep the account."""
         store = self._store
         if store is not None and store.is_ready:
-            fresh: deque[Entry | Gap] = deque()
-            for entry in reversed(self._entries):
-                if entry.seq < self._unstored:
-                    break
-                fresh.appendleft(entry)
-            if self._hole is not None:
-                fresh.appendleft(self._hole)
-            if fresh and store.record(fresh):
-                self._unstored, self._hole = self.next_seq, None
-                for gone in store.shed():
-                    if gone.seq < self.window_seq:
-                        self._lose(gone)
+            self._hand_in(store)
         if self.held_bytes > self._capacity or self._most_lines is not None:
             self._drop()
+
+    def _hand_in(self, store: Store) -> None:
+        """Give the store what it has not been given: all of it, as a rule; after a failure, the oldest of it."""
+        fresh: Sequence[Entry | Gap] = self._unstored_entries()
+        if not fresh:
+            return
+        if self._hole is not None:
+            fresh = [self._hole, *fresh]
+        taken = store.record(fresh)
+        if not taken:
+            return
+        self._unstored, self._hole = fresh[taken - 1].seq + fresh[taken - 1].count, None
+        for gone in store.shed():
+            if gone.seq < self.window_seq:
+                self._lose(gone)
+        if self._unstored < self.next_seq and not self._is_postponed:
+            self._is_postponed = True
+            store.postpone(self._proceed)
+
+    def _unstored_entries(self) -> Sequence[Entry]:
+        """The oldest entries that the store has not been given, as many as one step takes."""
+        entries, first = self._entries, self._unstored
+        end = oldest = len(entries)
+        if not entries or entries[-1].seq <= first:  # one read brings one, as a rule
+            return (entries[-1],) if entries and entries[-1].seq == first else ()
+        while oldest and entries[oldest - 1].seq >= first and end - oldest < STEP:
+            oldest -= 1
+        if oldest and entries[oldest - 1].seq >= first:
+            oldest = bisect_left(entries, first, key=_SEQ)
+        return [entries[index] for index in range(oldest, min(oldest + STEP, end))]
+
+    def _proceed(self) -> None:
+        """The next step of what was postponed."""
+        self._is_postponed = False
+        self._settle()
+        if self.closed:
+            self._conclude()
+
+    def _conclude(self) -> None:
+        """Nothing follows, but what may have been postponed."""
+        if self._store is not None and not self._is_postponed:
+            self._store.close()
 
     def _drop(self) -> None:
         """Keep what the window may hold. The newest entry always stays."""
         while len(self._entries) > 1 and (
             self.held_bytes > self._capacity or (self._most_lines is not None and self._held_lines > self._most_lines)
         ):
-            gone = self._entries.popleft()
+            gone = self._entries[0]
+            if gone.seq >= self._unstored and self._store is not None and self._store.is_ready:
+                self._hand_in(self._store)
+            self._entries.popleft()
             self._base += 1
             self.held_bytes -= cost(gone)
             if self._most_lines is not None:

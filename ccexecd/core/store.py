@@ -1,6 +1,6 @@
 """What a log keeps its entries in besides its window, as the log sees it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ccexecd.core.entries import Entry, Gap, Stream
@@ -30,8 +30,11 @@ class Store(Protocol):
     def write(self, stream: Stream, received: bytes) -> None:
         """Keep what a read brought, before anything is made of it."""
 
-    def record(self, entries: Sequence[Entry | Gap]) -> bool:
-        """Keep entries: those that follow what it holds. Returns whether it has them now, all or none."""
+    def record(self, entries: Sequence[Entry | Gap]) -> int:
+        """Keep entries: those that follow what it holds. Returns how many it has now: the first ones, or none."""
+
+    def postpone(self, step: Callable[[], None]) -> None:
+        """Have a step of what is left to give it done in a moment, when nobody waits."""
 
     def shed(self) -> Sequence[Entry | Gap]:
         """Give up the oldest entries that are beyond what it may hold. They are gone, and returned for the account."""

@@ -60,7 +60,7 @@ class Archive:
 
     def __init__(self, directory: Path, retention: Retention) -> None:
         self._audit = directory / "audit"
-        self.spool = Spool(directory / "output", retention, self._wake)
+        self.spool = Spool(directory / "output", retention, self._wake, self._is_behind)
         self._history = History(directory / "history.db")
         self._problem = ""
         self._sessions: dict[str, SessionRecord] = {}
@@ -68,7 +68,7 @@ class Archive:
         self._removed: list[str] = []
         self._is_writing = False
         self._begun: set[str] | None = set()  # in this life; None once it is known what an earlier one has left
-        self._wanted = trio.Event()
+        self._wanted, self._postponed = trio.Event(), trio.Event()
         self.opened = trio.Event()
         self._thread = trio.CapacityLimiter(1)
 
@@ -81,7 +81,7 @@ class Archive:
     @property
     def is_settled(self) -> bool:
         """Whether everything that it was given has been written."""
-        return not (self._is_writing or self._sessions or self._executions or self._removed)
+        return not (self.spool.is_behind or self._is_writing or self._sessions or self._executions or self._removed)
 
     def begin(self, execution_id: str, description: dict[str, Any]) -> StoredLog | None:
         """A place on disk for the log of an execution that is being started; None if none is kept."""
@@ -138,15 +138,19 @@ class Archive:
         """Go through what an earlier daemon has left, then write whenever there is something, until cancelled."""
         task_status.started()
         try:
-            await self._in_thread(self._open)
-            self.opened.set()
-            self._wake()  # some of it may have become too old
-            while True:
-                await self._wanted.wait()
-                await trio.sleep(RETRY if self._problem else GATHER)
-                await self._write()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._proceed)
+                await self._in_thread(self._open)
+                self.opened.set()
+                self._wake()  # some of it may have become too old
+                while True:
+                    await self._wanted.wait()
+                    await trio.sleep(RETRY if self._problem else GATHER)
+                    await self._write()
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(LAST_WRITE):
+                while self.spool.proceed():
+                    await trio.lowlevel.checkpoint()
                 await self._write()
                 while not (self.is_settled or self._problem):  # one write takes no more than `MOST_AT_ONCE`
                     await self._write()
@@ -154,6 +158,17 @@ class Archive:
                     await self._in_thread(self._history.close)
 
     # Writing
+
+    def _is_behind(self) -> None:
+        self._postponed.set()
+
+    async def _proceed(self) -> None:
+        """Give logs on disk, step by step, what they could not take for a while."""
+        while True:
+            await self._postponed.wait()
+            while self.spool.proceed():
+                await trio.lowlevel.checkpoint()
+            self._postponed = trio.Event()
 
     def _wake(self) -> None:
         self._wanted.set()

@@ -93,13 +93,12 @@ def head(account: Account, execution: dict[str, Any]) -> bytes:
 
 def line(entry: Entry | Gap) -> bytes:
     """The line of an entry."""
-    match entry:
-        case Chunk(seq, count, stream, offset, piece):
-            return _CHUNK % (seq, count, _STREAMS[stream], offset, len(piece.text), piece.part, piece.parts)
-        case Note():
-            return orjson.dumps({"seq": entry.seq, "method": entry.method, "params": entry.params}) + b"\n"
-        case Gap():
-            return orjson.dumps(attrs.asdict(entry)) + b"\n"
+    if isinstance(entry, Chunk):
+        piece, stream = entry.piece, _STREAMS[entry.stream]
+        return _CHUNK % (entry.seq, entry.count, stream, entry.offset, len(piece.text), piece.part, piece.parts)
+    if isinstance(entry, Note):
+        return orjson.dumps({"seq": entry.seq, "method": entry.method, "params": entry.params}) + b"\n"
+    return orjson.dumps(attrs.asdict(entry)) + b"\n"
 
 
 def parsed(text: bytes) -> Line | None:

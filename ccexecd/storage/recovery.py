@@ -77,7 +77,7 @@ class _Uncounted:
 
     def __init__(self, room: Room) -> None:
         self.most_bytes = room.most_bytes
-        self.fails, self.works, self.is_over = room.fails, room.works, room.is_over
+        self.fails, self.works, self.is_over, self.postpone = room.fails, room.works, room.is_over, room.postpone
 
     def takes(self, size: int) -> None:
         """Nothing: this is not the thread in which bytes are counted."""

@@ -1,5 +1,6 @@
 """What a log on disk shares with all others, as the log sees it."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ class Room(Protocol):
 
     def reads(self, files: "LogFiles") -> None:
         """A log to which nothing is written any more has its files open, or is about to; others may have to close."""
+
+    def postpone(self, step: Callable[[], None]) -> None:
+        """Have something done in a moment, when nobody waits for it."""
 
     def is_over(self, log: "StoredLog") -> None:
         """Nothing more is written to it."""

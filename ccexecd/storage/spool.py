@@ -6,7 +6,7 @@ execution which finished first goes first. Must not know what is known of execut
 
 import os
 import shutil
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class Spool:
         root: the directory of the directories.
         retention: what is kept.
         on_excess: called when more is used than may be, and some of it can go.
+        on_postponed: called when there is something for `proceed`.
 
     Attributes:
         total_bytes: what all may take together.
@@ -61,15 +62,23 @@ class Spool:
         gone_bytes: output, and the journals about it, that went because of its age or of the total.
     """
 
-    def __init__(self, root: Path, retention: Retention, on_excess: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        retention: Retention,
+        on_excess: Callable[[], object],
+        on_postponed: Callable[[], object] = lambda: None,
+    ) -> None:
         self.root = root
         self.total_bytes = self.used_bytes = self.gone_bytes = 0
         self._on_excess = on_excess
+        self._on_postponed = on_postponed
         self._logs: WeakValueDictionary[str, StoredLog] = WeakValueDictionary()
         self._live: set[StoredLog] = set()
         self._fresh: list[StoredLog] = []
         self._finished: OrderedDict[str, tuple[float, int]] = OrderedDict()  # when, and how much; the oldest first
         self._read: OrderedDict[LogFiles, None] = OrderedDict()
+        self._postponed: deque[Callable[[], None]] = deque()
         self._failing: dict[StoredLog, str] = {}
         self._unproven = ""  # why the last one failed that has since been closed, until another one works
         self.retain(retention)
@@ -184,6 +193,22 @@ class Spool:
         self.used_bytes += size
         if size > 0 and self._finished and self.used_bytes > self.total_bytes:
             self._on_excess()
+
+    def postpone(self, step: Callable[[], None]) -> None:
+        """Have a step of what a log has to be given done by `proceed`."""
+        self._postponed.append(step)
+        self._on_postponed()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is something for `proceed`."""
+        return bool(self._postponed)
+
+    def proceed(self) -> bool:
+        """Do one step of what was postponed: a millisecond's work. Returns whether there is another."""
+        if self._postponed:
+            self._postponed.popleft()()
+        return self.is_behind
 
     def fails(self, log: StoredLog, error: OSError) -> None:
         """It could not be written to."""

@@ -4,7 +4,7 @@ Theory of operation. What a read brought is written to the file of its stream in
 of it; the entries that come of it follow in the journal, also in that step. A write lands in the page cache, which
 outlives the daemon, however that ends. Everything is written at a place that is known in memory, so what fails half
 way is written over by the next attempt. When the disk takes no more, the attempt is repeated once a second, as long as
-there is output; the log then hands in what it still has.
+there is output; the log then hands in what it still has, in steps.
 
 Nothing is made on disk before the first output, or before the execution has lived for a moment: one that ends at once
 and writes nothing leaves no files. What the log has by then is handed in with the first entry.
@@ -18,13 +18,14 @@ Owns what is in the files of one execution. Must not know of other executions: w
 import errno
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from ccexecd.core.entries import Chunk, Entry, Gap, Stream, weight
+from ccexecd.core.output import STEP
 from ccexecd.sparse import punch_hole
 from ccexecd.storage import journal
 from ccexecd.storage.journal import BLOCK, Account, Line, Place
@@ -40,8 +41,11 @@ STREAMS: tuple[Stream, ...] = ("stdout", "stderr")
 RETRY = 1.0
 """Seconds after a failure until the next attempt."""
 
-SHED_ENTRIES = 256
-"""Entries that one step gives up at most: more than one read brings, and less than a millisecond's work."""
+SHED_ENTRIES = STEP
+"""Entries that one step gives up at most: as many as it may bring, and less than a millisecond's work."""
+
+MADE_UP_BYTES = 1024 * 1024
+"""Bytes that one step writes at most of what could not be written when it was read: a millisecond's work."""
 
 SHED_BYTES = 1024 * 1024
 """Bytes given up at a time where there is room for many times as much: a system call then frees 256 blocks."""
@@ -82,6 +86,7 @@ class StoredLog:
         self._retry_at: float | None = None
         self._readers = 0
         self._is_wanted = False
+        self._on_close: Callable[[], None] | None = None
 
     @classmethod
     def reopened(cls, directory: Path, room: Room) -> "StoredLog":
@@ -134,7 +139,7 @@ class StoredLog:
         self._files.are_written, self._end = True, end
         try:
             os.ftruncate(self._file(JOURNAL), end)
-            return self.record(entries)
+            return self.record(entries) == len(entries)
         finally:
             self._files.are_written = False
             self._room.is_over(self)
@@ -170,19 +175,20 @@ class StoredLog:
                 return
         self._sound_from[stream] = self._ends[stream]
 
-    def record(self, entries: Sequence[Entry | Gap]) -> bool:
-        """Keep entries: those that follow what it holds. Returns whether it has them now, all or none."""
+    def record(self, entries: Sequence[Entry | Gap]) -> int:
+        """Keep entries: those that follow what it holds. Returns how many it has now: the first ones, or none."""
         try:
             self._make_journal()
             for entry in entries:
                 if isinstance(entry, Chunk) and entry.offset < self._sound_from[entry.stream]:
-                    put(self._file(entry.stream), entry.piece.text, entry.offset)
+                    entries = self._written_again(entries)
+                    break
             lines = [journal.line(entry) for entry in entries]
             text = b"".join(lines) if len(lines) > 1 else lines[0]
             put(self._opened[JOURNAL], text, self._end)
         except OSError as error:
             self._fail(error)
-            return False
+            return 0
         self._last = self._end + len(text) - len(lines[-1])
         self._end += len(text)
         self._holds(len(text) + sum(len(entry.piece.text) for entry in entries if isinstance(entry, Chunk)))
@@ -197,7 +203,31 @@ class StoredLog:
             elif isinstance(entry, Chunk):
                 self._recorded[entry.stream] = entry.offset + len(entry.piece.text)
         self._tell_account()
-        return True
+        return len(entries)
+
+    def _written_again(self, entries: Sequence[Entry | Gap]) -> Sequence[Entry | Gap]:
+        """Write output that could not be written when it was read. Returns the entries up to `MADE_UP_BYTES` of it.
+
+        Raises:
+            OSError: it cannot be written now either.
+        """
+        missing: dict[Stream, list[Chunk]] = {}
+        taken: list[Entry | Gap] = []
+        size = 0
+        for entry in entries:
+            taken.append(entry)
+            if isinstance(entry, Chunk) and entry.offset < self._sound_from[entry.stream]:
+                missing.setdefault(entry.stream, []).append(entry)
+                size += len(entry.piece.text)
+                if size >= MADE_UP_BYTES:
+                    break
+        for stream, chunks in missing.items():  # they follow each other
+            put(self._file(stream), b"".join(chunk.piece.text for chunk in chunks), chunks[0].offset)
+        return taken
+
+    def postpone(self, step: Callable[[], None]) -> None:
+        """Have a step of what is left to give it done in a moment, when nobody waits."""
+        self._room.postpone(step)
 
     def shed(self) -> Sequence[Entry | Gap]:
         """Give up the oldest entries that are beyond what it may hold. They are gone, and returned for the account."""
@@ -243,6 +273,16 @@ class StoredLog:
         self._close_unread()
         if self._readers:
             self._files.are_read()
+        if self._on_close is not None:
+            self._on_close()
+            self._on_close = None
+
+    def when_closed(self, deed: Callable[[], None]) -> None:
+        """Do something when nothing follows any more; now, if that is so."""
+        if self._files.are_written:
+            self._on_close = deed
+        else:
+            deed()
 
     def forget(self) -> None:
         """Its files are being removed."""

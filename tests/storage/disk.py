@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,14 @@ class Room:
         most_bytes: what it may keep.
         used_bytes: what is kept.
         problem: why it could not be written to; empty while it could.
+        postponed: what is to be done in a moment.
     """
 
     def __init__(self, most_bytes: int = 1 << 40) -> None:
         self.most_bytes = most_bytes
         self.used_bytes = 0
         self.problem = ""
+        self.postponed: list[Callable[[], None]] = []
 
     def takes(self, size: int) -> None:
         self.used_bytes += size
@@ -37,6 +40,15 @@ class Room:
 
     def reads(self, _: LogFiles) -> None:
         pass
+
+    def postpone(self, step: Callable[[], None]) -> None:
+        self.postponed.append(step)
+
+    def proceed(self) -> bool:
+        """One step of what was postponed. Returns whether there is another."""
+        if self.postponed:
+            self.postponed.pop(0)()
+        return bool(self.postponed)
 
     def is_over(self, _: StoredLog) -> None:
         pass

@@ -24,7 +24,7 @@ from ccexecd.storage.past import PastExecution
 from ccexecd.storage.recovery import ONCE
 from ccexecd.storage.spool import Retention
 
-from .disk import assert_counts
+from .disk import Disk, assert_counts
 
 pytestmark = pytest.mark.anyio
 
@@ -101,8 +101,14 @@ class Run:
         self.log.note("process.completed", self.completion())
         self.log.close()
         self.finished_at = time.time() if moment is None else moment
-        self.archive.finished(self.name, self.finished_at, self.store.disk_bytes if self.store else 0, self.record)
+        if self.store is not None:
+            self.store.when_closed(self._archived)
+        else:
+            self._archived()
         return self
+
+    def _archived(self) -> None:
+        self.archive.finished(self.name, self.finished_at, self.store.disk_bytes if self.store else 0, self.record)
 
     def completion(self) -> dict[str, object]:
         return {
@@ -370,6 +376,26 @@ async def test_a_history_that_fails_is_told_and_tried_again(tmp_path, monkeypatc
         (tmp_path / "history.db").rmdir()
         await until(lambda: not archive.problems)
         assert output_of(await only(archive, "one")) == b"hello\n"
+
+
+async def test_what_a_failure_has_left_is_handed_in_at_the_end(tmp_path, monkeypatch, until):
+    """In steps, and before the end is noted: while the daemon lives, and when it stops in the middle of it."""
+    disk = Disk(monkeypatch)
+    async with opened(tmp_path) as archive:
+        for name in ("one", "two"):
+            disk.left = 0
+            run = Run(archive, name).start()
+            for _ in range(1000):
+                run.write(b"hello\n")
+            disk.left = None
+            run.finish()
+            assert not archive.is_settled
+            if name == "one":
+                await until(lambda: archive.is_settled)
+                assert output_of(await only(archive, "one")) == b"hello\n" * 1000
+    async with opened(tmp_path) as archive:
+        assert output_of(await only(archive, "two")) == b"hello\n" * 1000
+        assert_counts(archive.spool.used_bytes, tmp_path / "output")
 
 
 async def test_a_machine_without_another_thread_is_told_and_tried_again(tmp_path, monkeypatch, until):

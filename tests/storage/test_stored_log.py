@@ -5,6 +5,7 @@ import itertools
 import os
 import shutil
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import attrs
@@ -13,12 +14,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from ccexecd.core import output
 from ccexecd.core.entries import ENTRY_OVERHEAD, Chunk, Gap, Note
-from ccexecd.core.framing import Piece
-from ccexecd.core.output import Cursor, OutputLog
+from ccexecd.core.framing import PIECE, Piece
+from ccexecd.core.output import STEP, Cursor, OutputLog
 from ccexecd.storage import stored_log
 from ccexecd.storage.journal import BLOCK, JournalError
-from ccexecd.storage.stored_log import StoredLog
+from ccexecd.storage.stored_log import MADE_UP_BYTES, StoredLog
 
 from .disk import Disk, Room, descriptors
 
@@ -34,9 +36,15 @@ def disk(monkeypatch):
 
 
 @pytest.fixture
-def store(tmp_path):
+def room():
+    """What it shares with others."""
+    return Room()
+
+
+@pytest.fixture
+def store(tmp_path, room):
     """A log on disk."""
-    return StoredLog(tmp_path / "output" / "one", EXECUTION, Room())
+    return StoredLog(tmp_path / "output" / "one", EXECUTION, room)
 
 
 def append(log: OutputLog, *texts: bytes, stream: str = "stdout") -> None:
@@ -246,7 +254,7 @@ def test_a_failure_is_told_and_taken_back(tmp_path, disk):
     assert not room.problem
 
 
-def test_a_failing_disk_is_tried_once_a_second(store, monkeypatch):
+def test_a_failing_disk_is_tried_once_a_second(store, room, monkeypatch):
     """And once more at the end, whenever that is."""
     tried = []
 
@@ -261,8 +269,66 @@ def test_a_failing_disk_is_tried_once_a_second(store, monkeypatch):
     assert len(tried) == 1
     monkeypatch.undo()
     log.close()
+    while room.proceed():
+        pass
     assert (store.directory / "stdout").read_bytes() == b"one\n" + b"two\n" * 1000
     assert len(everything(again(store))) == 1001
+
+
+def kept(store: StoredLog) -> int:
+    """How many entries another daemon would find."""
+    return sum(said.count for _, _, said in StoredLog.reopened(store.directory, Room()).lines(0))
+
+
+def test_what_a_failure_has_left_is_handed_in_step_by_step(store, room, disk):
+    """Each of them bounded, in entries and in bytes, also where the execution has ended; nothing of it is lost."""
+    log = OutputLog(HUGE, store)
+    append(log, b"one\n")
+    disk.left = 0
+    append(log, *[b"x"] * 1000, *[b"y" * PIECE] * 40)
+    disk.left = None
+    append(log, b"end\n")
+    ended = []
+    store.when_closed(lambda: ended.append(kept(store)))
+    steps, sizes = [kept(store)], [0]
+    log.close()
+    more = True
+    while more:
+        steps.append(kept(store))
+        sizes.append((store.directory / "stdout").stat().st_size)
+        more = room.proceed()
+    assert max(after - before for before, after in pairwise(steps)) == STEP
+    assert max(after - before for before, after in pairwise(sizes)) <= MADE_UP_BYTES + PIECE
+    assert ended == [1042]
+    assert everything(again(store)) == everything(log)
+    assert log.dropped_bytes == 0
+
+
+def test_nothing_leaves_the_window_that_the_disk_would_take(store, room, disk):
+    """The window is full of what a failure has left, and output goes on: that is handed in first."""
+    log = OutputLog(1000 * (ENTRY_OVERHEAD + 1), store)
+    disk.left = 0
+    append(log, *[b"x"] * 1000)
+    disk.left = None
+    append(log, *[b"y" * 1000] * 900)
+    assert (log.dropped_bytes, log.dropped_lines) == (0, 0)
+    assert kept(store) > 1000
+
+
+def test_a_failure_in_the_middle_of_it_is_no_end(store, room, disk):
+    """The disk is full again before all has been handed in: what is left waits for the next output."""
+    log = OutputLog(HUGE, store)
+    disk.left = 0
+    append(log, *[b"x"] * 1000)
+    disk.left = None
+    append(log, b"x")
+    disk.left = 0
+    assert not room.proceed()
+    disk.left = None
+    append(log, b"x")
+    while room.proceed():
+        pass
+    assert kept(store) == 1002
 
 
 def test_a_directory_that_cannot_be_made_is_a_failure(tmp_path, monkeypatch):
@@ -362,6 +428,7 @@ class StoredLogMachine(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         self.disk = Disk(self.patch)
         self.patch.setattr(stored_log, "BLOCK", 16)
+        self.patch.setattr(output, "STEP", 6)
         self.patch.setattr(stored_log, "punch_hole", lambda fd, start, size: os.pwrite(fd, bytes(size), start))
         self.directory = Path(tempfile.mkdtemp())
         self.room = Room(4000)
@@ -415,6 +482,10 @@ class StoredLogMachine(RuleBasedStateMachine):
     def fail(self, left):
         self.disk.left = left
         self.has_failed = self.has_failed or left is not None
+
+    @rule()
+    def proceed(self):
+        self.room.proceed()
 
     @rule(most=st.integers(2000, 6000))
     def retain(self, most):
@@ -479,6 +550,8 @@ class StoredLogMachine(RuleBasedStateMachine):
         self.disk.left = None
         self.note()
         self.log.close()
+        while self.room.proceed():
+            pass
         for watcher in self.watchers:
             watcher.cursor.close()
         later = again(self.store)
