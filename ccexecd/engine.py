@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from ccexecd.admission import AdmissionError, Gate, Refusal
-from ccexecd.agents.claude import is_claude, reader_for
+from ccexecd.agents.final_result import is_claude, reader_for
 from ccexecd.budget import MOST_RUNNING
 from ccexecd.config import Config
 from ccexecd.core.execution import Event, Outcome, Reason

@@ -423,6 +423,12 @@ def test_what_catches_everything_raises_it_again(path):
 # Tests mirror the source
 
 ELSEWHERE = {
+    "ccexecd/agents/claude.py": ("tests/agents/test_recorded_runs.py", "what is recorded is its own"),
+    "ccexecd/agents/codex.py": ("tests/agents/test_adapter.py", "beside the other agents, by one table each"),
+    "ccexecd/agents/conversation.py": ("tests/agents/test_recorded_runs.py", "what recorded events add up to"),
+    "ccexecd/agents/events.py": ("tests/agents/test_adapter.py", "records, and what is taken for which"),
+    "ccexecd/agents/gemini.py": ("tests/agents/test_adapter.py", "beside the other agents, by one table each"),
+    "ccexecd/agents/recognition.py": ("tests/agents/test_adapter.py", "beside the other agents, by one table each"),
     "ccexecctl/__main__.py": ("tests/ctl/test_help.py", "every test of a verb goes through it"),
     "ccexecctl/arguments.py": ("tests/ctl/test_help.py", "what it parses is what the help says"),
     "ccexecctl/commands/cancel.py": ("tests/ctl/test_steering.py", "one of four verbs of one kind"),
@@ -441,7 +447,7 @@ ELSEWHERE = {
     "ccexecctl/launch.py": ("tests/ctl/test_start.py", "what start and restart share"),
     "ccexecctl/shutdown.py": ("tests/ctl/test_stop.py", "what stop and restart share"),
     "ccexecctl/versions.py": ("tests/ctl/test_status.py", "one comparison"),
-    "ccexecd/core/result.py": ("tests/agents/test_claude.py", "values that a reader gives"),
+    "ccexecd/core/result.py": ("tests/agents/test_final_result.py", "values that a reader gives"),
     "ccexecd/external/site.py": ("tests/external/test_http.py", "values that http is given"),
     "ccexecd/process/inheritance.py": ("tests/process/test_keeper_client.py", "what a lost keeper leaves"),
     "ccexecd/process/keeper_link.py": ("tests/process/test_keeper_client.py", "every question goes through it"),

@@ -1,31 +1,41 @@
-"""Claude Code: which commands are it, and where in its output its final result is.
+"""Claude Code: how it prints what it does, and how a conversation with it is taken up again.
 
-Under `--output-format stream-json` it prints one JSON object a line, the last of which has the type "result". It may
-stay all the same: a server that it started keeps it, or an unfinished hook. Told turn by turn through its standard
-input, it prints a result after each; the next turn takes that back. So does every event that follows, but for those
-that are known to belong to its end: to be ended in the middle of a turn is worse than to stay. Owns the recognition of
-both. Nothing inside of a string can be mistaken for a type, because quotes are escaped there; nothing deeper in an
-event, because it is parsed.
+Owns the names in its `stream-json` (the messages of its Agent SDK; what is read here was recorded from versions 1.0.60
+to 2.1.329) and the table of its options. `type` may stand anywhere in an object; so nothing is told by how a line
+begins, except that it is a part of an answer, which it says first.
 """
 
-import re
-import shlex
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import orjson
+from ccexecd.agents.adapter import Adapter, Shape
+from ccexecd.agents.events import (
+    NAME,
+    ApiRetry,
+    Delta,
+    Event,
+    Failure,
+    Init,
+    Interrupted,
+    Other,
+    RateLimit,
+    Result,
+    Task,
+    Text,
+    Thinking,
+    ToolResult,
+    ToolUse,
+    counts,
+    number,
+    record,
+    records,
+    summary_of,
+    whole,
+    words,
+)
+from ccexecd.agents.options import Takes, take_apart
 
-from ccexecd.core.result import FinalResult, ResultReader
-from ccexecd.core.spec import Spec
-
-NAME = "claude"
-
-LONGEST_LINE = 4 * 1024 * 1024
-"""Bytes of a line that is waited for. A result repeats the last answer, which models limit to less than a mebibyte."""
-
-_RESULT = re.compile(rb'"type"\s*:\s*"result"')
-_EVENT = re.compile(rb'"type"\s*:')
-
-_AFTER_A_RESULT = (
+_CLOSING = (
     {"type": "system", "subtype": "hook_started", "hook_event": "SessionEnd"},
     {"type": "system", "subtype": "hook_progress", "hook_event": "SessionEnd"},
     {"type": "system", "subtype": "hook_response", "hook_event": "SessionEnd"},
@@ -33,112 +43,209 @@ _AFTER_A_RESULT = (
     {"type": "system", "subtype": "files_persisted"},
     {"type": "prompt_suggestion"},
 )
-"""What Claude Code may print between a result and the next turn (its Agent SDK's messages): none has begun by it."""
+"""What may be printed between a result and the next turn: none has begun by it."""
 
-_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=", re.ASCII)
+_NOT_ALLOWED = "Claude requested permissions to use "
+"""How 1.0 tells the model that a tool was not allowed; later versions say so in the result."""
 
+_INTERRUPTED = "[Request interrupted by user"
+"""What is put into the conversation by an interrupt."""
 
-def reader_for(spec: Spec) -> ResultReader | None:
-    """What finds the final result in an execution's output; None where nobody is to look for it."""
-    return ResultLines() if spec.post_result_grace is not None and is_claude(spec) else None
+_OPTIONS = {
+    **dict.fromkeys(
+        [
+            *("-p", "--print", "--verbose", "-c", "--continue", "--fork-session", "--no-session-persistence", "-v"),
+            *(
+                "--version",
+                "-h",
+                "--help",
+                "--include-partial-messages",
+                "--include-hook-events",
+                "--strict-mcp-config",
+            ),
+            *("--dangerously-skip-permissions", "--allow-dangerously-skip-permissions", "--replay-user-messages"),
+            *("--bare", "--disable-slash-commands", "--forward-subagent-text", "--safe-mode", "--restricted"),
+        ],
+        Takes.NOTHING,
+    ),
+    **dict.fromkeys(
+        [
+            *("--output-format", "--input-format", "--model", "--fallback-model", "--permission-mode", "--settings"),
+            *("--append-system-prompt", "--system-prompt", "--session-id", "--max-turns", "--agent", "--agents"),
+            *("--json-schema", "--max-budget-usd", "--effort", "--setting-sources", "--plugin-dir", "-n", "--name"),
+            *("--permission-prompt-tool", "-r", "--resume"),
+        ],
+        Takes.ONE,
+    ),
+    **dict.fromkeys(
+        [
+            *("--allowedTools", "--allowed-tools", "--disallowedTools", "--disallowed-tools", "--tools", "--add-dir"),
+            *("--mcp-config", "--betas"),
+        ],
+        Takes.SOME,
+    ),
+}
+"""Options of `claude --help` and of its documentation that mean the same for the next prompt, and those that do not."""
 
-
-def is_claude(spec: Spec) -> bool:
-    """Whether a command is Claude Code: as the client says, or by the name of the program that it starts first."""
-    if spec.agent != "auto":
-        return spec.agent == NAME
-    if NAME not in spec.display:
-        return False
-    program = _first_program(spec.display) if spec.shell else next(iter(spec.argv), "")
-    return program.rpartition("/")[2] == NAME
-
-
-def _first_program(command: str) -> str:
-    """The first program of a command string, after assignments and `exec`; empty if it cannot be told."""
-    words = shlex.shlex(command, posix=True, punctuation_chars=True)
-    words.whitespace_split = True
-    words.commenters = ""
-    try:
-        return next((word for word in words if word != "exec" and not _ASSIGNMENT.match(word)), "")
-    except ValueError:  # a quote that does not end
-        return ""
-
-
-class ResultLines:
-    """Finds the final result in an output that comes in pieces.
-
-    Attributes:
-        result: the one that was shown last, unless another turn has begun since.
-    """
-
-    def __init__(self) -> None:
-        self.result: FinalResult | None = None
-        self._held: list[bytes] = []  # the beginning of a line that may be an event
-        self._held_size = 0
-        self._is_passed_over = False  # the line that has begun is none, or too long
-
-    def feed(self, received: bytes) -> bool:
-        """Read on. Returns whether `result` is another one now."""
-        before = self.result
-        start, end = 0, received.rfind(b"\n") + 1
-        if end and (self._held or self._is_passed_over):
-            start = received.index(b"\n") + 1
-            self._hold(received[:start])
-            self._read_held()
-        if start < end:
-            self._read(received[start:end])
-        if end < len(received):
-            self._hold(received[end:])
-        return self.result is not before
-
-    def _hold(self, part: bytes) -> None:
-        is_event = bool(self._held) or part.startswith(b"{")
-        if is_event and not self._is_passed_over and self._held_size + len(part) <= LONGEST_LINE:
-            self._held.append(part)
-            self._held_size += len(part)
-            return
-        if is_event and not self._is_passed_over:
-            self.result = None  # too long to know what it says, but it says that something goes on
-        self._forget()
-        self._is_passed_over = True
-
-    def _read_held(self) -> None:
-        line = b"".join(self._held)
-        self._forget()
-        self._read(line)
-
-    def _forget(self) -> None:
-        self._held = []
-        self._held_size = 0
-        self._is_passed_over = False
-
-    def _read(self, lines: bytes) -> None:
-        """Read whole lines. Most need no look at each: the words that matter are not in them."""
-        if self.result is None and (b'"result"' not in lines or not _RESULT.search(lines)):
-            return
-        for line in lines.split(b"\n"):
-            if not line.startswith(b"{"):
-                continue
-            if len(line) > LONGEST_LINE:
-                self.result = None
-            elif _RESULT.search(line) or (self.result is not None and _EVENT.search(line)):
-                self._take(line)
-
-    def _take(self, line: bytes) -> None:
-        """Read one event. What cannot be read, for half of a surrogate pair in it, say, is one all the same."""
-        try:
-            event = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            self.result = None
-            return
-        if event.get("type") == "result":
-            self.result = _result_of(event)
-        elif "type" in event and not any(known.items() <= event.items() for known in _AFTER_A_RESULT):
-            self.result = None
+_NOT_AGAIN = ("-r", "--resume", "-c", "--continue", "--session-id", "--fork-session", "-n", "--name")
+"""Options that belong to one run, or are replaced by going on with it."""
 
 
-def _result_of(event: dict[str, Any]) -> FinalResult:
+def _behind_program(command: Sequence[str]) -> int:
+    """Where its own words begin: a program of another name, such as `node`, has words of its own before."""
+    if not command or command[0].rpartition("/")[2] == "claude":
+        return 1
+    return next((at for at, word in enumerate(command) if word.startswith("-")), len(command))
+
+
+def shape_of(command: Sequence[str]) -> Shape:
+    """How a command prints."""
+    options = take_apart(command[_behind_program(command) :], _OPTIONS)
+    if options.value("-p", "--print") is None:
+        return Shape.NONE
+    form = options.value("--output-format")
+    return {"stream-json": Shape.EVENTS, "json": Shape.LIST, "text": Shape.TEXT, None: Shape.TEXT}.get(form, Shape.NONE)
+
+
+def resumed(command: Sequence[str], session_id: str) -> tuple[str, ...] | None:
+    """The words that go on with a conversation, up to the prompt."""
+    start = _behind_program(command)
+    options = take_apart(command[start:], _OPTIONS)
+    if options.value("--no-session-persistence") is not None:
+        return None
+    return (*command[:start], f"--resume={session_id}", *options.without(*_NOT_AGAIN))
+
+
+def events_of(found: Mapping[str, Any]) -> list[Event]:
+    """The events that one line stands for."""
+    kind = words(found.get("type"), NAME)
+    read = _READERS.get(kind)
+    return read(found) if read is not None else [_other(found, kind)]
+
+
+def _said(found: Mapping[str, Any]) -> list[Event]:
+    parent = words(found.get("parent_tool_use_id"), NAME)
+    events: list[Event] = []
+    for block in records(record(found.get("message")).get("content")):
+        match block.get("type"):
+            case "text":
+                events.append(Text(words(block.get("text")), parent))
+            case "thinking":
+                events.append(Thinking(words(block.get("thinking")), parent))
+            case "tool_use":
+                name, summary = words(block.get("name"), NAME), summary_of(block.get("input"))
+                events.append(ToolUse(words(block.get("id"), NAME), name, summary, parent))
+            case _:
+                pass
+    kind = words(found.get("error"), NAME)
+    if kind:
+        events.append(Failure(kind, "".join(each.text for each in events if isinstance(each, Text))))
+    return events or [Other("assistant")]
+
+
+def _put_in(found: Mapping[str, Any]) -> list[Event]:
+    """What the program adds to the conversation: results of tools, and that somebody has interrupted it."""
+    content = record(found.get("message")).get("content")
+    events: list[Event] = []
+    for block in records(content):
+        if block.get("type") == "tool_result":
+            is_error = block.get("is_error") is True
+            is_denied = is_error and words(block.get("content")).startswith(_NOT_ALLOWED)
+            events.append(ToolResult(words(block.get("tool_use_id"), NAME), is_error, is_denied))
+        elif words(block.get("text")).startswith(_INTERRUPTED):
+            events.append(Interrupted())
+    return events or [Other("user")]
+
+
+def _of_system(found: Mapping[str, Any]) -> Event:
+    match found.get("subtype"):
+        case "init":
+            return Init(
+                session_id=words(found.get("session_id"), NAME),
+                model=words(found.get("model"), NAME),
+                cwd=words(found.get("cwd")),
+                version=words(found.get("claude_code_version"), NAME),
+                permission_mode=words(found.get("permissionMode"), NAME),
+                tools=_names(found.get("tools")),
+            )
+        case "api_retry":
+            delay = number(found.get("retry_delay_ms"))
+            return ApiRetry(
+                attempt=whole(found.get("attempt")) or 0,
+                most=whole(found.get("max_retries")),
+                delay=None if delay is None else delay / 1000,
+                status=whole(found.get("error_status")),
+                error=words(found.get("error"), NAME),
+            )
+        case "task_started":
+            return Task(words(found.get("task_id"), NAME), words(found.get("description"), NAME))
+        case "task_notification":
+            return Task(words(found.get("task_id"), NAME), is_running=False)
+        case _:
+            return _other(found, "system")
+
+
+def _result(found: Mapping[str, Any]) -> Result:
     """A result is good when nothing says otherwise: some errors have only their subtype, some only `is_error`."""
-    subtype = event.get("subtype", "success")
-    is_error = bool(event.get("is_error")) or subtype != "success"
-    return FinalResult(NAME, str(subtype)[:100], is_error)
+    milliseconds = number(found.get("duration_ms"))
+    told = words(found.get("result")) or "\n".join(_names(found.get("errors")))
+    subtype = found.get("subtype", "success")
+    return Result(
+        subtype=words(subtype, NAME) or str(subtype)[:NAME],
+        is_error=bool(found.get("is_error")),
+        text=told,
+        status=whole(found.get("api_error_status")),
+        why=words(found.get("terminal_reason"), NAME),
+        session_id=words(found.get("session_id"), NAME),
+        usage=counts(found.get("usage")),
+        cost=number(found.get("total_cost_usd")),
+        duration=None if milliseconds is None else milliseconds / 1000,
+        turns=whole(found.get("num_turns")),
+        denied=tuple(words(each.get("tool_name"), NAME) for each in records(found.get("permission_denials"))),
+    )
+
+
+def _delta(delta: Mapping[str, Any]) -> Event:
+    match delta.get("type"):
+        case "text_delta":
+            return Delta(words(delta.get("text")))
+        case "thinking_delta":
+            return Delta(words(delta.get("thinking")), is_thinking=True)
+        case _:
+            return Other("stream_event")
+
+
+def _limit(found: Mapping[str, Any]) -> RateLimit:
+    window = words(found.get("rateLimitType"), NAME)
+    return RateLimit(found.get("status") == "rejected", number(found.get("resetsAt")), window)
+
+
+def _other(found: Mapping[str, Any], kind: str) -> Other:
+    is_closing = any(known.items() <= found.items() for known in _CLOSING)
+    return Other(kind, words(found.get("subtype"), NAME), is_closing)
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    return tuple(each for each in value if isinstance(each, str)) if isinstance(value, list) else ()
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any]], list[Event]]] = {
+    "assistant": _said,
+    "user": _put_in,
+    "system": lambda found: [_of_system(found)],
+    "result": lambda found: [_result(found)],
+    "stream_event": lambda found: [_delta(record(record(found.get("event")).get("delta")))],
+    "rate_limit_event": lambda found: [_limit(record(found.get("rate_limit_info")))],
+}
+
+CLAUDE = Adapter(
+    name="claude",
+    shape_of=shape_of,
+    events_of=events_of,
+    resumed=resumed,
+    telling=(
+        *(b'"system"', b'"user"', b'"result"', b'"tool_use"', b'"rate_limit_event"', b'"prompt_suggestion"'),
+        b'"error"',
+    ),
+    dull=(b'{"type":"stream_event"',),
+)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccexecd.agents import claude
-from ccexecd.agents.claude import LONGEST_LINE, ResultLines, is_claude, reader_for
+from ccexecd.agents import final_result
+from ccexecd.agents.final_result import LONGEST_LINE, ResultLines, is_claude, reader_for
 from ccexecd.core.result import FinalResult
 from ccexecd.core.spec import Spec
 
@@ -240,7 +240,7 @@ def test_what_cannot_be_a_result_is_not_parsed(monkeypatch):
     def refuse(_: bytes) -> None:
         raise AssertionError("parsed")
 
-    monkeypatch.setattr(claude.orjson, "loads", refuse)
+    monkeypatch.setattr(final_result.orjson, "loads", refuse)
     reader = ResultLines()
     for piece in (INIT + TEXT, b"plain words " * 1000, b"without an end", b"\n" + TEXT, HOOK):
         assert not reader.feed(piece)

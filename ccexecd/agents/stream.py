@@ -1,0 +1,143 @@
+"""Whole lines out of an output that comes in pieces, and the JSON in them.
+
+Agents print one JSON object a line. Reads cut lines anywhere, a line may have many megabytes, and anything may stand
+between: warnings, progress, bytes that are no text. Owns the cutting, its bounds, and the parsing. Must not know what
+any object means.
+
+A piece is looked at once, however long the line becomes that it belongs to: what is unfinished is kept in a list and
+joined when the end has come. What begins unlike an event is not kept at all.
+"""
+
+import json
+from typing import Any
+
+import orjson
+
+from ccexecd.agents.events import Unread
+
+LONGEST_LINE = 16 * 1024 * 1024
+"""Bytes of a line that is waited for. Of what agents print, results of tools are the longest; an image has some."""
+
+_REPAIRED = 1024 * 1024
+"""Bytes of a line up to which half of a surrogate pair in it is forgiven: that takes a slower parser."""
+
+
+class EventLines:
+    """Whole lines that begin as events do.
+
+    Args:
+        opening: how lines begin that are waited for.
+        longest: bytes of the longest line that is waited for; a longer one is told of as `Unread`.
+    """
+
+    def __init__(self, opening: tuple[bytes, ...] = (b"{",), longest: int = LONGEST_LINE) -> None:
+        self._opening = opening
+        self._longest = longest
+        self._held: list[bytes] = []  # the beginning of a line that may be an event
+        self._held_size = 0
+        self._is_passed_over = False  # the line that has begun is none, or too long
+
+    @property
+    def held_bytes(self) -> int:
+        """How much of an unfinished line is kept."""
+        return self._held_size
+
+    def feed(self, received: bytes) -> list[bytes | Unread]:
+        """Read on.
+
+        Args:
+            received: what was written, cut anywhere.
+
+        Returns:
+            What has come to its end: blocks of one or more whole lines, among them such as begin otherwise, and what
+            was too long.
+        """
+        found: list[bytes | Unread] = []
+        start, end = 0, received.rfind(b"\n") + 1
+        if end and (self._held or self._is_passed_over):
+            start = received.index(b"\n") + 1
+            self._hold(received[:start], found)
+            if self._held:
+                found.append(b"".join(self._held))
+            self._forget()
+        if start < end:
+            found.append(received[start:end] if start or end < len(received) else received)
+        if end < len(received):
+            self._hold(received[end:], found)
+        return found
+
+    def finish(self) -> list[bytes | Unread]:
+        """Everything has been read. Returns the last line, if it is a beginning of an event that has no line feed."""
+        found: list[bytes | Unread] = [b"".join(self._held)] if self._held else []
+        self._forget()
+        return found
+
+    def _hold(self, part: bytes, found: list[bytes | Unread]) -> None:
+        if self._is_passed_over:
+            return
+        size = self._held_size + len(part)
+        if not (self._held or part.startswith(self._opening)):
+            self._is_passed_over = True
+        elif size > self._longest:
+            self._forget()
+            self._is_passed_over = True
+            found.append(Unread(size))
+        else:
+            self._held.append(part)
+            self._held_size = size
+
+    def _forget(self) -> None:
+        self._held = []
+        self._held_size = 0
+        self._is_passed_over = False
+
+
+class Document:
+    """All of an output, which is one JSON value over many lines.
+
+    Args:
+        longest: bytes of the longest one that is waited for.
+    """
+
+    def __init__(self, longest: int = LONGEST_LINE) -> None:
+        self._longest = longest
+        self._held: list[bytes] = []
+        self._size = 0
+
+    def feed(self, received: bytes) -> list[bytes | Unread]:
+        """Read on. Nothing has come to its end before all of it has."""
+        self._size += len(received)
+        if self._size <= self._longest:
+            self._held.append(received)
+        else:
+            self._held = []
+        return []
+
+    def finish(self) -> list[bytes | Unread]:
+        """Everything has been read. Returns it, from the first line that begins with a brace."""
+        if self._size > self._longest:
+            return [Unread(self._size)]
+        text = b"".join(self._held)
+        start = 0 if text.startswith(b"{") else text.find(b"\n{") + 1
+        return [text[start:]] if text[start:].startswith(b"{") else []
+
+
+def parse(line: bytes) -> list[dict[str, Any] | Unread]:
+    """The JSON objects of one line, which begins as events do: one, or those of a list."""
+    try:
+        found = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        found = _repaired(line)
+    if isinstance(found, list):
+        return [each for each in found if isinstance(each, dict)]
+    return [found if isinstance(found, dict) else Unread(len(line))]
+
+
+def _repaired(line: bytes) -> Any:
+    """The same where a string holds half of a surrogate pair, as one that was cut in the middle of a character does."""
+    if len(line) > _REPAIRED or b"\\u" not in line:
+        return None
+    try:
+        return orjson.loads(json.dumps(json.loads(line), ensure_ascii=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
