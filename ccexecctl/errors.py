@@ -33,6 +33,7 @@ HINTS = {
     ErrorCode.METHOD_NOT_FOUND: "daemon and ccexecctl may be of different versions: ccexecctl version",
     ErrorCode.COMMAND_NOT_ALLOWED: "what is allowed: ccexecctl policy show; why this is not: ccexecctl policy test",
     ErrorCode.AUDIT_UNAVAILABLE: "what is wrong with it: ccexecctl status --json; it needs room on its disk",
+    ErrorCode.HISTORY_UNAVAILABLE: "what is wrong with it: ccexecctl status; what runs: ccexecctl ps",
     ErrorCode.CONFIG_INVALID: "the running configuration is unchanged; check the file with: ccexecctl config validate",
 }
 """What to do about a refusal, where there is something."""

@@ -35,7 +35,7 @@ from ccexecd.process.supervisor import Start, supervise
 from ccexecd.records import Records, retention_of
 from ccexecd.repeats import Repeats
 from ccexecd.session import Session, part
-from ccexecd.storage.archive import Archive
+from ccexecd.storage.archive import Archive, HistoryUnavailableError
 from ccexecd.storage.audit import Audit
 from ccexecd.storage.history import SessionRecord, Wanted
 from ccexecd.storage.past import PastExecution
@@ -46,6 +46,7 @@ __all__ = [
     "AdmissionError",
     "Engine",
     "Execution",
+    "HistoryUnavailableError",
     "PastExecution",
     "Refusal",
     "Session",

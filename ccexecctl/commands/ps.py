@@ -32,13 +32,16 @@ def run(arguments: Namespace) -> int:
     """Print a table, or a list of objects."""
     with connect_to(arguments) as client:
         request = {"state": None if arguments.all else "live", "limit": LIMIT, "resources": True}
-        executions = client.call("list", {**request, "tree": arguments.tree or None})["executions"]
+        reply = client.call("list", {**request, "tree": arguments.tree or None})
+    executions = reply["executions"]
     width = render.terminal_width()
     header, *rows = render.table(HEADER, map(_row, executions), width)
     lines = [header]
     for row, execution in zip(rows, executions, strict=True):
         lines += [row, *_processes(execution, width)]
     render.show(executions, lines, as_json=arguments.json)
+    if "missing" in reply:
+        render.remark(f"not listed: {reply['missing']}")
     return Exit.DONE
 
 

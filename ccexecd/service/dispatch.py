@@ -20,7 +20,7 @@ import attrs
 import trio
 
 from ccexecd.core.execution import IllegalTransitionError
-from ccexecd.engine import AdmissionError, Refusal
+from ccexecd.engine import AdmissionError, HistoryUnavailableError, Refusal
 from ccexecd.process.leader import SpawnError
 from ccexecd.process.standard_input import StdinClosedError
 from ccexecd.protocol import jsonrpc, messages
@@ -313,6 +313,8 @@ def as_rpc_error(error: Exception, asked: str) -> RPCError:
         case SpawnError():
             facts = {"errno": error.errno, "strerror": error.strerror, "subject": error.subject}
             expected = RPCError(ErrorCode.SPAWN_FAILED, f"could not start: {error}", facts)
+        case HistoryUnavailableError():
+            expected = RPCError(ErrorCode.HISTORY_UNAVAILABLE, str(error), {"retry_after": RETRY_AFTER})
         case StdinClosedError():
             expected = RPCError(ErrorCode.STDIN_CLOSED, str(error))
         case _:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ccexecd.core.execution import State
-from ccexecd.engine import Execution, PastExecution, Wanted
+from ccexecd.engine import Execution, HistoryUnavailableError, PastExecution, Wanted
 from ccexecd.process.description import describe
 from ccexecd.process.measure import MEASURED, usage_of_each
 from ccexecd.protocol import messages
@@ -44,12 +44,17 @@ async def _with_more(
 ) -> dict[str, Any]:
     """The same, with what costs a moment: what has left the memory, and what uses how much."""
     past: Sequence[PastExecution] = ()
+    missing = ""
     if may_be_past:
         known, limit = tuple(peer.engine.executions), min(wanted.limit - len(matching), MOST_LISTED)
         asked = Wanted(wanted.label, wanted.session, peer.principal.sees_only, known, limit)
-        past = await peer.engine.records.newest(asked)
+        try:
+            past = await peer.engine.records.newest(asked)
+        except HistoryUnavailableError as error:
+            missing = f"finished executions that have left the memory: {error}"
     resources = await _resources(matching, tree=wanted.tree) if wanted.resources or wanted.tree else {}
-    return _reply([*matching, *past], resources)
+    reply = _reply([*matching, *past], resources)
+    return reply | {"missing": missing} if missing else reply
 
 
 async def _resources(executions: Sequence[Execution], *, tree: bool) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ is not there.
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from ccexecd.engine import PREFIX_LENGTH, Execution, PastExecution
+from ccexecd.engine import PREFIX_LENGTH, Execution, HistoryUnavailableError, PastExecution
 from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError
 from ccexecd.service.peer import Peer
@@ -44,11 +44,17 @@ async def known(peer: Peer, name: str) -> Execution | PastExecution:
 
     Raises:
         RPCError: none is meant by it.
+        HistoryUnavailableError: none in memory is, and what is in the past cannot be told now.
     """
     execution = peer.find(name)
     if execution is not None and execution.id == name:
         return execution
-    past = [each for each in await peer.recall(name) if each.id not in peer.engine.executions]
+    past: list[PastExecution] = []
+    try:
+        past = [each for each in await peer.recall(name) if each.id not in peer.engine.executions]
+    except HistoryUnavailableError:
+        if not _beginning(peer, name):  # else one in memory is meant: nobody is kept from what runs by a disk
+            raise
     found: list[Execution | PastExecution] = [*_beginning(peer, name).values(), *past]
     if len(found) != 1:
         raise unnamed(peer, name, past)

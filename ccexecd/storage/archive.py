@@ -46,6 +46,13 @@ LAST_WRITE = 10.0
 """Seconds that a stop waits for the last transaction: a disk that hangs must not keep the daemon."""
 
 
+class HistoryUnavailableError(Exception):
+    """What has left the memory cannot be told now; the text says so in words for everybody."""
+
+    def __init__(self) -> None:
+        super().__init__("the history cannot be read now: it is locked, or its disk fails; ask again in a moment")
+
+
 class Archive:
     """What is kept of executions.
 
@@ -70,7 +77,7 @@ class Archive:
         self._begun: set[str] | None = set()  # in this life; None once it is known what an earlier one has left
         self._wanted, self._postponed = trio.Event(), trio.Event()
         self.opened = trio.Event()
-        self._thread = trio.CapacityLimiter(1)
+        self._thread, self._asking = trio.CapacityLimiter(1), trio.CapacityLimiter(1)
 
     @property
     def problems(self) -> dict[str, str]:
@@ -121,17 +128,28 @@ class Archive:
             execution_id: an id, or its beginning.
             principal: whose; None is anybody's.
             prefix: whether the beginning is enough.
+
+        Raises:
+            HistoryUnavailableError: it cannot be told now.
         """
         found = await self._ask(lambda: self._history.find(execution_id, principal, prefix=prefix))
         return [self._past(each) for each in found if each.finished_at is not None]
 
     async def find_once(self, principal: str, key: str) -> PastExecution | None:
-        """The finished execution that a principal's key stands for."""
+        """The finished execution that a principal's key stands for.
+
+        Raises:
+            HistoryUnavailableError: it cannot be told now.
+        """
         found = await self._ask(lambda: self._history.find_once(principal, key))
         return next((self._past(each) for each in found if each.finished_at is not None), None)
 
     async def newest(self, wanted: Wanted) -> list[PastExecution]:
-        """Finished executions, the newest first."""
+        """Finished executions, the newest first.
+
+        Raises:
+            HistoryUnavailableError: they cannot be told now.
+        """
         return [self._past(each) for each in await self._ask(lambda: self._history.newest(wanted))]
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -195,7 +213,7 @@ class Archive:
             self._problem = ""
         finally:
             self._is_writing = False
-        if not self.is_settled:
+        if self._problem or not self.is_settled:
             self._wake()
 
     def _write_now(self, sessions: Sequence[SessionRecord], records: Sequence[Record], removed: Sequence[str]) -> None:
@@ -211,16 +229,19 @@ class Archive:
 
     async def _ask(self, question: Callable[[], list[Record]]) -> list[Record]:
         await self.opened.wait()
+        if self._begun is not None:  # what an earlier daemon has left is not known yet
+            raise HistoryUnavailableError
         try:
-            return await self._in_thread(question)
+            return await self._in_thread(question, self._asking)
         except (sqlite3.Error, OSError) as error:
             self._has_failed(error)
-            return []
+            self._wake()
+            raise HistoryUnavailableError from error
 
-    async def _in_thread(self, deed: Callable[[], T]) -> T:
+    async def _in_thread(self, deed: Callable[[], T], limiter: trio.CapacityLimiter | None = None) -> T:
         """Do what blocks. Raises what it raises, and OSError where no thread is to be had."""
         try:
-            return await trio.to_thread.run_sync(deed, limiter=self._thread)
+            return await trio.to_thread.run_sync(deed, limiter=limiter or self._thread)
         except RuntimeError as error:
             raise OSError(errno.EAGAIN, str(error)) from error
 

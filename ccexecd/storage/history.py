@@ -1,8 +1,8 @@
 """What is known of executions, kept in SQLite.
 
 Owns the database: its schema and the ways from one version of it to the next, and what is asked of it. Everything in
-here blocks; whoever calls it does so from one thread at a time. Must not know where output lies, nor how long anything
-is kept.
+here blocks. Whoever changes it does so from one thread at a time; what is asked for clients (`find`, `find_once`,
+`newest`) may be asked from another one meanwhile. Must not know where output lies, nor how long anything is kept.
 """
 
 import contextlib
@@ -58,7 +58,10 @@ MIGRATIONS: Sequence[str] = (
 """What leads from each version of the schema to the next; the first one from an empty file. Only ever added to."""
 
 BUSY = 5.0
-"""Seconds that a statement waits for somebody who has the file locked: a person with the sqlite3 shell."""
+"""Seconds that a change waits for somebody who has the file locked: a person with the sqlite3 shell."""
+
+BUSY_ASKING = 0.5
+"""Seconds that a question waits, since somebody waits for its answer; a writer locks out no reader, as a rule."""
 
 
 class HistoryError(Exception):
@@ -197,7 +200,7 @@ class History:
         """
         last = execution_id + "\U0010ffff" if prefix else execution_id
         condition = "WHERE id BETWEEN ? AND ? AND (principal = ? OR ? IS NULL) ORDER BY id LIMIT 2"
-        return self._records(condition, (execution_id, last, principal, principal))
+        return self._asked(condition, (execution_id, last, principal, principal))
 
     def find_once(self, principal: str, key: str) -> list[Record]:
         """The execution that a principal's key stands for: the newest, if there is one.
@@ -205,9 +208,7 @@ class History:
         Raises:
             sqlite3.Error: it could not be read.
         """
-        return self._records(
-            "WHERE principal = ? AND idempotency_key = ? ORDER BY number DESC LIMIT 1", (principal, key)
-        )
+        return self._asked("WHERE principal = ? AND idempotency_key = ? ORDER BY number DESC LIMIT 1", (principal, key))
 
     def newest(self, wanted: Wanted) -> list[Record]:
         """Finished executions, the newest first.
@@ -227,7 +228,7 @@ class History:
         conditions.append("id NOT IN (SELECT value FROM json_each(?))")
         values.append(orjson.dumps(list(wanted.besides)).decode())
         values.append(wanted.limit)
-        return self._records(f"WHERE {' AND '.join(conditions)} ORDER BY number DESC LIMIT ?", values)
+        return self._asked(f"WHERE {' AND '.join(conditions)} ORDER BY number DESC LIMIT ?", values)
 
     def unfinished(self) -> list[Record]:
         """Those whose end is not known.
@@ -235,7 +236,7 @@ class History:
         Raises:
             sqlite3.Error: they could not be read.
         """
-        return self._records("WHERE finished_at IS NULL", ())
+        return _records(self._db, "WHERE finished_at IS NULL", ())
 
     def unknown(self, execution_ids: Iterable[str]) -> set[str]:
         """Those of these ids that are none of an execution that it knows.
@@ -316,9 +317,18 @@ class History:
         self._connect()
         return f"the history was damaged ({damage}); it was put aside as {aside}"
 
-    def _records(self, condition: str, values: Sequence[Any]) -> list[Record]:
-        rows = self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM executions {condition}", values)  # noqa: S608
-        return [record for row in rows.fetchall() if (record := _record(dict(zip(_COLUMNS, row, strict=True))))]
+    def _asked(self, condition: str, values: Sequence[Any]) -> list[Record]:
+        """What a client asks for, by a connection of its own: it does not wait for what is being written."""
+        if self._connection is None:
+            raise sqlite3.OperationalError("the history is not open")
+        place = f"{self._path.absolute().as_uri()}?mode=rw"
+        with contextlib.closing(sqlite3.connect(place, uri=True, timeout=BUSY_ASKING)) as db:
+            return _records(db, condition, values)
+
+
+def _records(db: sqlite3.Connection, condition: str, values: Sequence[Any]) -> list[Record]:
+    rows = db.execute(f"SELECT {', '.join(_COLUMNS)} FROM executions {condition}", values)  # noqa: S608
+    return [record for row in rows.fetchall() if (record := _record(dict(zip(_COLUMNS, row, strict=True))))]
 
 
 def _record(known: dict[str, Any]) -> Record | None:

@@ -1,6 +1,7 @@
 """What is told of executions stays small enough for every client, and says what it leaves out."""
 
 import json
+import sqlite3
 from types import SimpleNamespace
 
 import attrs
@@ -15,6 +16,7 @@ from ccexecd.protocol.messages import List
 from ccexecd.records import Records
 from ccexecd.service import listing
 from ccexecd.service.listing import list_executions
+from tests.e2e.client import RefusedError
 from tests.in_process import running
 
 FRAME_LIMIT = 1024 * 1024
@@ -99,6 +101,30 @@ async def test_a_list_tells_what_each_uses(tmp_path):
         assert drawn[tree.id].keys() - plain[tree.id].keys() == {
             *("cpu_seconds", "memory_bytes", "process_count", "processes"),
         }
+
+
+async def test_a_history_that_cannot_be_read_is_told(tmp_path, monkeypatch):
+    """A list has what is in memory and says what it lacks; a name, or a key, is not taken for one that is not there."""
+    monkeypatch.setattr("ccexecd.storage.history.BUSY", 0.01)
+    somebody = sqlite3.connect(tmp_path / "history.db", isolation_level=None)
+    somebody.execute("PRAGMA locking_mode = EXCLUSIVE")
+    somebody.execute("BEGIN EXCLUSIVE")
+    async with running(tmp_path) as daemon, daemon.client() as one:
+        done = await one.run("true")
+        reply = await one.request("list")
+        assert [each["execution_id"] for each in reply["executions"]] == [done.id]
+        assert reply["missing"].startswith("finished executions that have left the memory: the history cannot be read")
+        assert "missing" not in await one.request("list", state="live")
+        for method, params in (
+            ("status", {"execution_id": "0" * 36}),
+            ("execute", {"argv": ["true"], "idempotency_key": "k"}),
+        ):
+            with pytest.raises(RefusedError, match="-32015") as refused:
+                await one.request(method, **params)
+            assert refused.value.facts["retry_after"] > 0
+        assert [each["execution_id"] for each in (await one.request("list"))["executions"]] == [done.id]
+        daemon.errors.clear()
+        somebody.close()
 
 
 async def test_what_a_list_tells_of_processes_is_bounded(tmp_path, monkeypatch):

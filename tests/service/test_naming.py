@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ccexecd.service.naming import unnamed
+from ccexecd.engine import HistoryUnavailableError
+from ccexecd.service.naming import known, unnamed
 from ccexecd.service.peer import OPERATOR, V1
 
 ENGINE = SimpleNamespace(executions={"abcd-1": "", "abcd-2": "", "ffff-1": "", "eeee-1": "", "eeee-2": "hidden"})
@@ -38,6 +39,23 @@ def test_what_is_ambiguous_is_named():
     assert unnamed(asker(prefix=True), "abcd").data == {"executions": ["abcd-1", "abcd-2"]}
     past = [SimpleNamespace(id="cccc-1"), SimpleNamespace(id="cccc-2")]
     assert unnamed(asker(prefix=True), "cccc", past).data == {"executions": ["cccc-1", "cccc-2"]}
+
+
+async def test_a_history_that_cannot_be_read_hides_nothing_that_is_known():
+    """What is in memory may be named as ever; of anything else, it is not said that it is not there."""
+
+    async def recall(_: str) -> list[object]:
+        raise HistoryUnavailableError
+
+    one, two = SimpleNamespace(id="abcd-1"), SimpleNamespace(id="ffff-1")
+    engine = SimpleNamespace(executions={"abcd-1": one, "ffff-1": two})
+    operator = SimpleNamespace(
+        engine=engine, manner=OPERATOR, sees=lambda _: True, find=engine.executions.get, recall=recall
+    )
+    assert await known(operator, "abcd-1") is one
+    assert await known(operator, "ffff") is two
+    with pytest.raises(HistoryUnavailableError):
+        await known(operator, "0123")
 
 
 def test_what_is_not_there_for_somebody_is_not_named():

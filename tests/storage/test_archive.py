@@ -17,7 +17,7 @@ from ccexecd.core.entries import Chunk, Gap, Note
 from ccexecd.core.framing import Framer
 from ccexecd.core.output import OutputLog
 from ccexecd.storage import archive as archive_module
-from ccexecd.storage.archive import Archive
+from ccexecd.storage.archive import Archive, HistoryUnavailableError
 from ccexecd.storage.audit import Audit
 from ccexecd.storage.history import Record, SessionRecord, Wanted
 from ccexecd.storage.past import PastExecution
@@ -365,14 +365,15 @@ async def test_a_damaged_history_is_made_again_from_the_logs(tmp_path):
 
 
 async def test_a_history_that_fails_is_told_and_tried_again(tmp_path, monkeypatch, until):
-    """What could not be written is written later; the answers to questions are what there is."""
+    """What could not be written is written later; who asks meanwhile is told that it cannot be told."""
     monkeypatch.setattr(archive_module, "RETRY", 0.01)
     (tmp_path / "history.db").mkdir()
     async with opened(tmp_path) as archive:
         assert "history.db" in archive.problems["the history is not kept"]
         Run(archive, "one").start().write(b"hello\n").finish()
-        assert await archive.find("one") == []
-        assert await archive.newest(Wanted()) == []
+        for question in (archive.find("one"), archive.find_once("uid 0", "k"), archive.newest(Wanted())):
+            with pytest.raises(HistoryUnavailableError):
+                await question
         (tmp_path / "history.db").rmdir()
         await until(lambda: not archive.problems)
         assert output_of(await only(archive, "one")) == b"hello\n"
@@ -410,7 +411,8 @@ async def test_a_machine_without_another_thread_is_told_and_tried_again(tmp_path
             exhausted.setattr(trio.to_thread, "run_sync", refuse)
             Run(archive, "one").start().write(b"hello\n").finish()
             await until(lambda: "new thread" in archive.problems.get("the history is not kept", ""))
-            assert await archive.find("one") == []
+            with pytest.raises(HistoryUnavailableError):
+                await archive.find("one")
         await until(lambda: not archive.problems and archive.is_settled)
         assert output_of(await only(archive, "one")) == b"hello\n"
 
@@ -452,6 +454,39 @@ async def test_a_locked_history_delays_nobody(tmp_path, monkeypatch, until):
         other.close()
         await until(lambda: not archive.problems and archive.is_settled)
         assert output_of(await only(archive, "one")) == b"hello\n"
+
+
+async def test_who_asks_does_not_wait_for_who_writes(tmp_path, monkeypatch, until):
+    """Somebody holds the history, and what is to be written waits for that; what is in it can be told."""
+    monkeypatch.setattr("ccexecd.storage.history.BUSY", 3600.0)
+    async with opened(tmp_path) as archive:
+        Run(archive, "one").start().finish()
+        await until(lambda: archive.is_settled)
+        other = sqlite3.connect(tmp_path / "history.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        Run(archive, "two").start().finish()
+        await until(lambda: archive._is_writing)
+        with trio.fail_after(10):
+            assert (await only(archive, "one")).completion["exit_code"] == 3
+            assert [each.id for each in await archive.newest(Wanted())] == ["one"]
+        assert archive._is_writing
+        other.execute("ROLLBACK")
+        other.close()
+
+
+async def test_a_question_that_fails_is_told_and_taken_back(tmp_path, monkeypatch, until):
+    """Nothing is to be written, and yet it is found out when the history is well again."""
+    monkeypatch.setattr(archive_module, "RETRY", 0.01)
+    async with opened(tmp_path) as archive:
+        Run(archive, "one").start().finish()
+        await until(lambda: archive.is_settled)
+        (tmp_path / "history.db").rename(tmp_path / "elsewhere")
+        with pytest.raises(HistoryUnavailableError):
+            await archive.find("one")
+        assert archive.problems
+        (tmp_path / "elsewhere").rename(tmp_path / "history.db")
+        await until(lambda: not archive.problems)
+        assert (await only(archive, "one")).completion["exit_code"] == 3
 
 
 async def test_a_history_that_is_locked_at_the_start_is_completed_later(tmp_path, until, monkeypatch):
