@@ -132,9 +132,19 @@ class Gate:
         facts = {"execution_id": execution.id, "decision": "allowed", "reason": ruling.reason}
         if ruling.spec.run_as is not None:
             facts["run_as"] = ruling.spec.run_as
-        if self._decision(claim, ruling.spec, facts, ruling.executable):
-            return
-        if self._is_required and self._audit is not None:
+        self._require_record(self._decision(claim, ruling.spec, facts, ruling.executable))
+
+    def changed(self, claim: Claim, execution: Execution, hooks: tuple[str, ...]) -> None:
+        """Put on record what the operator's hooks have made of an execution that is about to begin.
+
+        Raises:
+            AdmissionError: it cannot be recorded, and has to be.
+        """
+        facts = {"execution_id": execution.id, "decision": "changed", "reason": "hooks", "hooks": list(hooks)}
+        self._require_record(self._decision(claim, execution.spec, facts))
+
+    def _require_record(self, was_recorded: bool) -> None:
+        if not was_recorded and self._is_required and self._audit is not None:
             text = f"nothing is executed that cannot be recorded (audit_required): {self._audit.problem}"
             raise AdmissionError(Refusal.UNRECORDED, text)
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import attrs
 
+from ccexecd.core.hooks import Hook
 from ccexecd.core.patterns import PatternError
 from ccexecd.core.redaction import Redactor
 from ccexecd.core.rules import Policy
@@ -72,6 +73,7 @@ class LoadedConfig:
         files: the files that were read.
         config_file: the file that was looked for, whether or not it was there.
         policy: what `policy_file` holds; None where that is not set.
+        hooks: what `hooks_file` holds.
     """
 
     config: Config
@@ -79,6 +81,7 @@ class LoadedConfig:
     files: tuple[Path, ...]
     config_file: Path
     policy: Policy | None
+    hooks: tuple[Hook, ...]
     _inputs: "_Inputs" = attrs.field(repr=False)
 
     def load_again(self) -> "LoadedConfig":
@@ -105,9 +108,9 @@ class LoadedConfig:
             raise ConfigError([Problem("host", self.sources["host"], message)])
 
     def changes(self, update: Update, earlier: "LoadedConfig") -> list[str]:
-        """The keys that have changed with an update: also `policy_file` when only what the file holds has."""
-        is_same = self.policy == earlier.policy or "policy_file" in update.changed
-        return [*update.changed, *(() if is_same else ("policy_file",))]
+        """The keys that have changed with an update: also those of files of which only what they hold has."""
+        held = {"policy_file": self.policy != earlier.policy, "hooks_file": self.hooks != earlier.hooks}
+        return [*update.changed, *(key for key, differs in held.items() if differs and key not in update.changed)]
 
     def places(self) -> Places:
         """Return the places of this daemon: the usual ones, except those that keys name.
@@ -162,7 +165,7 @@ def _load(inputs: _Inputs) -> LoadedConfig:
     was_read = merge.take_file(file, is_named=is_named)
     merge.take_environment(inputs.environ, inputs.directory)
     merge.take_flags(inputs.flags, inputs.directory)
-    policy = merge.policy()
+    policy, hooks = merge.policy(), merge.hooks()
     if merge.problems:
         raise ConfigError(merge.problems)
     if merge.values.get("debug"):
@@ -173,6 +176,7 @@ def _load(inputs: _Inputs) -> LoadedConfig:
         files=(file,) if was_read else (),
         config_file=file,
         policy=policy,
+        hooks=hooks,
         inputs=inputs,
     )
 
@@ -255,6 +259,19 @@ class _Merge:
         except policy_file.PolicyError as error:
             self.problems += [Problem(place, f"policy file {file}", message) for place, message in error.faults]
             return None
+
+    def hooks(self) -> tuple[Hook, ...]:
+        """Read the hooks that the values name."""
+        if "hooks_file" not in self.values:
+            return ()
+        from ccexecd.hooks import file as hooks_file  # noqa: PLC0415  # few have one
+
+        file = Path(self.values["hooks_file"])
+        try:
+            return hooks_file.load(file)
+        except hooks_file.HookFileError as error:
+            self.problems += [Problem(place, f"hooks file {file}", message) for place, message in error.faults]
+            return ()
 
     def _check_redaction(self, expressions: Sequence[str]) -> None:
         for index, expression in enumerate(expressions):

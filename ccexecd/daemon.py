@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -49,6 +49,9 @@ from ccexecd.storage.archive import Archive
 from ccexecd.storage.audit import Audit
 from ccexecd.systemd import Notifier, forget
 
+if TYPE_CHECKING:  # few have any
+    from ccexecd.hooks.register import Hooks
+
 log = logging.getLogger(__name__)
 
 _GC_THRESHOLDS = (20_000, 50, 50)
@@ -73,6 +76,9 @@ class Daemon:
         status, health: what it tells of itself.
         tokens: who may enter by one.
     """
+
+    _hooks: "Hooks | None" = None  # as long as none are configured
+    _engine_nursery: trio.Nursery | None = None  # while it serves
 
     def __init__(
         self,
@@ -153,6 +159,8 @@ class Daemon:
                     engine_nursery.start_soon(self._pump.run)
                     engine_nursery.start_soon(self._audit.run)
                     await engine_nursery.start(self._engine.run)
+                    self._engine_nursery = engine_nursery
+                    self._use_hooks(self._loaded)
                     async with trio.open_nursery() as external_nursery:
                         await self._door.open(self._engine.config, self._listen_fds)
                         await external_nursery.start(self._door.run)
@@ -195,6 +203,7 @@ class Daemon:
             self._loaded = self._reports.loaded = loaded
             self._sources = {**loaded.sources, **{key: self._sources[key] for key in update.needs_restart}}
             self._engine.reconfigure(update.config, loaded.policy)
+            self._use_hooks(loaded)
             self._rates.reconfigure(update.config)
             self._log_output.redact(self._engine.gate.redactor)
             self._log_output.set_level("debug" if update.config.debug else update.config.log_level)
@@ -202,6 +211,17 @@ class Daemon:
             self._notifier.ready(self._summary())
         log.info("reloaded", extra={"changed": changed, "needs_restart": update.needs_restart})
         return {"changed": changed, "needs_restart": list(update.needs_restart)}
+
+    def _use_hooks(self, loaded: LoadedConfig) -> None:
+        """Have the operator's hooks called from now on; what they need is imported when there are some."""
+        if self._hooks is None and loaded.hooks and self._engine_nursery is not None:
+            from ccexecd.hooks.register import Hooks  # noqa: PLC0415
+
+            self._hooks = self._engine.preparation.hooks = Hooks(self._keeper, self._pump, self._engine.inherited)
+            self._engine.companions.append(self._hooks.companion)
+            self._engine_nursery.start_soon(self._hooks.run)
+        if self._hooks is not None:
+            self._hooks.reconfigure(loaded.hooks, loaded.config.unset_environment)
 
     def _change_door(self, config: Config) -> None:
         try:
@@ -278,6 +298,8 @@ class Daemon:
             for execution in running:
                 await execution.finished.wait()
         self._ended = await self._engine.end_all(self._grace)
+        if self._hooks is not None:
+            await self._hooks.finish()
         await self._door.farewell()
 
     async def _serve_operator(self, stream: trio.SocketStream) -> None:

@@ -23,6 +23,7 @@ from ccexecd.core.rules import Policy
 from ccexecd.core.sessions import Parting
 from ccexecd.core.shells import is_plain
 from ccexecd.core.spec import Spec
+from ccexecd.preparation import Preparation, WithdrawnError, withdraw
 from ccexecd.process.execution import Execution
 from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.leader import Launch, SpawnError, user_of
@@ -90,9 +91,11 @@ class Engine:
 
     Attributes:
         gate: what every execution passes before it begins.
+        preparation: what some have to wait for then.
         turns: who runs, and who waits.
         repeats: which executions requests mean that are sent again.
         records: what is kept of them.
+        inherited: the environment that executions inherit.
         companions: who may listen to executions; whoever makes the engine adds them.
         executions: every one that is live or remembered, by id, oldest first.
         live: those of them that have not finished.
@@ -126,11 +129,11 @@ class Engine:
         self.leftovers = Leftovers(keeper)
         self._keeper = keeper
         self._pump = pump
-        self._inherited = {"PYTHONUNBUFFERED": "1", **environ}
-        self.gate = Gate(config, self._inherited, audit, rules)
-        self._is_plain = is_plain(self._inherited)
-        self._line_buffering = LineBuffering(self._inherited.get("PATH", os.defpath))
-        keeper.inherit(self._inherited)
+        self.inherited = {"PYTHONUNBUFFERED": "1", **environ}
+        self.gate = Gate(config, self.inherited, audit, rules)
+        self._is_plain = is_plain(self.inherited)
+        self.preparation = Preparation(self.gate, LineBuffering(self.inherited.get("PATH", os.defpath)))
+        keeper.inherit(self.inherited)
         self._archive = archive
         self._nursery: trio.Nursery | None = None
 
@@ -224,7 +227,7 @@ class Engine:
         self.repeats.add(execution)
         if not self.turns.enter(execution, session):
             self.records.admitted(execution)
-        elif execution.spec.stdbuf and not self._line_buffering.is_known:
+        elif self.preparation.is_needed(execution):
             self._begin(execution, session)
         else:
             execution.apply(Event.ADMIT)
@@ -247,7 +250,7 @@ class Engine:
 
     def _withdrawn(self, execution: Execution, session: Session) -> None:
         """It does not wait for its turn any more, and has never run."""
-        execution.has_ended(Outcome(None, execution.intent or Reason.CANCELLED))
+        withdraw(execution)
         self._has_ended(execution, session)
 
     def _admitted(self, session: Session, spec: Spec) -> Execution:
@@ -326,13 +329,13 @@ class Engine:
         """
         try:
             if start is None:
-                execution.spec = self.gate.ruling(session, execution.spec).spec  # it may have waited for long
-                if execution.spec.stdbuf:
-                    await self._line_buffering.find()
+                await self.preparation.prepare(execution, session)
                 start = self._start(execution)
             await supervise(execution, self._keeper, self._pump, start)
         except SpawnError as error:
             execution.could_not_start(error)
+        except WithdrawnError:
+            withdraw(execution)
         except AdmissionError as refused:
             self.gate.refused(session, execution.spec, refused)
             execution.could_not_start(SpawnError(errno.EACCES, str(refused), "program"))
@@ -362,21 +365,21 @@ class Engine:
         removed = {*self.config.unset_environment, *spec.unset}
         where = {"PWD": os.path.join("/", spec.cwd or "")}  # noqa: PTH118  # ours, which it would inherit, is another place
         added = {**where, **spec.env, "CCEXEC_SESSION_ID": execution.session_id, "CCEXEC_EXECUTION_ID": execution.id}
-        if spec.pty is not None and not added.get("TERM", self._inherited.get("TERM")):
+        if spec.pty is not None and not added.get("TERM", self.inherited.get("TERM")):
             added["TERM"] = TERMINAL_KIND
         for name in REMOVED_WHEN_EMPTY:
-            if not added.get(name, self._inherited.get(name)):
+            if not added.get(name, self.inherited.get(name)):
                 removed.add(name)
         if spec.stdbuf:
-            preloaded = None if PRELOAD in removed else added.get(PRELOAD, self._inherited.get(PRELOAD))
-            names = self._line_buffering.names(preloaded)
+            preloaded = None if PRELOAD in removed else added.get(PRELOAD, self.inherited.get(PRELOAD))
+            names = self.preparation.line_buffering.names(preloaded)
             added, removed = {**added, **names}, removed - names.keys()
         user = user_of(spec.run_as) if spec.run_as is not None else None
         if user is not None:
             added, removed = {**added, **user.names()}, removed - user.names().keys()
         argv = spec.argv
         if spec.shell and self.config.shell is None and self._is_plain and is_plain(spec.env):
-            path = None if "PATH" in removed else added.get("PATH", self._inherited.get("PATH"))
+            path = None if "PATH" in removed else added.get("PATH", self.inherited.get("PATH"))
             argv = argv_of(spec.display, path or os.defpath)
         return Launch(argv, spec.cwd, added, spec.grace, tuple(removed), spec.limits.as_set(), user=user)
 

@@ -99,6 +99,9 @@ class Config:
     policy_file: str | None = _key(
         None, "rules of what may be executed, see docs/security.md; not set: none", is_path=True
     )
+    hooks_file: str | None = _key(
+        None, "programs that are called at the events of executions, see docs/hooks.md; not set: none", is_path=True
+    )
     max_sessions: int = _key(100, "sessions at the same time", earlier="MAX_SESSIONS", minimum=1, maximum=100_000)
     max_running: int | None = _key(
         None,

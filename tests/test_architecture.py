@@ -104,6 +104,8 @@ MAY_IMPORT = {
     "service": {"protocol", "core", "process", "engine", "config"},
     "external": DOOR,
     "control": DOOR,
+    "hooks": {"core", "process", "protocol"},
+    "preparation": {"admission", "core", "process"},
     "session": {"core", "process"},
     "records": {"core", "process", "storage", "config"},
     "judgement": {"core", "keys", "process"},
@@ -113,6 +115,7 @@ MAY_IMPORT = {
     "engine": {
         "turns",
         "repeats",
+        "preparation",
         "budget",
         "admission",
         "core",
@@ -127,6 +130,7 @@ MAY_IMPORT = {
     "daemon": {
         "engine",
         "reports",
+        "hooks",
         "budget",
         "core",
         "process",
@@ -139,7 +143,7 @@ MAY_IMPORT = {
         *HALL,
     },
     "__main__": {"daemon", *HALL},
-    "config": {"keys", "paths", "protocol", "core", "policy_file"},
+    "config": {"keys", "paths", "protocol", "core", "policy_file", "hooks"},
     "policy_file": {"core", "protocol"},
     "budget": {"keys"},
     "detach": {"logs", "pidfile"},
@@ -188,6 +192,7 @@ STDLIB_ONLY = {
     "ccexecd/protocol/errors.py": "shared with ccexecctl",
     "ccexecd/protocol/framing.py": "shared with ccexecctl",
     "ccexecd/storage/chain.py": "shared with ccexecctl",
+    "ccexecd/hooks/entry.py": "a process of its own, for every call",
     "ccexecd/process/keeper.py": "a small process of its own that outlives the daemon",
     "ccexecd/process/containment.py": "the keeper's",
 }
@@ -447,6 +452,11 @@ ELSEWHERE = {
     "ccexecctl/launch.py": ("tests/ctl/test_start.py", "what start and restart share"),
     "ccexecctl/shutdown.py": ("tests/ctl/test_stop.py", "what stop and restart share"),
     "ccexecctl/versions.py": ("tests/ctl/test_status.py", "one comparison"),
+    "ccexecd/control/hooks.py": ("tests/hooks/test_register.py", "what the operator asks of the register"),
+    "ccexecd/hooks/calls.py": ("tests/hooks/test_register.py", "every call is made for the register"),
+    "ccexecd/hooks/entry.py": ("tests/hooks/test_file.py", "what an entry point of the file is"),
+    "ccexecd/hooks/telling.py": ("tests/hooks/test_register.py", "what executions hand on to it"),
+    "ccexecd/preparation.py": ("tests/hooks/test_register.py", "hooks are most of it; stdbuf is in test_engine.py"),
     "ccexecd/core/result.py": ("tests/agents/test_final_result.py", "values that a reader gives"),
     "ccexecd/external/site.py": ("tests/external/test_http.py", "values that http is given"),
     "ccexecd/process/inheritance.py": ("tests/process/test_keeper_client.py", "what a lost keeper leaves"),
@@ -502,7 +512,7 @@ CONTRACT = {
 
 OPERATORS = {
     "status", "health", "config", "version", "reload", "policy", "stop",
-    "token_show", "token_list", "token_add", "token_rotate", "token_revoke",
+    "token_show", "token_list", "token_add", "token_rotate", "token_revoke", "hook_test", "hook_run",
 }  # fmt: skip
 
 METHODS = operator_methods(SimpleNamespace(status=dict))  # never called here

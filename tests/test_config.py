@@ -11,6 +11,7 @@ import pytest
 
 from ccexecd import policy_file
 from ccexecd.config import Config, ConfigError, LoadedConfig, load
+from ccexecd.hooks import file as hooks_file
 from ccexecd.keys import FIELDS, allowed, rules
 from ccexecd.paths import default_places
 
@@ -104,6 +105,7 @@ def test_names_of_the_earlier_system_keep_working(read, variable: str, text: str
 def test_every_key_can_be_set_in_every_layer(read, key: str, monkeypatch):
     """A key's value written to the file, to its variable or as a flag arrives as the same value."""
     monkeypatch.setattr(policy_file, "load", lambda _: None)  # there is none at that path
+    monkeypatch.setattr(hooks_file, "load", lambda _: ())
     samples = {
         "port": 1,
         "log_level": "error",
@@ -113,6 +115,7 @@ def test_every_key_can_be_set_in_every_layer(read, key: str, monkeypatch):
         "max_buffer_size": 4096,
         "audit_max_bytes": 65_536,
         "policy_file": "/x/y/policy.toml",
+        "hooks_file": "/x/y/hooks.toml",
         "max_buffer_lines": 5,
         "spool_total_bytes": 1 << 20,
         "max_running": 5,

@@ -26,6 +26,7 @@ SUMMARIES = {
     "kill": "end an execution at once with KILL",
     "token": "show or change the tokens that admit clients",
     "policy": "show what may run, or why something may or may not",
+    "hooks": "list, try and test the programs that are called at events",
     "audit": "verify the audit, or look into it",
     "config": "show or check the configuration",
     "version": "the versions of ccexecctl and of the daemon",

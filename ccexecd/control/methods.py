@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from ccexecd import __version__
 from ccexecd.config import ConfigError
+from ccexecd.control.hooks import hook_methods
 from ccexecd.control.tokens import Tokens, token_methods
 from ccexecd.engine import default_shell
 from ccexecd.judgement import question
@@ -85,6 +86,7 @@ def operator_methods(daemon: Operated) -> dict[str, Method]:
     return {
         **EXECUTION_METHODS,
         **token_methods(lambda: daemon.tokens),
+        **hook_methods(),
         "status": status_method(daemon.status),
         "health": Method(messages.Nothing, health),
         "config": Method(messages.Nothing, config),

@@ -18,6 +18,7 @@ _SUBJECTS = {
     "keeper": "keeper",
     "stdbuf": "stdbuf",
     "user": "user",
+    "hook": "command not allowed",
 }
 
 
@@ -28,7 +29,7 @@ class SpawnError(Exception):
         errno: the kernel's number, 0 when it was not the kernel that refused.
         strerror: its text.
         subject: `program`, `cwd` or `user`, whichever was refused; `stdbuf` when that was asked for and is not there;
-            `pipe`, `terminal` or `keeper` when it was on our side.
+            `pipe`, `terminal` or `keeper` when it was on our side; `hook` when one of the operator's refused.
     """
 
     def __init__(self, errno: int, strerror: str, subject: str, name: str = "") -> None:

@@ -15,6 +15,7 @@ P = TypeVar("P")
 Framing = Literal["lines", "line", "raw"]
 OnDisconnect = Literal["auto", "cancel", "detach"]
 StreamName = Literal["stdout", "stderr"]
+HookEvent = Literal["pre_execute", "post_execute", "on_output", "on_error", "on_stall"]
 
 MAX_LABELS = 64
 """Labels of one execution."""
@@ -242,6 +243,40 @@ class Policy:
         if self.command is not None and self.argv is not None:
             raise StructureError([{"path": "$", "error": "not both of command and argv"}])
         if self.argv is not None and not (self.argv and self.argv[0]):
+            raise StructureError([{"path": "$.argv", "error": "must not be empty, nor its first word"}])
+
+
+@attrs.frozen
+class HookTest:
+    """`hook_test`: which hooks a command would meet; nothing is called."""
+
+    command: Text | None = None
+    argv: tuple[Text, ...] | None = None
+    cwd: Text | None = None
+    lane: Text | None = None
+    labels: dict[str, str] = attrs.field(factory=dict)
+    principal: Text | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if (self.command is None) == (self.argv is None):
+            raise StructureError([{"path": "$", "error": "exactly one of command and argv is required"}])
+        if self.argv is not None and not (self.argv and self.argv[0]):
+            raise StructureError([{"path": "$.argv", "error": "must not be empty, nor its first word"}])
+
+
+@attrs.frozen
+class HookRun:
+    """`hook_run`: call one hook about a command that is not run; an event is needed where it has several."""
+
+    name: Text
+    event: HookEvent | None = None
+    argv: tuple[Text, ...] = (Text("true"),)
+    cwd: Text | None = None
+    lane: Text | None = None
+    labels: dict[str, str] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        if not (self.argv and self.argv[0]):
             raise StructureError([{"path": "$.argv", "error": "must not be empty, nor its first word"}])
 
 

@@ -59,7 +59,9 @@ _BATCH_BYTES = 1001 * 1024
 _SMALL = 4096
 """Bytes of a reply that is never refused for its size: who started something is to learn its id."""
 
-RECORDED = frozenset({"control", "resume_session", "reload", "stop", "token_add", "token_rotate", "token_revoke"})
+RECORDED = frozenset(
+    {"control", "resume_session", "reload", "stop", "token_add", "token_rotate", "token_revoke", "hook_run"}
+)
 """Methods that the audit tells of, besides `execute`, which the gate sees to: they do something to what others run."""
 
 _REASON = 500  # characters of a refusal's text on record
@@ -310,6 +312,8 @@ def as_rpc_error(error: Exception, asked: str) -> RPCError:
             expected = RPCError(ErrorCode.INVALID_STATE, str(error), {"state": error.state.value})
         case AdmissionError():
             expected = RPCError(_REFUSALS[error.refusal], str(error), error.facts or None)
+        case SpawnError(subject="hook"):
+            expected = RPCError(ErrorCode.COMMAND_NOT_ALLOWED, str(error))
         case SpawnError():
             facts = {"errno": error.errno, "strerror": error.strerror, "subject": error.subject}
             expected = RPCError(ErrorCode.SPAWN_FAILED, f"could not start: {error}", facts)

@@ -17,6 +17,7 @@ from ccexecd.core.display import Display
 from ccexecd.core.entries import Chunk
 from ccexecd.core.execution import Reason, State
 from ccexecd.core.output import Cursor
+from ccexecd.core.principals import Scope
 from ccexecd.core.spec import TerminalSize
 from ccexecd.engine import Execution, PastExecution
 from ccexecd.protocol import messages
@@ -248,9 +249,12 @@ def resume_session(peer: Peer, wanted: messages.ResumeSession) -> dict[str, Any]
     return {"session_id": session.id, "executions": executions}
 
 
-def hook_status(_peer: Peer, _: messages.Nothing) -> dict[str, Any]:
-    """Which hooks are configured: this version runs none."""
-    return {"enabled": False, "hooks": []}
+def hook_status(peer: Peer, _: messages.Nothing) -> dict[str, Any]:
+    """Which hooks the operator has configured, and what has come of them."""
+    hooks = peer.engine.preparation.hooks
+    if hooks is None:
+        return {"enabled": False, "hooks": [], "running": 0, "waiting": 0}
+    return hooks.told(in_full=peer.principal.may(Scope.ADMIN))
 
 
 def pong(_peer: Peer, _: messages.Nothing) -> dict[str, Any]:

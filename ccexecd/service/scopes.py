@@ -29,6 +29,8 @@ SCOPES: Mapping[str, Scope] = {
     "version": Scope.OBSERVE,
     "config": Scope.OBSERVE,
     "policy": Scope.OBSERVE,
+    "hook_test": Scope.OBSERVE,
+    "hook_run": Scope.ADMIN,
     "reload": Scope.ADMIN,
     "stop": Scope.ADMIN,
     "token_show": Scope.ADMIN,

@@ -31,10 +31,11 @@ async def refused(daemon: Running, method: str, **params: object) -> RefusedErro
 
 
 async def test_everything_is_served_here(daemon):
-    """The control socket has every method of the client's door, the operator's seven, and those about tokens."""
+    """The control socket has every method of the client's door, the operator's, and those about tokens and hooks."""
     served = set(operator_methods(daemon.daemon))
     tokens = {"token_show", "token_list", "token_add", "token_rotate", "token_revoke"}
-    assert served == {*EXECUTION_METHODS, *tokens, "status", "health", "config", "version", "reload", "policy", "stop"}
+    own = {"status", "health", "config", "version", "reload", "policy", "stop", "hook_test", "hook_run"}
+    assert served == {*EXECUTION_METHODS, *tokens, *own}
 
 
 @pytest.mark.parametrize("method", ["health", "config", "version", "reload"])

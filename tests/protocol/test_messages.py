@@ -23,6 +23,8 @@ MINIMAL = {
     "ResumeSession": {"session_id": "s", "resume_token": "t"},
     "TokenAdd": {"name": "ci", "scopes": ["observe"]},
     "TokenRevoke": {"name": "ci"},
+    "HookTest": {"command": "ls"},
+    "HookRun": {"name": "venv"},
 }
 """The least that a class takes; those that are not here take nothing at all."""
 
@@ -67,6 +69,15 @@ def test_defaults_are_those_of_the_contract():
         "Limits": dict.fromkeys(["memory_bytes", "cpu_seconds", "processes", "open_files", "file_bytes", "nice"]),
         "TerminalSize": {"cols": 80, "rows": 24},
         "ResizePty": {"execution_id": None, "cols": 80, "rows": 24},
+        "HookTest": {
+            "command": "ls",
+            "argv": None,
+            "cwd": None,
+            "lane": None,
+            "labels": {},
+            "principal": None,
+        },
+        "HookRun": {"name": "venv", "event": None, "argv": ("true",), "cwd": None, "lane": None, "labels": {}},
         "Control": {"type": "PAUSE", "execution_id": None, "signal": None, "grace": None, "wait": True},
         "WriteStdin": {"execution_id": None, "data": "", "data_base64": None, "write_id": None},
         "Which": {"execution_id": None},

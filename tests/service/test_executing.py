@@ -172,7 +172,7 @@ class TestExecute:
 
     async def test_stdbuf_that_is_not_there_is_refused(self, daemon, client):
         """The kernel's words for it, and which part of the request it was."""
-        daemon.daemon._engine._line_buffering = LineBuffering("/nowhere")
+        daemon.daemon._engine.preparation.line_buffering = LineBuffering("/nowhere")
         error = await refused(client, "execute", argv=["true"], stdbuf=True)
         assert (error.code, error.facts["subject"]) == (-32006, "stdbuf")
         assert "install stdbuf of GNU coreutils" in error.message

@@ -462,6 +462,6 @@ class TestSessions:
 
 
 async def test_what_earlier_clients_ask(client):
-    """Hooks are none in this version, and a pong is taken."""
-    assert await client.request("hook_status") == {"enabled": False, "hooks": []}
+    """Hooks are none where none are configured, and a pong is taken."""
+    assert await client.request("hook_status") == {"enabled": False, "hooks": [], "running": 0, "waiting": 0}
     assert await client.request("pong") == {}

@@ -32,10 +32,19 @@ READERS, WRITERS = (group.gr_name for group in sorted(grp.getgrall(), key=lambda
 
 OBSERVE = {
     *("attach", "detach", "read_output", "wait", "status", "list", "hook_status", "pong"),
-    *("health", "version", "config", "policy"),
+    *("health", "version", "config", "policy", "hook_test"),
 }
 EXECUTE = OBSERVE | {"execute", "control", "write_stdin", "close_stdin", "resize_pty", "resume_session"}
-ADMIN = EXECUTE | {"reload", "stop", "token_show", "token_list", "token_add", "token_rotate", "token_revoke"}
+ADMIN = EXECUTE | {
+    "reload",
+    "stop",
+    "token_show",
+    "token_list",
+    "token_add",
+    "token_rotate",
+    "token_revoke",
+    "hook_run",
+}
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 

@@ -1,0 +1,58 @@
+"""The operator's methods about hooks: which a command would meet, and what one does.
+
+Owns their params and results; `hook_status` is served at both doors. Nothing is executed here but the hook itself.
+"""
+
+from collections.abc import Awaitable
+from typing import Any
+
+from ccexecd.core.hooks import EVENTS, Hook, HookEvent
+from ccexecd.engine import default_shell
+from ccexecd.judgement import question
+from ccexecd.protocol import messages
+from ccexecd.protocol.codec import StructureError
+from ccexecd.service.dispatch import Kind, Method
+from ccexecd.service.peer import Peer
+
+
+def hook_methods() -> dict[str, Method]:
+    """The methods."""
+    return {
+        "hook_test": Method(messages.HookTest, hook_test),
+        "hook_run": Method(messages.HookRun, hook_run, Kind.WAITING),
+    }
+
+
+def hook_test(peer: Peer, wanted: messages.HookTest) -> dict[str, Any]:
+    """Which hooks a command would meet, by event and in their order."""
+    hooks = peer.engine.preparation.hooks
+    shell = peer.engine.config.shell or default_shell()
+    given = {"cwd": wanted.cwd, "lane": wanted.lane or "", "labels": wanted.labels}
+    spec = question(wanted.argv, wanted.command, shell, **given)
+    principal = wanted.principal or peer.principal.name
+    met = hooks.wanted(spec, principal) if hooks is not None else {event: [] for event in EVENTS}
+    return {"command": spec.display, "principal": principal, "hooks": met}
+
+
+def hook_run(peer: Peer, wanted: messages.HookRun) -> Awaitable[dict[str, Any]]:
+    """Call one hook about a command that is not run."""
+    hooks = peer.engine.preparation.hooks
+    hook = hooks.named(wanted.name) if hooks is not None else None
+    if hooks is None or hook is None:
+        raise StructureError([{"path": "$.name", "error": "there is no such hook; ccexecctl hooks list has them all"}])
+    given = {"cwd": wanted.cwd, "lane": wanted.lane or "", "labels": wanted.labels}
+    spec = question(wanted.argv, None, "", **given)
+    return hooks.trial(hook, _event_of(hook, wanted.event), spec, peer.principal.name)
+
+
+def _event_of(hook: Hook, event: HookEvent | None) -> HookEvent:
+    """The one that is meant.
+
+    Raises:
+        StructureError: it has others, or several.
+    """
+    if event is None and len(hook.events) == 1:
+        return hook.events[0]
+    if event is None or event not in hook.events:
+        raise StructureError([{"path": "$.event", "error": f"must be one of {', '.join(hook.events)}"}])
+    return event

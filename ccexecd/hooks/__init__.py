@@ -1,0 +1,1 @@
+"""What the operator has done besides, at the events of an execution: reading what is wanted, calling it, heeding it."""

@@ -1,0 +1,239 @@
+"""Calling a hook: what it is told, how many run at a time, what came of it.
+
+Owns one call from its turn to its answer, and the figures of each hook. Must not know what a call is for, and must not
+decide what a failure means.
+"""
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import attrs
+import trio
+
+from ccexecd.core.hooks import Hook, HookEvent
+from ccexecd.core.spec import Spec
+from ccexecd.hooks.answer import Answer, AnswerError, answer_of
+from ccexecd.process.errand import Errand, run_errand
+from ccexecd.process.execution import Execution
+from ccexecd.process.keeper_client import KeeperClient
+from ccexecd.process.leader import Launch, SpawnError
+from ccexecd.process.pump import Pump
+
+log = logging.getLogger(__name__)
+
+AT_A_TIME = 8
+"""Calls of `pre_execute` at a time, and as many of all other events: who hangs there holds up no start."""
+
+LOG_INTERVAL = 60.0
+"""Seconds after which the failures of one hook are logged again, with how many there were meanwhile."""
+
+VERSION = 1
+"""Of what a hook is told, and may answer."""
+
+
+class HookFailedError(Exception):
+    """A call has failed.
+
+    Attributes:
+        reason: in one word.
+    """
+
+    def __init__(self, reason: Literal["not started", "timeout", "exit", "answer"], text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+@attrs.frozen
+class Subject:
+    """The execution that a call is about.
+
+    Attributes:
+        id, session_id, principal: which one, and whose.
+        spec: what it is, as far as that is known by now.
+        pid: its leader's; None before it has one.
+        is_trial: it is none: somebody tries a hook.
+    """
+
+    id: str
+    session_id: str
+    principal: str
+    spec: Spec
+    pid: int | None = None
+    is_trial: bool = False
+
+    @classmethod
+    def of(cls, execution: Execution) -> "Subject":
+        """An execution as it is now."""
+        return cls(execution.id, execution.session_id, execution.principal, execution.spec, execution.pid)
+
+    def told(self) -> dict[str, Any]:
+        """What a hook is told of it: of the environment only the names that are set or taken away."""
+        spec = self.spec
+        return {
+            "execution_id": self.id,
+            "session_id": self.session_id,
+            "principal": self.principal,
+            "command": spec.display,
+            "argv": list(spec.argv),
+            "shell": spec.shell,
+            "cwd": spec.cwd or "/",
+            "environment_names": sorted(spec.env),
+            "unset": sorted(spec.unset),
+            "lane": spec.lane or None,
+            "labels": dict(spec.labels),
+            "timeout": spec.timeout,
+            "run_as": spec.run_as,
+            "pid": self.pid,
+            **({"trial": True} if self.is_trial else {}),
+        }
+
+
+@attrs.define
+class Figures:
+    """What one hook has done since it was configured.
+
+    Attributes:
+        calls: that have ended, failed ones included.
+        failures: those that failed.
+        refusals: commands that it has refused.
+        unmade: calls that were not made, because too many waited or the daemon ended.
+        seconds: that all calls took together.
+        last_failure: when, at which event, and why the last one failed.
+    """
+
+    calls: int = 0
+    failures: int = 0
+    refusals: int = 0
+    unmade: int = 0
+    seconds: float = 0.0
+    last_failure: dict[str, str] | None = None
+    _logged_at: float = -LOG_INTERVAL
+    _unlogged: int = 0
+
+    def told(self) -> dict[str, Any]:
+        """What `hook_status` tells."""
+        return attrs.asdict(self, filter=lambda field, _: not field.name.startswith("_")) | {
+            "seconds": round(self.seconds, 6)
+        }
+
+    def in_short(self) -> dict[str, Any]:
+        """The same for those who need not know what exactly went wrong."""
+        return {name: value for name, value in self.told().items() if name != "last_failure"}
+
+    def has_failed(self, hook: Hook, event: HookEvent, subject: Subject, failure: str, complaint: str) -> None:
+        """A call has failed: count it, and log it unless it was just logged."""
+        self.failures += 1
+        self.last_failure = {"at": datetime.now(UTC).isoformat(), "event": event, "message": failure}
+        now = trio.current_time()
+        if now - self._logged_at < LOG_INTERVAL:
+            self._unlogged += 1
+            return
+        facts = {"execution_id": subject.id, "complaint": complaint, "failures_not_logged": self._unlogged}
+        log.warning("hook %s failed at %s: %s", hook.name, event, failure, extra=facts)
+        self._logged_at, self._unlogged = now, 0
+
+
+class Calls:
+    """All calls of a daemon.
+
+    Args:
+        keeper: starts what is called, and ends it.
+        pump: reads what it writes.
+
+    Attributes:
+        unset: environment variables that no hook inherits.
+        running: calls that are under way.
+    """
+
+    def __init__(self, keeper: KeeperClient, pump: Pump) -> None:
+        self._keeper = keeper
+        self._pump = pump
+        self._figures: dict[Hook, Figures] = {}
+        self._before_start = trio.CapacityLimiter(AT_A_TIME)
+        self._besides = trio.CapacityLimiter(AT_A_TIME)
+        self.unset: tuple[str, ...] = ()
+
+    def figures_of(self, hook: Hook) -> Figures:
+        """Those of a hook."""
+        return self._figures.setdefault(hook, Figures())
+
+    def keep_figures_of(self, hooks: tuple[Hook, ...]) -> None:
+        """Forget those of all others."""
+        self._figures = {hook: self.figures_of(hook) for hook in hooks}
+
+    @property
+    def running(self) -> int:
+        """Calls that are under way."""
+        return self._before_start.borrowed_tokens + self._besides.borrowed_tokens
+
+    async def call(self, hook: Hook, event: HookEvent, subject: Subject, facts: dict[str, Any]) -> Answer:
+        """Call a hook when it is its turn.
+
+        Args:
+            hook: which.
+            event: why.
+            subject: about which execution.
+            facts: what it is told besides.
+
+        Returns:
+            Its answer.
+
+        Raises:
+            HookFailedError: there is none.
+        """
+        async with self._before_start if event == "pre_execute" else self._besides:
+            answer, _ = await self.call_now(hook, event, subject, facts)
+        return answer
+
+    async def call_now(
+        self, hook: Hook, event: HookEvent, subject: Subject, facts: dict[str, Any]
+    ) -> tuple[Answer, Errand]:
+        """The same at once, with what came of its program."""
+        figures = self.figures_of(hook)
+        document = {"version": VERSION, "event": event, "hook": hook.name, "execution": subject.told(), **facts}
+        names = {
+            "CCEXEC_HOOK_EVENT": event,
+            "CCEXEC_SESSION_ID": subject.session_id,
+            "CCEXEC_EXECUTION_ID": subject.id,
+        }
+        launch = Launch(hook.run, "/", names, 0.0, self.unset)
+        complaint = ""
+        try:
+            try:
+                done = await run_errand(self._keeper, self._pump, launch, json.dumps(document).encode(), hook.timeout)
+            except SpawnError as error:
+                raise HookFailedError("not started", f"could not be started: {error}") from None
+            figures.seconds += done.seconds
+            complaint = done.complaint.decode(errors="replace").strip()
+            answer = _judged(hook, event, done)
+        except HookFailedError as failure:
+            figures.has_failed(hook, event, subject, str(failure), complaint)
+            raise
+        finally:
+            figures.calls += 1
+        figures.refusals += answer.refused
+        return answer, done
+
+
+def _judged(hook: Hook, event: HookEvent, done: Errand) -> Answer:
+    """The answer in what a program has written, if it has ended well.
+
+    Raises:
+        HookFailedError: it has not.
+    """
+    if done.timed_out:
+        raise HookFailedError("timeout", f"took longer than {hook.timeout:g} s, and was ended")
+    if done.exit_code is None:
+        raise HookFailedError("exit", "was lost: nobody could learn how it ended")
+    if done.exit_code < 0:
+        raise HookFailedError("exit", f"was ended by signal {-done.exit_code}")
+    if done.exit_code:
+        raise HookFailedError("exit", f"ended with exit code {done.exit_code}")
+    if done.is_too_much:
+        raise HookFailedError("answer", "wrote more to its standard output than an answer may have")
+    try:
+        return answer_of(event, done.written)
+    except AnswerError as error:
+        raise HookFailedError("answer", str(error)) from None

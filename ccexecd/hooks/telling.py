@@ -1,0 +1,169 @@
+"""What happens to an execution, handed on to the hooks that want to know.
+
+Owns what is held for each of them: events in their order, and output in batches, bounded. An execution never waits for
+a hook: what a slow one has no room for is counted, and told with the next batch. Must not call anything while something
+happens: that is done by a task of its own, which is there only as long as there is something to tell.
+"""
+
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+import trio
+
+from ccexecd.core.entries import Stream
+from ccexecd.core.hooks import Batch, Hook, HookEvent
+from ccexecd.hooks.calls import Calls, HookFailedError, Subject
+from ccexecd.process.execution import Execution
+from ccexecd.process.listening import Listener
+
+MOST_WAITING = 1000
+"""Events of all executions together that wait for hooks; one more is not told, and counted."""
+
+
+class Besides(Protocol):
+    """Where tasks are, and how many events wait."""
+
+    waiting: int
+
+    def start(self, deed: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+        """Do something in a task of its own; False where it is too late for that."""
+
+
+class Telling(Listener):
+    """One execution, and the hooks that want to hear of it.
+
+    Args:
+        execution: which.
+        hooks: those that want some of its events.
+        calls: how they are called.
+        besides: where.
+    """
+
+    def __init__(self, execution: Execution, hooks: list[Hook], calls: Calls, besides: Besides) -> None:
+        self._execution: Execution | None = execution
+        self._channels = [_Channel(execution, hook, calls, besides) for hook in hooks]
+        self._hear = [channel for channel in self._channels if "on_output" in channel.hook.events]
+        self.reads = tuple({stream for channel in self._hear for stream in channel.hook.streams})
+
+    def has_output(self, stream: Stream, received: bytes) -> None:
+        """Bytes were read."""
+        for channel in self._hear:
+            if stream in channel.hook.streams:
+                channel.heard(stream, received)
+
+    def is_stalling(self) -> None:
+        """It has been silent for long."""
+        if self._execution is not None:
+            self._tell("on_stall", {"idle_s": round(self._execution.idle_seconds, 3)})
+
+    def is_ending(self) -> None:
+        """No output follows."""
+        for channel in self._hear:
+            channel.has_heard_all()
+
+    def has_ended(self) -> None:
+        """It is over."""
+        execution, self._execution = self._execution, None
+        if execution is None or execution.outcome is None:
+            return
+        outcome = {"outcome": execution.completion(execution.outcome), "error": execution.outcome.error}
+        if execution.outcome.exit_code != 0:
+            self._tell("on_error", outcome)
+        self._tell("post_execute", outcome)
+        self._channels, self._hear = [], []  # they hold the execution, which holds this
+
+    def _tell(self, event: HookEvent, facts: dict[str, Any]) -> None:
+        for channel in self._channels:
+            if event in channel.hook.events:
+                channel.post(event, facts)
+
+
+class _Channel:
+    """From one execution to one hook, in order.
+
+    Args:
+        execution: whose events.
+        hook: who is told.
+        calls: how.
+        besides: where.
+    """
+
+    def __init__(self, execution: Execution, hook: Hook, calls: Calls, besides: Besides) -> None:
+        self.hook = hook
+        self._execution = execution
+        self._calls = calls
+        self._besides = besides
+        self._posted: deque[tuple[HookEvent, dict[str, Any]]] = deque()
+        self._output = Batch(hook.batch_bytes)
+        self._is_last = self._is_telling = False
+        self._urgent = trio.Event()
+        self._warned: set[str] = set()
+
+    def heard(self, stream: Stream, received: bytes) -> None:
+        """Output has come."""
+        self._output.add(stream, received)
+        if self._output.is_full:
+            self._urgent.set()
+        self._go_on()
+
+    def has_heard_all(self) -> None:
+        """No output follows."""
+        self._is_last = True
+        self._urgent.set()
+        self._go_on()
+
+    def post(self, event: HookEvent, facts: dict[str, Any]) -> None:
+        """Something has happened."""
+        if self._besides.waiting >= MOST_WAITING:
+            self._calls.figures_of(self.hook).unmade += 1
+            return
+        self._besides.waiting += 1
+        self._posted.append((event, facts))
+        self._urgent.set()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if not self._is_telling:
+            self._is_telling = self._besides.start(self._tell)
+
+    async def _tell(self) -> None:
+        """Call the hook for as long as there is something to tell."""
+        try:
+            while True:
+                with trio.move_on_after(self.hook.batch_seconds):
+                    await self._urgent.wait()
+                self._urgent = trio.Event()
+                batch = self._output.take(is_last=self._is_last)
+                if batch is not None:
+                    await self._call("on_output", {"output": batch})
+                elif self._posted:
+                    event, facts = self._posted.popleft()
+                    self._besides.waiting -= 1
+                    await self._call(event, facts)
+                else:
+                    return
+                if self._posted or self._is_last or self._output.is_full:
+                    self._urgent.set()
+        finally:
+            self._is_telling = False
+            self._calls.figures_of(self.hook).unmade += len(self._posted)
+            self._besides.waiting -= len(self._posted)
+            self._posted.clear()
+
+    async def _call(self, event: HookEvent, facts: dict[str, Any]) -> None:
+        try:
+            answer = await self._calls.call(self.hook, event, Subject.of(self._execution), facts)
+        except HookFailedError as failure:
+            if failure.reason not in self._warned:
+                self._warned.add(failure.reason)
+                warn(self._execution, self.hook, event, failure.reason, f"{self.hook.name!r} {failure}")
+        else:
+            if answer.warning:
+                warn(self._execution, self.hook, event, "said", answer.warning)
+
+
+def warn(execution: Execution, hook: Hook, event: HookEvent, reason: str, message: str) -> None:
+    """Tell whoever watches an execution; of one that has finished, nothing more is told."""
+    if execution.is_live:
+        execution.note("hook.warning", {"hook": hook.name, "event": event, "reason": reason, "message": message})
