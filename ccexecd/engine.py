@@ -150,7 +150,7 @@ class Engine:
         self.gate.reconfigure(config, rules)
         self.turns.reconfigure(config)
         if self._archive is not None:
-            self._archive.spool.retain(retention_of(config))
+            self._archive.retain(retention_of(config))
 
     # Sessions
 

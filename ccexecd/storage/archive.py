@@ -36,6 +36,12 @@ T = TypeVar("T")
 GATHER = 0.05
 """Seconds in which what is to be written comes together: a transaction costs 0.1 ms, whatever is in it."""
 
+LATENESS = 0.01
+"""Share of an age, `MOST_LATE` seconds at most, by which what has reached it may stay where nothing else happens: many
+of the same age go together."""
+
+MOST_LATE = 60.0
+
 RETRY = 5.0
 """Seconds until what could not be written is tried again."""
 
@@ -70,6 +76,7 @@ class Archive:
         self.spool = Spool(directory / "output", retention, self._wake, self._is_behind)
         self._history = History(directory / "history.db")
         self._problem = ""
+        self._oldest = float("inf")  # when the first of what the history knows finished
         self._sessions: dict[str, SessionRecord] = {}
         self._executions: dict[str, Callable[[], Record]] = {}
         self._removed: list[str] = []
@@ -89,6 +96,11 @@ class Archive:
     def is_settled(self) -> bool:
         """Whether everything that it was given has been written."""
         return not (self.spool.is_behind or self._is_writing or self._sessions or self._executions or self._removed)
+
+    def retain(self, retention: Retention) -> None:
+        """Keep so much, and so long, from now on."""
+        self.spool.retain(retention)
+        self._wake()
 
     def begin(self, execution_id: str, description: dict[str, Any]) -> StoredLog | None:
         """A place on disk for the log of an execution that is being started; None if none is kept."""
@@ -162,7 +174,8 @@ class Archive:
                 self.opened.set()
                 self._wake()  # some of it may have become too old
                 while True:
-                    await self._wanted.wait()
+                    with trio.move_on_after(self._seconds_until_due()):
+                        await self._wanted.wait()
                     await trio.sleep(RETRY if self._problem else GATHER)
                     await self._write()
         finally:
@@ -176,6 +189,13 @@ class Archive:
                     await self._in_thread(self._history.close)
 
     # Writing
+
+    def _seconds_until_due(self) -> float:
+        """Until something is so old that it goes; infinity if nothing ever will be."""
+        kept = self.spool.retention
+        ages = (self.spool.next_due, kept.output_seconds), (self._oldest + kept.history_seconds, kept.history_seconds)
+        now = time.time()
+        return min(max(0.0, moment - now) + min(age * LATENESS, MOST_LATE) for moment, age in ages)
 
     def _is_behind(self) -> None:
         self._postponed.set()
@@ -223,9 +243,17 @@ class Archive:
             self._warn(self._history.open())
         self._recover()
         self._history.write(sessions, records)
+        ends = [*(each.finished_at for each in records), *(each.ended_at for each in sessions)]
+        self._oldest = min([self._oldest, *(end for end in ends if end is not None)])
         if removed:
             self._history.outputs_are_gone(removed)
-            self._history.forget_before(time.time() - self.spool.retention.history_seconds)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Know nothing any more of what is too old."""
+        moment = time.time() - self.spool.retention.history_seconds
+        if self._oldest < moment:
+            self._oldest = self._history.forget_before(moment)
 
     async def _ask(self, question: Callable[[], list[Record]]) -> list[Record]:
         await self.opened.wait()
@@ -280,7 +308,8 @@ class Archive:
             return
         try:
             self._history.write((), list(self._lost(self._begun)))
-            self._history.forget_before(time.time() - self.spool.retention.history_seconds)
+            self._oldest = float("-inf")
+            self._forget()
             trio.from_thread.run_sync(self._has_recovered, self._history.outputs())
         except sqlite3.DatabaseError as damage:
             if type(damage) is sqlite3.DatabaseError:  # the kinds of it are not the file's fault

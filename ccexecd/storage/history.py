@@ -265,8 +265,11 @@ class History:
         with self._db as db:
             db.executemany("UPDATE executions SET output_bytes = 0 WHERE id = ?", [(each,) for each in execution_ids])
 
-    def forget_before(self, moment: float) -> None:
+    def forget_before(self, moment: float) -> float:
         """Know nothing any more of what finished before a moment, and has no output any more.
+
+        Returns:
+            When the first of what is left finished, in seconds since the epoch; infinity if nothing has.
 
         Raises:
             sqlite3.Error: it could not be written.
@@ -276,6 +279,11 @@ class History:
             db.execute(
                 "DELETE FROM sessions WHERE ended_at < ? AND id NOT IN (SELECT session_id FROM executions)", (moment,)
             )
+            [(oldest,)] = db.execute(
+                "SELECT min(moment) FROM (SELECT min(finished_at) AS moment FROM executions UNION ALL"
+                " SELECT min(ended_at) FROM sessions WHERE id NOT IN (SELECT session_id FROM executions))"
+            )
+        return float("inf") if oldest is None else float(oldest)
 
     @property
     def _db(self) -> sqlite3.Connection:

@@ -144,13 +144,21 @@ class Spool:
         self.used_bytes += sum(size for _, size in earlier.values())
         self._finished = earlier | self._finished
 
+    @property
+    def next_due(self) -> float:
+        """When the next output becomes too old, in seconds since the epoch; infinity if none does."""
+        return next((moment for moment, _ in self._finished.values()), float("inf")) + self._longest
+
+    @property
+    def _longest(self) -> float:
+        return min(self.retention.output_seconds, self.retention.history_seconds)
+
     def due(self, now: float) -> list[str]:
         """Whose output goes now, because of its age or of the total. It no longer counts, and `remove` is to follow."""
         gone = []
-        longest = min(self.retention.output_seconds, self.retention.history_seconds)
         while self._finished:
             execution_id, (moment, size) = next(iter(self._finished.items()))
-            if self.used_bytes <= self.total_bytes and now - moment <= longest:
+            if self.used_bytes <= self.total_bytes and now - moment <= self._longest:
                 break
             del self._finished[execution_id]
             self.used_bytes -= size

@@ -577,13 +577,42 @@ async def test_what_is_old_is_forgotten(tmp_path, until):
         assert output_of(await only(archive, "new")) == b"x\n"
 
 
+async def test_what_becomes_old_goes_while_nothing_happens(tmp_path, until, monkeypatch):
+    """Nothing but time passes: its output is removed, then it is forgotten; and a daemon's limits may change."""
+    keeping = attrs.evolve(KEEPING, output_seconds=0.2, history_seconds=0.4)
+    async with opened(tmp_path, keeping) as archive:
+        Run(archive, "one").start().write(b"x\n").finish()
+        await until(lambda: archive.is_settled)
+        await until(lambda: archive.spool.ids() == set() and archive.is_settled)
+        with trio.fail_after(10):
+            while await archive.find("one"):
+                await trio.sleep(0.01)
+        archive.retain(KEEPING)
+        Run(archive, "two").start().write(b"x\n").finish(time.time() - 1000.0)
+        await until(lambda: archive.is_settled)
+        assert archive.spool.ids() == {"two"}
+        archive.retain(keeping)
+        await until(lambda: archive.spool.ids() == set())
+
+
+async def test_what_has_no_output_is_forgotten_too(tmp_path, until):
+    """No output is kept at all, so none is ever removed: what is old goes by itself."""
+    keeping = attrs.evolve(KEEPING, execution_bytes=0, history_seconds=100.0)
+    async with opened(tmp_path, keeping) as archive:
+        for name, age in (("old", 1000.0), ("new", 0.0)):
+            Run(archive, name).start().write(b"x\n").finish(time.time() - age)
+            await until(lambda: archive.is_settled)
+        assert [each.id for each in await archive.newest(Wanted())] == ["new"]
+
+
 async def test_sessions_are_kept(tmp_path):
     """With whose they were, and how they ended."""
+    ended_at = time.time()
     async with opened(tmp_path) as archive:
         archive.note_session(SessionRecord("s", "uid 0", 1.0))
-        archive.note_session(SessionRecord("s", "uid 0", 1.0, 2.0, "closed"))
+        archive.note_session(SessionRecord("s", "uid 0", 1.0, ended_at, "closed"))
     rows = sqlite3.connect(tmp_path / "history.db").execute("SELECT * FROM sessions").fetchall()
-    assert rows == [("s", "uid 0", 1.0, 2.0, "closed")]
+    assert rows == [("s", "uid 0", 1.0, ended_at, "closed")]
 
 
 async def test_nothing_runs_while_nothing_happens(tmp_path):
