@@ -76,6 +76,8 @@ class Archive:
         self.spool = Spool(directory / "output", retention, self._wake, self._is_behind)
         self._history = History(directory / "history.db")
         self._problem = ""
+        self._damage: sqlite3.DatabaseError | None = None  # found in it, and not yet put aside
+        self._is_empty = False  # since it was put aside, and not yet completed from the logs
         self._oldest = float("inf")  # when the first of what the history knows finished
         self._sessions: dict[str, SessionRecord] = {}
         self._executions: dict[str, Callable[[], Record]] = {}
@@ -239,8 +241,7 @@ class Archive:
     def _write_now(self, sessions: Sequence[SessionRecord], records: Sequence[Record], removed: Sequence[str]) -> None:
         self.spool.remove(removed)
         if self._problem:  # it may not even be open
-            self._history.close()
-            self._warn(self._history.open())
+            self._reopen()
         self._recover()
         self._history.write(sessions, records)
         ends = [*(each.finished_at for each in records), *(each.ended_at for each in sessions)]
@@ -257,7 +258,7 @@ class Archive:
 
     async def _ask(self, question: Callable[[], list[Record]]) -> list[Record]:
         await self.opened.wait()
-        if self._begun is not None:  # what an earlier daemon has left is not known yet
+        if self._begun is not None or self._damage is not None or self._is_empty:  # it does not know what it should
             raise HistoryUnavailableError
         try:
             return await self._in_thread(question, self._asking)
@@ -274,9 +275,12 @@ class Archive:
             raise OSError(errno.EAGAIN, str(error)) from error
 
     def _has_failed(self, error: Exception) -> None:
+        text = str(error) if isinstance(error, HistoryError | OSError) else f"{self._history.path}: {error}"
         if not self._problem:
-            log.error("the history cannot be used: %s", error)
-        self._problem = str(error)
+            log.error("the history cannot be used: %s", text)
+        self._problem = text
+        if type(error) is sqlite3.DatabaseError:  # the kinds of it are not the file's fault
+            self._damage = error
 
     def _warn(self, what: str | None) -> None:
         if what is not None:
@@ -297,24 +301,30 @@ class Archive:
     def _open(self) -> None:
         """Open the history, complete it from the logs, and take its account of what is kept."""
         try:
-            self._warn(self._history.open())
+            self._reopen()
             self._recover()
         except (sqlite3.Error, HistoryError, OSError) as error:
             self._has_failed(error)
 
+    def _reopen(self) -> None:
+        """Open it, once more where it has failed; what is damaged is put aside first."""
+        self._history.close()
+        damage, self._damage = self._damage, None
+        self._is_empty = self._is_empty or damage is not None
+        told = self._history.put_aside(damage) if damage is not None else self._history.open()
+        self._is_empty = self._is_empty or told is not None
+        self._warn(told)
+
     def _recover(self) -> None:
-        """Complete the history from the logs, once. What this daemon itself has begun meanwhile is none of it."""
-        if self._begun is None:
-            return
-        try:
-            self._history.write((), list(self._lost(self._begun)))
+        """Complete the history from the logs: at the start, and when it had to be put aside."""
+        if self._begun is not None:
+            self._history.write((), list(self._lost(self._begun)))  # what we have begun meanwhile is none of it
             self._oldest = float("-inf")
             self._forget()
             trio.from_thread.run_sync(self._has_recovered, self._history.outputs())
-        except sqlite3.DatabaseError as damage:
-            if type(damage) is sqlite3.DatabaseError:  # the kinds of it are not the file's fault
-                self._warn(self._history.put_aside(damage))
-            raise
+        elif self._is_empty:
+            self._history.write((), list(self._finished_before()))
+        self._is_empty = False
 
     def _has_recovered(self, outputs: Sequence[tuple[str, float, int]]) -> None:
         """In the event loop, where output is counted: what is kept of it is known now, and from when on all is ours."""
@@ -335,6 +345,14 @@ class Archive:
                     yield self._concluded(known, left)
             except (KeyError, TypeError, ValueError, OSError) as error:  # somebody has written something else there
                 log.warning("what is left of execution %s cannot be read: %r", name, error)
+
+    def _finished_before(self) -> Iterator[Record]:
+        """Those that have finished, as their logs tell it: all that a history can be given once we run."""
+        ids = self.spool.ids()
+        for name in self._history.unknown(ids - trio.from_thread.run_sync(self.spool.live_ids)):
+            left = self._trace(name)
+            if left is not None and left.completion is not None:
+                yield self._concluded(None, left)
 
     def _concluded(self, known: Record | None, left: Trace | None) -> Record:
         record = concluded(known, left)

@@ -137,10 +137,13 @@ class History:
     Args:
         path: its file, which is made if it is not there.
         migrations: what leads to the version that this program uses.
+
+    Attributes:
+        path: its file.
     """
 
     def __init__(self, path: Path, migrations: Sequence[str] = MIGRATIONS) -> None:
-        self._path = path
+        self.path = path
         self._migrations = migrations
         self._connection: sqlite3.Connection | None = None
 
@@ -162,7 +165,7 @@ class History:
                 return self.put_aside(damage)
         except (sqlite3.Error, OSError) as error:
             self.close()
-            raise HistoryError(f"cannot use the history {self._path}: {error}") from error
+            raise HistoryError(f"cannot use the history {self.path}: {error}") from error
         return None
 
     def close(self) -> None:
@@ -292,8 +295,8 @@ class History:
         return self._connection
 
     def _connect(self) -> None:
-        self._path.touch(mode=0o600)
-        self._connection = sqlite3.connect(self._path, timeout=BUSY, check_same_thread=False)
+        self.path.touch(mode=0o600)
+        self._connection = sqlite3.connect(self.path, timeout=BUSY, check_same_thread=False)
         for setting in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON", "cache_size = -512"):
             self._connection.execute(f"PRAGMA {setting}")
         self._migrate(self._connection)
@@ -303,7 +306,7 @@ class History:
         [(version,)] = db.execute("PRAGMA user_version")
         if version > len(self._migrations):
             raise HistoryError(
-                f"cannot use the history {self._path}: it is of version {version}, of a later ccexecd; this one writes"
+                f"cannot use the history {self.path}: it is of version {version}, of a later ccexecd; this one writes"
                 f" version {len(self._migrations)}. Use that ccexecd, or move the file away"
             )
         for number, script in enumerate(self._migrations[version:], version + 1):
@@ -317,11 +320,11 @@ class History:
             OSError: the old one cannot be renamed.
         """
         self.close()
-        aside = self._path.with_name(f"{self._path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
-        self._path.rename(aside)
+        aside = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
+        self.path.rename(aside)
         for companion in ("-wal", "-shm"):
             with contextlib.suppress(FileNotFoundError):
-                self._path.with_name(self._path.name + companion).unlink()
+                self.path.with_name(self.path.name + companion).unlink()
         self._connect()
         return f"the history was damaged ({damage}); it was put aside as {aside}"
 
@@ -329,7 +332,7 @@ class History:
         """What a client asks for, by a connection of its own: it does not wait for what is being written."""
         if self._connection is None:
             raise sqlite3.OperationalError("the history is not open")
-        place = f"{self._path.absolute().as_uri()}?mode=rw"
+        place = f"{self.path.absolute().as_uri()}?mode=rw"
         with contextlib.closing(sqlite3.connect(place, uri=True, timeout=BUSY_ASKING)) as db:
             return _records(db, condition, values)
 

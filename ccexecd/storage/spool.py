@@ -186,6 +186,10 @@ class Spool:
             return set()
         return {name for name in names if name.isascii()}  # what is none is nobody's id
 
+    def live_ids(self) -> set[str]:
+        """Whose logs are still written to."""
+        return {each.directory.name for each in self._live}
+
     # What logs share
 
     @property

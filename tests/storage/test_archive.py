@@ -529,6 +529,37 @@ async def test_a_history_that_is_damaged_inside_is_made_again(tmp_path, until, m
     assert list(tmp_path.glob("history.db.damaged-*"))
 
 
+@pytest.mark.parametrize("found_by", ["a question", "a change"])
+async def test_damage_that_is_found_while_it_runs_is_put_aside(tmp_path, until, monkeypatch, found_by):
+    """By whoever comes across it; what has finished is there again, what runs goes on and is noted when it ends."""
+    monkeypatch.setattr(archive_module, "RETRY", 0.01)
+    async with opened(tmp_path) as archive:
+        running = Run(archive, "running").start().write(b"hel")
+        for number in range(60):
+            Run(archive, f"e{number}").start().write(b"hello\n").finish()
+        await until(lambda: archive.is_settled)
+        used = archive.spool.used_bytes
+        sqlite3.connect(tmp_path / "history.db").execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with (tmp_path / "history.db").open("r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(8192)
+            file.write(b"\xa5" * (size - 8192))
+        if found_by == "a question":
+            with pytest.raises(HistoryUnavailableError):
+                await archive.newest(Wanted())
+        else:
+            Run(archive, "last").start().write(b"hello\n").finish()
+        await until(lambda: list(tmp_path.glob("history.db.damaged-*")))
+        await until(lambda: not archive.problems and archive.is_settled)
+        assert output_of(await only(archive, "e7")) == b"hello\n"
+        assert len(await archive.newest(Wanted())) == 60 + (found_by == "a change")
+        assert archive.spool.used_bytes - used < 20_000  # nothing is counted twice
+        running.write(b"lo\n").finish()
+        await until(lambda: archive.is_settled)
+        assert output_of(await only(archive, "running")) == b"hello\n"
+        assert (await only(archive, "running")).completion["reason"] == "exited"
+
+
 @pytest.mark.parametrize("head", [b"{}", b'{"execution_id": "one"}', b"[]", b"5"])
 async def test_a_log_that_is_none_keeps_nobody_from_starting(tmp_path, head):
     """A first line that is whole and says nothing: the others are there."""
