@@ -92,6 +92,8 @@ class Following:
         if gap["dropped_bytes"] is None:  # it had gone before we came
             self._remark(f"what it wrote before piece {gap['to_seq'] + 1} is no longer kept")
             return
+        if not (gap["dropped_bytes"] or gap.get("dropped_lines")):  # no output: what it was told under another daemon
+            return
         if self.missed_bytes is None:
             self._remark("output comes faster than it is read here: some of it is dropped")
         self.missed_bytes = (self.missed_bytes or 0) + gap["dropped_bytes"]

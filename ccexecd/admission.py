@@ -99,6 +99,7 @@ class Gate:
     def reconfigure(self, config: Config, rules: Policy | None) -> None:
         """Use another configuration and policy from now on."""
         self._is_required = config.audit_required
+        self._lanes = config.lane_limits()
         self.judge = Judge(config, rules, self._inherited)
         self.redactor = Redactor(config.redact)
         for warning in self.judge.warnings():
@@ -148,6 +149,20 @@ class Gate:
             text = f"nothing is executed that cannot be recorded (audit_required): {self._audit.problem}"
             raise AdmissionError(Refusal.UNRECORDED, text)
 
+    def admit_again(self, claim: Claim, execution: Execution) -> None:
+        """Judge, and put on record, one that was admitted by an earlier daemon and is about to be released.
+
+        Raises:
+            AdmissionError: it may not run any more, or its lane has gone, whose limit it must not escape.
+        """
+        spec = execution.spec
+        try:
+            self._require_lane(spec.lane)
+            self.admitted(claim, execution, self.ruling(claim, spec))
+        except AdmissionError as error:
+            self.refused(claim, spec, error)
+            raise
+
     def refused(self, claim: Claim, spec: Spec, error: AdmissionError) -> None:
         """Put on record that something was not admitted."""
         self._decision(claim, spec, {"decision": "refused", "reason": self.redactor.text(str(error))})
@@ -195,6 +210,11 @@ class Gate:
         self._turned_away[door] = (0, now)
         facts = {"decision": "refused", "door": door, "reason": self.redactor.text(reason), "peer": peer}
         self._audit.record("entry", facts | ({"others": unsaid} if unsaid else {}))
+
+    def _require_lane(self, lane: str) -> None:
+        if lane and lane not in self._lanes:
+            text = f"there is no lane {lane!r} any more; add it to the key lanes and reload, or drop this one"
+            raise AdmissionError(Refusal.NOT_ALLOWED, text)
 
     def _decision(self, claim: Claim, spec: Spec, facts: Mapping[str, object], executable: str = "") -> bool:
         if self._audit is None:

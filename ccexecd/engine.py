@@ -11,27 +11,27 @@ import os
 import time
 from collections.abc import Callable, Mapping
 
-import attrs
 import trio
 
 from ccexecd.admission import AdmissionError, Gate, Refusal
-from ccexecd.agents.final_result import is_claude, reader_for
+from ccexecd.agents.final_result import reader_for
 from ccexecd.budget import MOST_RUNNING
 from ccexecd.config import Config
 from ccexecd.core.execution import Event, Outcome, Reason
 from ccexecd.core.rules import Policy
 from ccexecd.core.sessions import Parting
-from ccexecd.core.shells import is_plain
 from ccexecd.core.spec import Spec
+from ccexecd.held import Held
+from ccexecd.launching import Launching, with_stdio
 from ccexecd.preparation import Preparation, WithdrawnError, withdraw
 from ccexecd.process.execution import Execution
 from ccexecd.process.keeper_client import KeeperClient
-from ccexecd.process.leader import Launch, SpawnError, user_of
+from ccexecd.process.leader import SpawnError
 from ccexecd.process.leftovers import Leftovers
-from ccexecd.process.line_buffering import PRELOAD, LineBuffering
+from ccexecd.process.line_buffering import LineBuffering
 from ccexecd.process.listening import Companion
 from ccexecd.process.pump import Pump
-from ccexecd.process.shells import argv_of, default_shell
+from ccexecd.process.shells import default_shell
 from ccexecd.process.supervisor import Start, supervise
 from ccexecd.records import Records, retention_of
 from ccexecd.repeats import Repeats
@@ -59,21 +59,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-REMOVED_WHEN_EMPTY = ("ANTHROPIC_API_KEY",)
-"""Names that must not be passed on empty: an empty key makes Claude Code wait for ever."""
-
-TERMINAL_KIND = "xterm-256color"
-"""TERM of a program on a terminal, where nobody names another: what people's terminals, and browsers', are like."""
-
 PREFIX_LENGTH = 4
 """Characters of the shortest beginning of an id that can stand for it."""
-
-
-def _with_stdio(spec: Spec) -> Spec:
-    """Where its output goes: into files for what may exit before a pipe has taken it all, where they hold nobody up."""
-    if spec.stdio != "auto" or spec.pty is not None or spec.policy == "block" or not is_claude(spec):
-        return spec
-    return attrs.evolve(spec, stdio="file")
 
 
 class Engine:
@@ -93,6 +80,7 @@ class Engine:
         gate: what every execution passes before it begins.
         preparation: what some have to wait for then.
         turns: who runs, and who waits.
+        held: those that an earlier daemon has left waiting.
         repeats: which executions requests mean that are sent again.
         records: what is kept of them.
         inherited: the environment that executions inherit.
@@ -118,6 +106,7 @@ class Engine:
     ) -> None:
         self.config = config
         self.turns = Turns(config, budget, self._begin, self._withdrawn)
+        self.held = Held(self._released, self._withdrawn)
         self.records = Records(archive)
         self.repeats = Repeats(archive)
         self.companions: list[Companion] = []
@@ -131,7 +120,7 @@ class Engine:
         self._pump = pump
         self.inherited = {"PYTHONUNBUFFERED": "1", **environ}
         self.gate = Gate(config, self.inherited, audit, rules)
-        self._is_plain = is_plain(self.inherited)
+        self._launching = Launching(self.inherited)
         self.preparation = Preparation(self.gate, LineBuffering(self.inherited.get("PATH", os.defpath)))
         keeper.inherit(self.inherited)
         self._archive = archive
@@ -140,6 +129,7 @@ class Engine:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold the nursery that sessions live in, until cancelled."""
         async with trio.open_nursery() as self._nursery:
+            self._restore()
             self._nursery.start_soon(self.turns.run)
             task_status.started()
             await trio.sleep_forever()
@@ -226,7 +216,7 @@ class Engine:
             raise
         self.repeats.add(execution)
         if not self.turns.enter(execution, session):
-            self.records.admitted(execution)
+            self.records.waits(execution)
         elif self.preparation.is_needed(execution):
             self._begin(execution, session)
         else:
@@ -244,7 +234,9 @@ class Engine:
         (nursery or self._require_nursery()).start_soon(self._run_execution, execution, session, start)
 
     def _start(self, execution: Execution) -> Start:
-        start = Start(execution, self._keeper, self._launch(execution))
+        start = Start(
+            execution, self._keeper, self._launching.launch(execution, self.config, self.preparation.line_buffering)
+        )
         self.records.begin(execution)  # while it is being started, nobody waits for a disk
         return start
 
@@ -265,22 +257,54 @@ class Engine:
             )
         self.turns.require_room(session, spec.lane)
         ruling = self.gate.ruling(session, spec)
-        spec = _with_stdio(ruling.spec)
-        window, most_lines = self.config.max_buffer_size, self.config.max_buffer_lines
-        execution = Execution(spec, session.id, self._keeper, self._pump, window, reader_for(spec), most_lines)
-        execution.principal = session.principal
-        if self.companions:
-            offered = [companion(execution) for companion in self.companions]
-            execution.listeners = tuple(listener for listener in offered if listener is not None)
+        spec = with_stdio(ruling.spec)
+        execution = self._made(spec, session)
         self.gate.admitted(session, execution, ruling)
-        self.executions[execution.id] = self.live[execution.id] = execution
-        session.executions[execution.id] = session.live[execution.id] = execution
-        self.started_total += 1
+        self.executions[execution.id] = session.executions[execution.id] = execution
+        self._goes_live(execution, session)
         if not session.has_run:
             session.has_run = True
             self._note_session(session)
         self._set_idle_clock(session)
         return execution
+
+    def _made(self, spec: Spec, session: Session, execution_id: str = "") -> Execution:
+        window, lines, reader = self.config.max_buffer_size, self.config.max_buffer_lines, reader_for(spec)
+        execution = Execution(spec, session.id, self._keeper, self._pump, window, reader, lines, execution_id)
+        execution.principal = session.principal
+        if self.companions:
+            offered = [companion(execution) for companion in self.companions]
+            execution.listeners = tuple(listener for listener in offered if listener is not None)
+        return execution
+
+    def _goes_live(self, execution: Execution, session: Session) -> None:
+        self.live[execution.id] = session.live[execution.id] = execution
+        self.started_total += 1
+
+    # What an earlier daemon has left waiting
+
+    def _restore(self) -> None:
+        """Hold it, the oldest first."""
+        for left in self.records.left():
+            session = self.held.session_of(left)
+            execution = self._made(left.spec, session, left.execution_id)
+            execution.created_at = left.accepted_at
+            execution.log.number_from(left.next_seq)
+            self.executions[execution.id] = session.executions[execution.id] = execution
+            self.held.hold(execution, session)
+            self.repeats.add(execution)
+            self.records.is_held(execution)
+
+    def _released(self, execution: Execution, session: Session) -> None:
+        if self.draining:
+            raise AdmissionError(Refusal.DRAINING, "the daemon is shutting down and starts nothing any more")
+        self.gate.admit_again(session, execution)
+        execution.apply(Event.RELEASE)
+        self._goes_live(execution, session)
+        if self.turns.enter(execution, session):
+            self._begin(execution, session)
+        else:
+            self.records.waits(execution)
 
     def find(
         self, execution_id: str, *, prefix: bool = False, visible: Callable[[Execution], bool] = lambda _: True
@@ -330,6 +354,7 @@ class Engine:
         try:
             if start is None:
                 await self.preparation.prepare(execution, session)
+                self.records.begins(execution)
                 start = self._start(execution)
             await supervise(execution, self._keeper, self._pump, start)
         except SpawnError as error:
@@ -354,34 +379,11 @@ class Engine:
 
     def _has_ended(self, execution: Execution, session: Session) -> None:
         """It is over, whether it has run or not."""
-        del self.live[execution.id], session.live[execution.id]
+        for register in (self.live, session.live):
+            register.pop(execution.id, None)  # what was held is in none
         self._remember(execution)
         self._set_idle_clock(session)
         self.gate.ended(session, execution)
-
-    def _launch(self, execution: Execution) -> Launch:
-        """What the keeper is asked to start, in the inherited environment with the client's changes and who it is."""
-        spec = execution.spec
-        removed = {*self.config.unset_environment, *spec.unset}
-        where = {"PWD": os.path.join("/", spec.cwd or "")}  # noqa: PTH118  # ours, which it would inherit, is another place
-        added = {**where, **spec.env, "CCEXEC_SESSION_ID": execution.session_id, "CCEXEC_EXECUTION_ID": execution.id}
-        if spec.pty is not None and not added.get("TERM", self.inherited.get("TERM")):
-            added["TERM"] = TERMINAL_KIND
-        for name in REMOVED_WHEN_EMPTY:
-            if not added.get(name, self.inherited.get(name)):
-                removed.add(name)
-        if spec.stdbuf:
-            preloaded = None if PRELOAD in removed else added.get(PRELOAD, self.inherited.get(PRELOAD))
-            names = self.preparation.line_buffering.names(preloaded)
-            added, removed = {**added, **names}, removed - names.keys()
-        user = user_of(spec.run_as) if spec.run_as is not None else None
-        if user is not None:
-            added, removed = {**added, **user.names()}, removed - user.names().keys()
-        argv = spec.argv
-        if spec.shell and self.config.shell is None and self._is_plain and is_plain(spec.env):
-            path = None if "PATH" in removed else added.get("PATH", self.inherited.get("PATH"))
-            argv = argv_of(spec.display, path or os.defpath)
-        return Launch(argv, spec.cwd, added, spec.grace, tuple(removed), spec.limits.as_set(), user=user)
 
     def _remember(self, execution: Execution) -> None:
         """Keep a finished execution for a while, and forget those that no longer fit."""

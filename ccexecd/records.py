@@ -1,8 +1,9 @@
-"""What becomes of executions: a place on disk when they begin, a record, and how long finished ones stay in memory.
+"""What becomes of executions: a place on disk when they wait or begin, a record, and how long they stay in memory.
 
 Owns the way between an execution and the archive, and the finished executions in memory. Must not start or end any.
 """
 
+import logging
 from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 from functools import partial
@@ -19,6 +20,9 @@ from ccexecd.storage.past import PastExecution
 from ccexecd.storage.recovery import ONCE
 from ccexecd.storage.spool import Retention
 from ccexecd.storage.stored_log import StoredLog
+from ccexecd.waiting import UnreadableError, Waiting, as_text, from_text
+
+log = logging.getLogger(__name__)
 
 REMEMBERED_EXECUTIONS = 1000
 """Finished executions that stay in memory: `list` after a burst asks no disk."""
@@ -81,15 +85,46 @@ class Records:
     def __init__(self, archive: Archive | None) -> None:
         self.totals = Totals()
         self._archive = archive
+        self._left: list[Waiting] = []
+        if archive is not None:
+            archive.is_left = self._is_left
         self._stores: dict[str, StoredLog] = {}
         self._remembered: deque[tuple[Execution, int]] = deque()  # and what it took when it finished
         self._remembered_bytes = 0
         self._recalled: OrderedDict[str, PastExecution] = OrderedDict()
 
-    def admitted(self, execution: Execution) -> None:
-        """An execution waits for its turn: note it. Its log stays in memory until it begins."""
+    def left(self) -> list[Waiting]:
+        """What an earlier daemon has left waiting, the oldest first. It is given once."""
+        left, self._left = self._left, []
+        if left:
+            text = "%d executions waited when the last daemon died and are held: see ccexecctl release, ccexecctl drop"
+            log.warning(text, len(left))
+        return sorted(left, key=lambda each: each.created_at)
+
+    def _is_left(self, name: str, text: bytes) -> bool:
+        try:
+            self._left.append(from_text(name, text))
+        except UnreadableError as error:
+            log.warning("execution %s waited, and cannot be run any more: %s", name, error)
+            return False
+        return True
+
+    def waits(self, execution: Execution) -> None:
+        """An execution waits for its turn: note it, and all that it takes to run it. Its log stays in memory."""
+        if self._archive is not None:
+            position = execution.turn.position if execution.turn is not None else None
+            self._archive.shelf.put(execution.id, as_text(execution, position or 1))
+            self.is_held(execution)
+
+    def is_held(self, execution: Execution) -> None:
+        """An execution does not wait any more, or not yet: note it."""
         if self._archive is not None:
             self._archive.note(execution.id, lambda: _record(execution, None))
+
+    def begins(self, execution: Execution) -> None:
+        """One that has waited is about to be started: from now on, no other daemon may do that."""
+        if self._archive is not None:
+            self._archive.shelf.take(execution.id)
 
     def begin(self, execution: Execution) -> None:
         """An execution is being started: give its log a place, and note it."""
@@ -109,6 +144,7 @@ class Records:
         Returns:
             Those that are no longer remembered.
         """
+        self.begins(execution)
         self.totals.add(execution)
         store = self._stores.pop(execution.id, None)
         if store is not None:

@@ -107,13 +107,18 @@ MAY_IMPORT = {
     "hooks": {"core", "process", "protocol"},
     "preparation": {"admission", "core", "process"},
     "session": {"core", "process"},
-    "records": {"core", "process", "storage", "config"},
+    "waiting": {"core", "process", "protocol"},
+    "records": {"core", "process", "storage", "config", "waiting"},
+    "held": {"admission", "core", "process", "session", "waiting"},
+    "launching": {"agents", "config", "core", "process"},
     "judgement": {"core", "keys", "process"},
     "admission": {"judgement", "core", "keys", "process", "storage"},
     "repeats": {"admission", "core", "process", "storage"},
     "turns": {"admission", "core", "keys", "process", "session"},
     "engine": {
         "turns",
+        "held",
+        "launching",
         "repeats",
         "preparation",
         "budget",
@@ -480,6 +485,10 @@ ELSEWHERE = {
     "ccexecd/storage/past.py": ("tests/storage/test_archive.py", "values that the archive gives"),
     "ccexecd/storage/recovery.py": ("tests/storage/test_archive.py", "what the archive does first"),
     "ccexecd/reports.py": ("tests/test_daemon.py", "what a daemon tells of itself"),
+    "ccexecd/launching.py": ("tests/test_engine.py", "the environment of what the engine starts"),
+    "ccexecd/service/holding.py": ("tests/test_held.py", "two methods about what is held"),
+    "ccexecctl/commands/drop.py": ("tests/ctl/test_steering.py", "release with another end"),
+    "ccexecctl/commands/release.py": ("tests/ctl/test_steering.py", "about one execution, or all that are held"),
     "ccexecd/records.py": ("tests/test_engine.py", "what the engine remembers"),
 }
 """Source without a test file of its own -> the one that tests it, and why there."""
@@ -506,7 +515,7 @@ def test_what_is_tested_elsewhere_exists():
 
 CONTRACT = {
     "execute", "control", "write_stdin", "close_stdin", "resize_pty", "attach", "detach", "read_output", "wait",
-    "list", "resume_session", "hook_status", "pong",
+    "list", "resume_session", "hook_status", "pong", "release", "drop",
 }  # fmt: skip
 """What both doors serve besides `status`, of the contract's methods."""
 

@@ -24,6 +24,8 @@ SUMMARIES = {
     "resume": "let a paused execution go on",
     "cancel": "end an execution: TERM, grace, KILL",
     "kill": "end an execution at once with KILL",
+    "release": "let an execution run that is held after a crash",
+    "drop": "end an execution that is held after a crash",
     "token": "show or change the tokens that admit clients",
     "policy": "show what may run, or why something may or may not",
     "hooks": "list, try and test the programs that are called at events",

@@ -72,10 +72,16 @@ def _answers(client: Client, arguments: Namespace) -> Iterator[dict[str, Any]]:
     chosen = [name for name in ("stdout", "stderr") if getattr(arguments, name)]
     wait = FOLLOW_WAIT if arguments.follow else 0.0
     request = {"execution_id": arguments.execution_id, "streams": chosen or ["stdout", "stderr"], "wait_s": wait}
-    end = client.call("status", {"execution_id": arguments.execution_id})["next_seq"]
+    known = client.call("status", {"execution_id": arguments.execution_id})
+    end = known["next_seq"]
     position, is_over = arguments.since_seq, False
     while not is_over:
         answer = _read(client, {**request, "from_seq": position}, wait)
+        oldest, has_begun = answer["oldest_seq"], position != arguments.since_seq
+        if oldest > max(position, 1) and (
+            has_begun or known.get("dropped_bytes", True)
+        ):  # else what is missing was no output
+            render.remark(f"what it wrote before piece {oldest} is no longer kept")
         yield answer
         is_at_end = answer["next_seq"] == position
         if arguments.follow:
@@ -93,6 +99,4 @@ def _read(client: Client, request: dict[str, Any], wait: float) -> dict[str, Any
         if error.code != ErrorCode.OUTPUT_GONE or not isinstance(error.data, dict):
             raise
         answer = client.call("read_output", {**request, "from_seq": error.data["oldest_seq"]}, extra=wait)
-    if answer["oldest_seq"] > max(request["from_seq"], 1):
-        render.remark(f"what it wrote before piece {answer['oldest_seq']} is no longer kept")
     return answer

@@ -44,6 +44,8 @@ def _lines(status: dict[str, Any]) -> list[str]:
     }
     if "queued" in executions:  # a daemon of an earlier version has none
         facts["queue"] = "{queued} waiting, {max_running} may run at the same time".format_map(executions)
+    if executions.get("held"):
+        facts["held"] = f"{executions['held']} since the daemon died: ccexecctl release, ccexecctl drop"
     up = render.duration(status["uptime_seconds"])
     first = f"ccexecd {status['version']} is {status['state']} (pid {status['pid']}), up {up}"
     return [first, *(f"  {name:<12}{render.printable(str(fact))}" for name, fact in facts.items())]

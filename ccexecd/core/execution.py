@@ -5,9 +5,9 @@ only place that says what an event does is the table `TRANSITIONS`. A pair that 
 names both, and changes nothing. Whoever acts on an execution applies the event first and does the deed after it, so
 that two requests cannot both believe that they paused it.
 
-    QUEUED ──ADMIT──▶ STARTING ──SPAWNED──▶ RUNNING ◀──RESUME/PAUSE──▶ PAUSED
-                          │                    └────TERMINATE──▶ TERMINATING ◀─┘
-                          └──────── END from every state ─────────▶ FINISHED
+    HELD ◀──HOLD/RELEASE──▶ QUEUED ──ADMIT──▶ STARTING ──SPAWNED──▶ RUNNING ◀──RESUME/PAUSE──▶ PAUSED
+                                                  │                    └────TERMINATE──▶ TERMINATING ◀─┘
+                                                  └──────── END from every state ─────────▶ FINISHED
 
 `END` is applied once, by the execution's supervisor, when everything of it is known to be over. An `Outcome` says how
 it ended; what could not be learnt is `lost`, never 0.
@@ -25,6 +25,7 @@ from ccexecd.core.entries import Stream
 class State(Enum):
     """Where an execution stands. The value is its name on the wire."""
 
+    HELD = "HELD"
     QUEUED = "QUEUED"
     STARTING = "STARTING"
     RUNNING = "RUNNING"
@@ -36,6 +37,8 @@ class State(Enum):
 class Event(Enum):
     """What happens to an execution."""
 
+    HOLD = "hold"
+    RELEASE = "release"
     ADMIT = "admit"
     SPAWNED = "spawned"
     PAUSE = "pause"
@@ -62,7 +65,13 @@ class Reason(Enum):
 
 
 TRANSITIONS: dict[State, dict[Event, State]] = {
-    State.QUEUED: {Event.ADMIT: State.STARTING, Event.TERMINATE: State.TERMINATING, Event.END: State.FINISHED},
+    State.HELD: {Event.RELEASE: State.QUEUED, Event.TERMINATE: State.TERMINATING, Event.END: State.FINISHED},
+    State.QUEUED: {
+        Event.HOLD: State.HELD,
+        Event.ADMIT: State.STARTING,
+        Event.TERMINATE: State.TERMINATING,
+        Event.END: State.FINISHED,
+    },
     State.STARTING: {
         Event.SPAWNED: State.RUNNING,
         Event.TERMINATE: State.TERMINATING,

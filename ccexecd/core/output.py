@@ -49,20 +49,17 @@ class OutputLog:
     def __init__(self, capacity: int, store: Store | None = None, *, most_lines: int | None = None) -> None:
         self._capacity = capacity
         self._most_lines = most_lines
-        self._held_lines = 0
         self._store = store
         self._unstored = 1  # the first entry that the store has not been given
         self._is_postponed = False  # what that has not been given, or its end: it will come back to us for it
         self._hole: Gap | None = None  # what has left the window and the store could not take
         self._entries: deque[Entry] = deque()
         self._base = 0  # how many entries have left the deque: an entry's index counts from there
-        self.held_bytes = 0
+        self.held_bytes = self._held_lines = 0
         self._cursors: set[Cursor] = set()
-        self.next_seq = 1
+        self.next_seq = self._first = 1
         self.sizes: dict[Stream, int] = {"stdout": 0, "stderr": 0}
-        self.dropped_bytes = 0
-        self.dropped_lines = 0
-        self.passed_bytes = 0
+        self.dropped_bytes = self.dropped_lines = self.passed_bytes = 0
         self.closed = False
 
     @classmethod
@@ -88,6 +85,10 @@ class OutputLog:
     def keep_in(self, store: Store) -> None:
         """Keep every entry there, too. Nothing has come yet."""
         self._store = store
+
+    def number_from(self, seq: int) -> None:
+        """Give the first entry this number: what was before it, in an earlier life, was no output. Nothing has come."""
+        self.next_seq = self._unstored = self._first = seq
 
     @property
     def window_seq(self) -> int:
@@ -275,9 +276,7 @@ class OutputLog:
 
     def advance(self, cursor: "Cursor") -> Entry | Gap | None:
         """Give a cursor what it has not seen yet, and move it on; None when there is nothing new."""
-        entry: Entry | Gap | None = None
-        if cursor.index < self._base:
-            entry = self._look_back(cursor)
+        entry = self._look_back(cursor) if cursor.index < self._base else None
         if entry is None and cursor.index - self._base < len(self._entries):
             entry = self._entries[cursor.index - self._base]
             cursor.index += 1
@@ -320,7 +319,8 @@ class OutputLog:
         cursor.leave_store()
         stored = self._store.oldest_seq if self._store is not None else None
         if self._store is None or (stored is not None and cursor.seq < stored):
-            return Gap(cursor.seq, self.oldest_seq - 1, *cursor.missed())
+            missed = cursor.missed()
+            return Gap(cursor.seq, self.oldest_seq - 1, *(missed if self.oldest_seq > self._first else (0, 0)))
         if self._hole is not None and self._hole.from_seq == cursor.seq:
             return self._hole
         return Gap(cursor.seq, self.window_seq - 1, None, None)  # somebody has cut or changed the store's files

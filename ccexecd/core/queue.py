@@ -32,8 +32,8 @@ class Turn(Protocol):
     """What one who waits holds on to."""
 
     @property
-    def position(self) -> int:
-        """Where it stands in its line; 1 is the front."""
+    def position(self) -> int | None:
+        """Where it stands in its line; 1 is the front. None while it is held: in none."""
 
     def give_up(self) -> None:
         """Wait no longer: it does not want to begin any more."""
@@ -234,6 +234,11 @@ class Queue:
             _remove(line.heads, gone)
         if ranks and self._owner_has_room(owner):
             insort(line.heads, ranks[0])
+
+
+def most_told(position: int) -> int:
+    """How often one that joins at a position is told of one, at most, until its turn comes."""
+    return 1 + sum(1 for _ in _told_positions(position))
 
 
 def _remove(ranks: list[Rank], rank: Rank) -> int:

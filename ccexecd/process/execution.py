@@ -46,12 +46,13 @@ class Execution:
         window: bytes of output that are kept in memory, and the longest line that is waited for.
         reader: finds an agent's final result in its output; None where nobody waits for one.
         most_lines: lines of output that are kept in memory; None is without limit.
+        execution_id: the one that it has had under an earlier daemon; empty for a fresh one.
 
     Attributes:
         id: its UUID, never reused.
         principal: whose it is, by name; nobody else's until it has been admitted.
         state: where it stands.
-        turn: its place among those that wait; None if it does not.
+        turn: its place among those that wait or are held; None if it does neither.
         log: its output and state changes.
         watchers: who is told when the log has grown.
         listeners: who is told, while it happens, what becomes of it.
@@ -79,9 +80,10 @@ class Execution:
         window: int,
         reader: ResultReader | None = None,
         most_lines: int | None = None,
+        execution_id: str = "",
     ) -> None:
         self.principal = ""
-        self.id = str(uuid.uuid4())
+        self.id = execution_id or str(uuid.uuid4())
         self.spec = spec
         self.session_id = session_id
         self.state = State.QUEUED
@@ -99,9 +101,8 @@ class Execution:
         self.pacing = Pacing(pump, spec.policy, window)
         self.final_result = ResultWatch(reader) if reader is not None else None
         self.verdict: FinalResult | None = None
-        self.scope = trio.CancelScope()
+        self.scope, self.hurry = trio.CancelScope(), trio.CancelScope()
         self.clock = Stopwatch(self.scope)
-        self.hurry = trio.CancelScope()
         self.intent: Reason | None = None
         self.grace = spec.grace
         self.created_at = datetime.now(UTC)

@@ -140,6 +140,18 @@ class Control:
 
 
 @attrs.frozen
+class Held:
+    """`release`, `drop`: one execution that is held, or `all` of them that are the caller's."""
+
+    execution_id: str | None = None
+    all: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        if (self.execution_id is None) != self.all:
+            raise StructureError([{"path": "$", "error": "exactly one of execution_id and all is required"}])
+
+
+@attrs.frozen
 class WriteStdin:
     """`write_stdin`: exactly one of `data` (text) and `data_base64`; `write_id` makes a repeat harmless."""
 
@@ -213,7 +225,7 @@ class Status:
 class List:
     """`list`: executions, newest first; `resources` adds what each uses, `tree` also its processes."""
 
-    state: Literal["QUEUED", "STARTING", "RUNNING", "PAUSED", "TERMINATING", "FINISHED", "live"] | None = None
+    state: Literal["HELD", "QUEUED", "STARTING", "RUNNING", "PAUSED", "TERMINATING", "FINISHED", "live"] | None = None
     label: str | None = None
     session: str | None = None
     limit: Count = Count(1000)

@@ -60,9 +60,13 @@ _SMALL = 4096
 """Bytes of a reply that is never refused for its size: who started something is to learn its id."""
 
 RECORDED = frozenset(
-    {"control", "resume_session", "reload", "stop", "token_add", "token_rotate", "token_revoke", "hook_run"}
+    {"control", "release", "drop", "resume_session", "reload", "stop"}
+    | {"token_add", "token_rotate", "token_revoke", "hook_run"}
 )
 """Methods that the audit tells of, besides `execute`, which the gate sees to: they do something to what others run."""
+
+_TOLD_OF_CALLS = ("execution_id", "session_id", "type", "signal", "name", "all")
+"""Params of these methods that the audit has, where they are given."""
 
 _REASON = 500  # characters of a refusal's text on record
 
@@ -155,8 +159,8 @@ class Dispatcher:
 
     def _recorded(self, name: str, method: Method, params: Any) -> Any:
         """Call what the audit tells of: done, or refused and why."""
-        which = {key: getattr(params, key, None) for key in ("execution_id", "session_id", "type", "signal", "name")}
-        facts = {"method": name, **{key: value for key, value in which.items() if value is not None}}
+        which = {key: getattr(params, key, None) for key in _TOLD_OF_CALLS}
+        facts = {"method": name, **{key: value for key, value in which.items() if value}}
         asked = functools.partial(self._peer.engine.gate.asked, self._peer.principal.name, self._peer.origin)
         try:
             outcome = method.call(self._peer, params)

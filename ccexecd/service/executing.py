@@ -170,7 +170,7 @@ def _told(execution: Execution) -> dict[str, Any]:
     """What the reply tells of an execution that runs or waits."""
     turn = execution.turn
     told = {
-        "status": "started" if turn is None else "queued",
+        "status": "started" if turn is None else "queued" if turn.position is not None else "held",
         "execution_id": execution.id,
         "session_id": execution.session_id,
         "pid": execution.pid,
@@ -179,13 +179,17 @@ def _told(execution: Execution) -> dict[str, Any]:
         "timeout": execution.spec.timeout,
         "timeout_source": execution.spec.timeout_source,
     }
-    return told if turn is None else {**told, "queue_position": turn.position}
+    return told if turn is None or turn.position is None else {**told, "queue_position": turn.position}
 
 
 def _once(wanted: messages.Execute) -> Once | None:
-    """By what a repeat of a request is known: its key, and all of its params together."""
+    """By what a repeat of a request is known: its key, and all of its params together, but for the environment.
+
+    That holds secrets, of which nothing is to be kept, and not the same ones from one try to the next.
+    """
     if wanted.idempotency_key is None:
         return None
     params = attrs.asdict(wanted, filter=lambda field, _: field.name != "idempotency_key")
+    params["env"] = {}
     digest = hashlib.sha256(orjson.dumps(params, option=orjson.OPT_SORT_KEYS)).hexdigest()
     return Once(wanted.idempotency_key, digest)

@@ -9,6 +9,7 @@ from typing import Literal
 
 import attrs
 
+from ccexecd.core.execution import State
 from ccexecd.engine import Engine
 
 
@@ -42,7 +43,8 @@ def figures_of(engine: Engine) -> Iterable[Figure]:
     sizes = Counter(totals.output_bytes)
     for execution in live:
         sizes.update(execution.log.sizes)
-    states = Counter(execution.state.value for execution in live)
+    states = Counter({State.HELD.value: len(engine.held)} if engine.held else ())
+    states.update(execution.state.value for execution in live)
     yield one("ccexecd_sessions", "gauge", "sessions that have not ended", len(engine.sessions))
     yield Figure("ccexecd_executions", "gauge", "executions that have not finished", states, "state")
     yield one("ccexecd_max_running", "gauge", "executions that may run at the same time", engine.turns.max_running)

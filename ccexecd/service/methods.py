@@ -27,6 +27,7 @@ from ccexecd.protocol.jsonrpc import RPCError
 from ccexecd.service.delivery import growth, output_params
 from ccexecd.service.dispatch import Answer, Kind, Method
 from ccexecd.service.executing import execute
+from ccexecd.service.holding import drop, release
 from ccexecd.service.listing import REPLY_BYTES, list_executions, size_of
 from ccexecd.service.naming import known, upon
 from ccexecd.service.peer import Peer
@@ -293,6 +294,8 @@ def _only_live(peer: Peer) -> Execution:
 EXECUTION_METHODS = {
     "execute": Method(messages.Execute, execute),
     "control": Method(messages.Control, control, Kind.STEERING),
+    "release": Method(messages.Held, release),
+    "drop": Method(messages.Held, drop),
     "write_stdin": Method(messages.WriteStdin, write_stdin, Kind.WRITING),
     "close_stdin": Method(messages.Which, close_stdin, Kind.WRITING),
     "resize_pty": Method(messages.ResizePty, resize_pty),

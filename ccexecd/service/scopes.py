@@ -13,6 +13,8 @@ from ccexecd.protocol.jsonrpc import RPCError
 SCOPES: Mapping[str, Scope] = {
     "execute": Scope.EXECUTE,
     "control": Scope.EXECUTE,
+    "release": Scope.EXECUTE,
+    "drop": Scope.EXECUTE,
     "write_stdin": Scope.EXECUTE,
     "close_stdin": Scope.EXECUTE,
     "resize_pty": Scope.EXECUTE,

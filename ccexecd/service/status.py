@@ -28,10 +28,11 @@ def counts_of(engine: Engine) -> dict[str, int]:
     live = len(engine.live)
     return {
         "live": live,
-        "finished": len(engine.executions) - live,
+        "finished": len(engine.executions) - live - len(engine.held),
         "total_started": engine.started_total,
         "running": engine.turns.running,
         "queued": len(engine.turns),
+        "held": len(engine.held),
         "max_running": engine.turns.max_running,
     }
 

@@ -14,7 +14,7 @@ import errno
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from ccexecd.storage.history import History, HistoryError, Record, SessionRecord
 from ccexecd.storage.journal import JournalError
 from ccexecd.storage.past import PastExecution
 from ccexecd.storage.recovery import Trace, begun, concluded, trace, unended
+from ccexecd.storage.shelf import Shelf
 from ccexecd.storage.spool import Retention, Spool
 from ccexecd.storage.stored_log import StoredLog
 
@@ -68,12 +69,18 @@ class Archive:
 
     Attributes:
         spool: the output.
+        shelf: what waits for its turn.
+        is_left: told, in the thread, of each that an earlier daemon has left waiting, its id and its text; says whether
+            it can still be run.
         opened: set when it is known what an earlier daemon has left; nothing may be begun before.
     """
 
     def __init__(self, directory: Path, retention: Retention) -> None:
         self._audit = directory / "audit"
         self.spool = Spool(directory / "output", retention, self._wake, self._is_behind)
+        self.shelf = Shelf(directory / "waiting")
+        self.is_left: Callable[[str, bytes], bool] = lambda _name, _text: False
+        self._left_waiting: set[str] = set()
         self._history = History(directory / "history.db")
         self._problem = ""
         self._damage: sqlite3.DatabaseError | None = None  # found in it, and not yet put aside
@@ -91,7 +98,11 @@ class Archive:
     @property
     def problems(self) -> dict[str, str]:
         """What is wrong, in words for everybody, and why, for those who may know; nothing as a rule."""
-        known = {"output is not kept on disk": self.spool.problem, "the history is not kept": self._problem}
+        known = {
+            "output is not kept on disk": self.spool.problem,
+            "the history is not kept": self._problem,
+            "what waits is not kept on disk": self.shelf.problem,
+        }
         return {what: why for what, why in known.items() if why}
 
     @property
@@ -300,11 +311,31 @@ class Archive:
 
     def _open(self) -> None:
         """Open the history, complete it from the logs, and take its account of what is kept."""
+        waiting = self.shelf.left()
+        begun: set[str] = set()
         try:
             self._reopen()
-            self._recover()
+            begun = self._begun_of(waiting)
         except (sqlite3.Error, HistoryError, OSError) as error:
             self._has_failed(error)
+        for name in begun:
+            self.shelf.take(name)
+        self._left_waiting = {name for name in waiting.keys() - begun if self.is_left(name, waiting[name])}
+        try:
+            if not self._problem:
+                self._recover()
+        except (sqlite3.Error, HistoryError, OSError) as error:
+            self._has_failed(error)
+
+    def _begun_of(self, waiting: Iterable[str]) -> set[str]:
+        """Those that did not wait any more, though a crash has left what is kept of those that do."""
+        waiting = set(waiting)
+        if not waiting:
+            return set()
+        unfinished = {record.id: record for record in self._history.unfinished()}
+        finished = waiting - unfinished.keys() - self._history.unknown(waiting)
+        started = {name for name in waiting & unfinished.keys() if unfinished[name].description.get("started_at")}
+        return finished | started | (waiting & self.spool.ids())
 
     def _reopen(self) -> None:
         """Open it, once more where it has failed; what is damaged is put aside first."""
@@ -332,7 +363,8 @@ class Archive:
         self._begun = None
 
     def _lost(self, begun_here: set[str]) -> Iterator[Record]:
-        """Those that an earlier daemon has not seen to their end, or has not noted."""
+        """Those that an earlier daemon has not seen to their end, or has not noted; but for what can still be run."""
+        begun_here = begun_here | self._left_waiting
         unfinished = {record.id: record for record in self._history.unfinished() if record.id not in begun_here}
         admitted = {name: fields for name, fields in unended(self._audit).items() if name not in begun_here}
         ids = self.spool.ids() - begun_here

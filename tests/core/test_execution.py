@@ -19,6 +19,10 @@ from ccexecd.core.execution import (
 )
 
 ADMITTED = """
+    HELD        release    QUEUED
+    HELD        terminate  TERMINATING
+    HELD        end        FINISHED
+    QUEUED      hold       HELD
     QUEUED      admit      STARTING
     QUEUED      terminate  TERMINATING
     QUEUED      end        FINISHED
@@ -92,7 +96,7 @@ def test_reasons_are_those_of_the_contract():
 def test_states_are_named_as_on_the_wire():
     """The name in the code is the name that clients read."""
     assert [(state.name, state.value) for state in State] == [
-        (name, name) for name in ("QUEUED", "STARTING", "RUNNING", "PAUSED", "TERMINATING", "FINISHED")
+        (name, name) for name in ("HELD", "QUEUED", "STARTING", "RUNNING", "PAUSED", "TERMINATING", "FINISHED")
     ]
 
 

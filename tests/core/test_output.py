@@ -252,3 +252,14 @@ def unseen_text(entry: Chunk | Note, seq: int) -> bytes:
 
 TestLog = LogMachine.TestCase
 TestLog.settings = settings(deadline=None, max_examples=150, stateful_step_count=30)
+
+
+def test_numbers_of_an_earlier_life_are_a_gap_without_output():
+    """Whoever begins at the start is told that nothing of the output is missing there; who comes later, nothing."""
+    log = OutputLog(1000)
+    log.number_from(5)
+    log.note("process.held", {})
+    first, later = log.cursor(0), log.cursor(5)
+    assert [first.take(), first.take(), first.take()] == [Gap(1, 4, 0, 0), Note(5, "process.held", {}), None]
+    assert later.take() == Note(5, "process.held", {})
+    assert log.oldest_seq == 5

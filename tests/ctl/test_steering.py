@@ -58,3 +58,16 @@ def test_the_daemon_s_words_are_escaped(ctl, daemon, refusal):
 def test_an_id_is_required(ctl, verb, _deed):
     """Without one: wrong usage."""
     assert ctl(verb).code == 2
+
+
+@pytest.mark.parametrize(("verb", "done"), [("release", "released"), ("drop", "dropped")])
+def test_what_is_held_is_one_or_all(ctl, daemon, verb, done):
+    """One request; 1 when some stay held, and wrong usage without a choice, or with both."""
+    daemon.answers[verb] = {done: 1, "still_held": 0}
+    assert ctl(verb, "1f0c") == (0, f"{done} 1\n", "")
+    daemon.answers[verb] = {done: 7, "still_held": 2}
+    said = ctl(verb, "--all")
+    assert (said.code, said.out) == (1, f"{done} 7\n")
+    assert "2 may not run and stay held" in said.err
+    assert daemon.asked(verb) == [{"execution_id": "1f0c"}, {"all": True}]
+    assert ctl(verb).code == ctl(verb, "x", "--all").code == 2

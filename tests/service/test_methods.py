@@ -18,7 +18,7 @@ from tests.in_process import running
 def test_a_method_is_listed_under_its_name():
     """The table and the contract use the same words; the params of each are a class of `messages`."""
     assert set(EXECUTION_METHODS) == {
-        *("execute", "control", "write_stdin", "close_stdin", "resize_pty"),
+        *("execute", "control", "release", "drop", "write_stdin", "close_stdin", "resize_pty"),
         *("attach", "detach", "read_output", "wait", "list"),
         *("resume_session", "hook_status", "pong"),
     }

@@ -34,7 +34,9 @@ OBSERVE = {
     *("attach", "detach", "read_output", "wait", "status", "list", "hook_status", "pong"),
     *("health", "version", "config", "policy", "hook_test"),
 }
-EXECUTE = OBSERVE | {"execute", "control", "write_stdin", "close_stdin", "resize_pty", "resume_session"}
+EXECUTE = OBSERVE | {
+    *("execute", "control", "release", "drop", "write_stdin", "close_stdin", "resize_pty", "resume_session"),
+}
 ADMIN = EXECUTE | {
     "reload",
     "stop",
@@ -203,6 +205,8 @@ ABOUT_ONE = {
     "read_output": {},
     "wait": {"timeout": 0},
     "control": {"type": "PAUSE"},
+    "release": {},
+    "drop": {},
     "write_stdin": {"data": "x"},
     "close_stdin": {},
     "resize_pty": {"cols": 1, "rows": 1},

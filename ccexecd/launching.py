@@ -1,0 +1,73 @@
+"""From what is to be executed to what the keeper is asked to start: the words, and the environment.
+
+Owns what programs inherit, and what is put into it and taken out of it for each. Must not start anything.
+"""
+
+import os
+from collections.abc import Mapping
+
+import attrs
+
+from ccexecd.agents.final_result import is_claude
+from ccexecd.config import Config
+from ccexecd.core.shells import is_plain
+from ccexecd.core.spec import Spec
+from ccexecd.process.execution import Execution
+from ccexecd.process.leader import Launch, user_of
+from ccexecd.process.line_buffering import PRELOAD, LineBuffering
+from ccexecd.process.shells import argv_of
+
+REMOVED_WHEN_EMPTY = ("ANTHROPIC_API_KEY",)
+"""Names that must not be passed on empty: an empty key makes Claude Code wait for ever."""
+
+TERMINAL_KIND = "xterm-256color"
+"""TERM of a program on a terminal, where nobody names another: what people's terminals, and browsers', are like."""
+
+
+class Launching:
+    """How executions of one daemon are launched.
+
+    Args:
+        inherited: the environment that programs inherit.
+    """
+
+    def __init__(self, inherited: Mapping[str, str]) -> None:
+        self._inherited = inherited
+        self._is_plain = is_plain(inherited)
+
+    def launch(self, execution: Execution, config: Config, line_buffering: LineBuffering) -> Launch:
+        """What the keeper is asked to start, in the inherited environment with the client's changes and who it is.
+
+        Args:
+            execution: which.
+            config: in force.
+            line_buffering: what `stdbuf` needs.
+        """
+        spec = execution.spec
+        removed = {*config.unset_environment, *spec.unset}
+        where = {"PWD": os.path.join("/", spec.cwd or "")}  # noqa: PTH118  # ours, which it would inherit, is another place
+        added = {**where, **spec.env, "CCEXEC_SESSION_ID": execution.session_id, "CCEXEC_EXECUTION_ID": execution.id}
+        if spec.pty is not None and not added.get("TERM", self._inherited.get("TERM")):
+            added["TERM"] = TERMINAL_KIND
+        for name in REMOVED_WHEN_EMPTY:
+            if not added.get(name, self._inherited.get(name)):
+                removed.add(name)
+        if spec.stdbuf:
+            preloaded = None if PRELOAD in removed else added.get(PRELOAD, self._inherited.get(PRELOAD))
+            names = line_buffering.names(preloaded)
+            added, removed = {**added, **names}, removed - names.keys()
+        user = user_of(spec.run_as) if spec.run_as is not None else None
+        if user is not None:
+            added, removed = {**added, **user.names()}, removed - user.names().keys()
+        argv = spec.argv
+        if spec.shell and config.shell is None and self._is_plain and is_plain(spec.env):
+            path = None if "PATH" in removed else added.get("PATH", self._inherited.get("PATH"))
+            argv = argv_of(spec.display, path or os.defpath)
+        return Launch(argv, spec.cwd, added, spec.grace, tuple(removed), spec.limits.as_set(), user=user)
+
+
+def with_stdio(spec: Spec) -> Spec:
+    """Where its output goes: into files for what may exit before a pipe has taken it all, where they hold nobody up."""
+    if spec.stdio != "auto" or spec.pty is not None or spec.policy == "block" or not is_claude(spec):
+        return spec
+    return attrs.evolve(spec, stdio="file")
