@@ -79,9 +79,16 @@ class PidFile:
         return self
 
     def write(self) -> None:
-        """Write this process's pid and become the one that releases the lock."""
+        """Write this process's pid and become the one that releases the lock.
+
+        Raises:
+            OSError: it cannot be written: a full disk.
+        """
         self._owner = os.getpid()
-        os.pwrite(self._fd, b"%d\n" % self._owner, 0)  # one write: a reader never sees half a number
+        try:
+            os.pwrite(self._fd, b"%d\n" % self._owner, 0)  # one write: a reader never sees half a number
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def release(self) -> None:
         """Remove the file and give up the lock; does nothing in a process that did not write the pid or take the lock.

@@ -1,5 +1,6 @@
 """The pidfile: its lock is the truth, its number a hint."""
 
+import errno
 import fcntl
 import os
 import signal
@@ -52,6 +53,19 @@ class Holder:
 def path(tmp_path: Path) -> Path:
     """Where the pidfile is."""
     return tmp_path / "ccexecd.pid"
+
+
+def test_a_full_disk_is_told_with_the_file(path, monkeypatch):
+    """Else nobody knows which disk it is."""
+
+    def refuse(fd: int, text: bytes, at: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    pidfile = PidFile(path).acquire()
+    monkeypatch.setattr(os, "pwrite", refuse)
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+        pidfile.write()
+    pidfile.release()
 
 
 @pytest.fixture
