@@ -135,6 +135,7 @@ class Records:
         store = self._archive.begin(execution.id, describe(execution) | besides)
         if store is not None:
             execution.log.keep_in(store)
+            store.started_at = partial(_start, execution)
             self._stores[execution.id] = store
         self._archive.note(execution.id, lambda: _record(execution, store))
 
@@ -186,6 +187,10 @@ class Records:
     async def newest(self, wanted: Wanted) -> Sequence[PastExecution]:
         """Executions that have left the memory, the newest first."""
         return await self._archive.newest(wanted) if self._archive is not None and wanted.limit > 0 else []
+
+
+def _start(execution: Execution) -> str | None:
+    return execution.started_at.isoformat() if execution.started_at else None
 
 
 def _weight(execution: Execution) -> int:

@@ -39,6 +39,8 @@ def counts_of(engine: Engine) -> dict[str, int]:
 
 async def _of_execution(peer: Peer, name: str) -> dict[str, Any]:
     execution = await known(peer, name)
-    if isinstance(execution, PastExecution) or not has_processes(execution):
+    if isinstance(execution, PastExecution):
+        return {**execution.looked_up, "resources": None}
+    if not has_processes(execution):
         return {**described_of(execution), "resources": None}
     return {**described_of(execution), "resources": await usage(await execution.processes())}

@@ -1,7 +1,7 @@
 """The files of one log on disk.
 
-Owns their descriptors: files are opened when they are needed and, once nothing more is written, closed when nobody
-reads them, or when others need descriptors. Must not know what is in them.
+Owns their descriptors, and what of them has been given back. Files are opened when they are needed and, once nothing
+more is written, closed when nobody reads them, or when others need descriptors. Must not know what is in them.
 """
 
 import errno
@@ -9,6 +9,7 @@ import os
 import stat
 from pathlib import Path
 
+from ccexecd.sparse import punch_hole
 from ccexecd.storage.journal import BLOCK
 from ccexecd.storage.room import Room
 
@@ -38,6 +39,7 @@ class LogFiles:
         self.slack_bytes = 0
         self.closings = 0
         self._room = room
+        self._given_back: dict[str, int] = {}  # the whole blocks before that
 
     def make_directory(self) -> None:
         """Make the place where they lie.
@@ -71,6 +73,21 @@ class LogFiles:
         """Nothing more is written to them, and somebody reads them on."""
         self.are_written = False
         self._room.reads(self)
+
+    def keep(self, name: str, size: int) -> None:
+        """The first so many bytes of a file are never given back."""
+        self._given_back[name] = size
+
+    def give_back(self, name: str, end: int) -> None:
+        """What is before a place in a file is not needed any more: the file system may have its blocks.
+
+        Raises:
+            OSError: EOPNOTSUPP where it cannot take them.
+        """
+        start, whole = -(-self._given_back.get(name, 0) // BLOCK) * BLOCK, end // BLOCK * BLOCK
+        if whole > start:
+            punch_hole(self.of(name), start, whole - start)
+            self._given_back[name] = whole
 
     def close(self) -> None:
         """Close them; they are opened again when they are needed."""

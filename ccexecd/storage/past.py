@@ -67,7 +67,15 @@ class PastExecution:
     def description(self) -> dict[str, Any]:
         """What `list` and `status` tell of it."""
         known = dict(self._record.description)
-        return known if self._record.output_bytes else known | {"oldest_seq": self._last_notes()[0].seq}
+        if not self._record.output_bytes:
+            known |= {"oldest_seq": self._last_notes()[0].seq}
+            known["dropped_bytes"] = known["stdout_bytes"] + known["stderr_bytes"]
+        return known
+
+    @property
+    def looked_up(self) -> dict[str, Any]:
+        """The same, with what its log, opened for that, says of itself: it may have lost more since its end."""
+        return self.description | {"oldest_seq": self.log.oldest_seq, "dropped_bytes": self.log.dropped_bytes}
 
     @property
     def completion(self) -> dict[str, Any]:

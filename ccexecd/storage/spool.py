@@ -112,9 +112,7 @@ class Spool:
 
     def prepare(self) -> None:
         """Make the files of those that live on: when their first output comes, nobody is to wait for that."""
-        fresh, self._fresh = self._fresh, []
-        for log in fresh:
-            log.prepare()
+        self._fresh = [log for log in self._fresh if not log.prepare()]
 
     def reopened(self, execution_id: str) -> StoredLog:
         """The log of an execution that has finished.
@@ -175,7 +173,7 @@ class Spool:
             shutil.rmtree(self.root / execution_id, ignore_errors=True)
 
     def ids(self) -> set[str]:
-        """Whose files there are. It blocks.
+        """Whose files there are: nobody's where the directory is none, which is told as a problem. It blocks.
 
         Raises:
             OSError: the directory cannot be read.
@@ -183,6 +181,9 @@ class Spool:
         try:
             names = os.listdir(self.root)  # noqa: PTH208  # names are all that is wanted
         except FileNotFoundError:
+            return set()
+        except NotADirectoryError as error:
+            self._unproven = f"cannot keep output in {self.root}: {error.strerror}"
             return set()
         return {name for name in names if name.isascii()}  # what is none is nobody's id
 

@@ -26,9 +26,8 @@ import attrs
 
 from ccexecd.core.entries import Chunk, Entry, Gap, Stream, weight
 from ccexecd.core.output import STEP
-from ccexecd.sparse import punch_hole
 from ccexecd.storage import journal
-from ccexecd.storage.journal import BLOCK, Account, Line, Place
+from ccexecd.storage.journal import Account, Line, Place
 from ccexecd.storage.log_files import LogFiles, put
 from ccexecd.storage.room import Room
 from ccexecd.storage.stored_reader import StoredReader
@@ -61,9 +60,12 @@ class StoredLog:
 
     Attributes:
         directory: where its files lie.
+        files: they themselves.
         execution: its description.
+        postpone: has a step of what is left to give it done in a moment, when nobody waits.
         oldest_seq: the first entry that it holds; None while it holds none.
         held_bytes: what it keeps on disk, journal and output.
+        started_at: tells when its execution started, for its first line; forgotten when that is written.
     """
 
     def __init__(self, directory: Path, execution: dict[str, Any], room: Room) -> None:
@@ -72,8 +74,9 @@ class StoredLog:
         self.held_bytes = 0
         self.execution = execution
         self._room = room
-        self._files = LogFiles(directory, room)
-        self._file, self._opened = self._files.of, self._files.opened
+        self.postpone = room.postpone
+        self.files = LogFiles(directory, room)
+        self._file, self._opened = self.files.of, self.files.opened
         self._ends: dict[Stream, int] = {"stdout": 0, "stderr": 0}  # bytes that were read
         self._sound_from: dict[Stream, int] = {"stdout": 0, "stderr": 0}  # from there on, they are in the file
         self._start = self._end = self._last = 0  # of the journal: its lines begin and end, and the last one begins
@@ -82,11 +85,11 @@ class StoredLog:
         self._oldest: StoredReader | None = None
         self._is_told = True  # in the journal
         self._gone_to = {"stdout": 0, "stderr": 0, JOURNAL: 0}  # what is before that has been given up
-        self._given_back = {"stdout": 0, "stderr": 0, JOURNAL: 0}  # and the whole blocks of it before that, given back
         self._retry_at: float | None = None
         self._readers = 0
         self._is_wanted = False
         self._on_close: Callable[[], None] | None = None
+        self.started_at: Callable[[], str | None] = _unknown
 
     @classmethod
     def reopened(cls, directory: Path, room: Room) -> "StoredLog":
@@ -101,7 +104,7 @@ class StoredLog:
             OSError: it cannot be read.
         """
         log = cls(directory, {}, room)
-        log._files.are_written = False
+        log.files.are_written = False
         try:
             fd = log._file(JOURNAL)
             log._account, log.execution, log._start = journal.read_head(fd)
@@ -119,7 +122,7 @@ class StoredLog:
     @property
     def disk_bytes(self) -> int:
         """What it takes on disk, at most."""
-        return self.held_bytes + self._files.slack_bytes
+        return self.held_bytes + self.files.slack_bytes
 
     @property
     def dropped(self) -> tuple[int, int]:
@@ -136,12 +139,12 @@ class StoredLog:
         Raises:
             OSError: the journal cannot be written.
         """
-        self._files.are_written, self._end = True, end
+        self.files.are_written, self._end = True, end
         try:
             os.ftruncate(self._file(JOURNAL), end)
             return self.record(entries) == len(entries)
         finally:
-            self._files.are_written = False
+            self.files.are_written = False
             self._room.is_over(self)
             self._close_unread()
 
@@ -150,15 +153,22 @@ class StoredLog:
         """Whether it is worth trying to write."""
         return self._is_wanted and (self._retry_at is None or time.monotonic() >= self._retry_at)
 
-    def prepare(self) -> None:
-        """Make its files ahead of the first output, in a moment in which nobody waits for that."""
-        if self._end or not self._files.are_written:
-            return
+    def prepare(self) -> bool:
+        """Make its files ahead of the first output, in a moment in which nobody waits for that.
+
+        Returns:
+            Whether that has been seen to; not before its execution has started.
+        """
+        if self._end or not self.files.are_written:
+            return True
+        if self.started_at is not _unknown and self.started_at() is None:
+            return False
         self._is_wanted = True
         try:
             self._make_journal()
         except OSError as error:
             self._fail(error)
+        return True
 
     def write(self, stream: Stream, received: bytes) -> None:
         """Keep what a read brought."""
@@ -225,10 +235,6 @@ class StoredLog:
             put(self._file(stream), b"".join(chunk.piece.text for chunk in chunks), chunks[0].offset)
         return taken
 
-    def postpone(self, step: Callable[[], None]) -> None:
-        """Have a step of what is left to give it done in a moment, when nobody waits."""
-        self._room.postpone(step)
-
     def shed(self) -> Sequence[Entry | Gap]:
         """Give up the oldest entries that are beyond what it may hold. They are gone, and returned for the account."""
         most = self._room.most_bytes
@@ -265,21 +271,22 @@ class StoredLog:
     def close(self) -> None:
         """Nothing follows."""
         self._tell_account()
-        self._files.are_written = False
+        self.files.are_written = False
         if self._oldest is not None:
             self._oldest.close()
             self._oldest = None
+        self.started_at = _unknown
         self._room.is_over(self)
         self._close_unread()
         if self._readers:
-            self._files.are_read()
+            self.files.are_read()
         if self._on_close is not None:
             self._on_close()
             self._on_close = None
 
     def when_closed(self, deed: Callable[[], None]) -> None:
         """Do something when nothing follows any more; now, if that is so."""
-        if self._files.are_written:
+        if self.files.are_written:
             self._on_close = deed
         else:
             deed()
@@ -297,11 +304,6 @@ class StoredLog:
             return journal.find(self._file(JOURNAL), self._start, self._end, seq)
         except OSError:  # somebody has removed it
             return self._end
-
-    @property
-    def closings(self) -> int:
-        """How often its files have been closed: what reads their lines has to begin again then."""
-        return self._files.closings
 
     def end_reading(self) -> None:
         """A reader has gone."""
@@ -328,17 +330,20 @@ class StoredLog:
     def _make_journal(self) -> None:
         if self._end:
             return
-        self._files.make_directory()
+        self.files.make_directory()
+        self.execution |= {"started_at": self.started_at()}
         first = journal.head(self._account, self.execution)
         put(self._file(JOURNAL), first, 0)
-        self._start = self._end = self._given_back[JOURNAL] = len(first)
+        self._start = self._end = len(first)
+        self.files.keep(JOURNAL, self._start)
         self._holds(len(first))
-        self._files.takes_block()  # that of the directory
+        self.files.takes_block()  # that of the directory
+        self.started_at = _unknown
         self._room.works(self)
 
     def _close_unread(self) -> None:
-        if not (self._files.are_written or self._readers):
-            self._files.close()
+        if not (self.files.are_written or self._readers):
+            self.files.close()
 
     def _fail(self, error: OSError) -> None:
         self._retry_at = time.monotonic() + RETRY
@@ -378,14 +383,12 @@ class StoredLog:
         self._is_told = True
         try:
             for name, end in self._gone_to.items():
-                self._give_back(name, end)
+                self.files.give_back(name, end)
         except OSError as error:
             self._fail(error)
             if error.errno == errno.EOPNOTSUPP:  # a file system that cannot: what has gone would go on to take room
                 self._retry_at = float("inf")
 
-    def _give_back(self, name: str, end: int) -> None:
-        start, whole = -(-self._given_back[name] // BLOCK) * BLOCK, end // BLOCK * BLOCK
-        if whole > start:
-            punch_hole(self._file(name), start, whole - start)
-            self._given_back[name] = whole
+
+def _unknown() -> None:
+    """When something started that nobody has told us of."""

@@ -21,14 +21,14 @@ class StoredReader:
         self._log = log
         self.position = log.begin_reading(seq)
         self._lines: Iterator[tuple[int, int, Line]] = iter(())
-        self._closings = log.closings
+        self._closings = log.files.closings
 
     def take(self) -> Entry | Gap | None:
         """Give the next entry and move on; None when there are no more, or they cannot be read."""
         try:
-            found = next(self._lines, None) if self._closings == self._log.closings else None
+            found = next(self._lines, None) if self._closings == self._log.files.closings else None
             if found is None:
-                self._closings = self._log.closings
+                self._closings = self._log.files.closings
                 self._lines = self._log.lines(self.position)
                 found = next(self._lines, None)
             if found is None:

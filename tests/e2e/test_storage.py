@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -117,6 +118,28 @@ class TestAnotherDaemon:
             assert (outcome["reason"], outcome["exit_code"], outcome["pid"]) == ("lost", None, running.pid)
             assert watched.stdout == "first\nhalf"
             assert (await other.request("status", execution_id=running.id))["reason"] == "lost"
+
+    async def test_a_history_that_is_gone_is_made_again(self, start_daemon, restarted):
+        """From the output alone: what had finished as it was, and what ran as lost; with when they started."""
+        daemon = start_daemon()
+        async with connect(daemon.address) as one:
+            done = await one.run("echo", "hello", labels={"job": "nightly"})
+            running = await one.execute("sh", "-c", "echo first; sleep 300")
+            await running.printed("first")
+            known = {each: await one.request("status", execution_id=each) for each in (done.id, running.id)}
+            daemon.kill()
+            await one.cut()
+        for file in daemon.state_dir.glob("history.db*"):
+            file.unlink()
+        daemon = restarted(daemon, kill=True)
+        async with connect(daemon.address) as other:
+            again = await other.request("status", execution_id=done.id)
+            moment = datetime.fromisoformat
+            late = moment(again.pop("finished_at")) - moment(known[done.id].pop("finished_at"))
+            assert abs(late.total_seconds()) < 1
+            assert again == known[done.id]
+            lost = await other.request("status", execution_id=running.id)
+            assert (lost["reason"], lost["started_at"]) == ("lost", known[running.id]["started_at"])
 
     @pytest.mark.parametrize("moment", range(6))
     async def test_killed_at_any_moment_of_many_executions(self, start_daemon, restarted, moment):

@@ -31,6 +31,7 @@ pytestmark = pytest.mark.anyio
 KEEPING = Retention(execution_bytes=1 << 30, total_bytes=1 << 30, output_seconds=1e6, history_seconds=1e9)
 
 CREATED = "2026-01-02T03:04:05.500000+00:00"
+STARTED = "2026-01-02T03:04:06.500000+00:00"
 
 
 @asynccontextmanager
@@ -83,6 +84,8 @@ class Run:
         self.archive = archive
         self.name = name
         self.store = archive.begin(name, description(name))
+        if self.store is not None:
+            self.store.started_at = lambda: STARTED
         self.log = OutputLog(1 << 20, self.store)
         self.framer = Framer("lines", 1 << 20)
         self.finished_at: float | None = None
@@ -295,6 +298,8 @@ async def test_an_end_that_only_the_log_knows(tmp_path, monkeypatch):
         assert (two.completion["reason"], two.completion["exit_code"]) == ("lost", None)
         assert (output_of(one), output_of(two)) == (b"hello\n", b"hel")
         assert one.description["command"] == "echo one"
+        assert one.description["started_at"] == two.description["started_at"] == STARTED
+        assert two.completion["duration"] > 1.0
 
 
 DAMAGES = (
@@ -584,12 +589,19 @@ async def test_output_goes_when_it_is_due_and_its_execution_stays_known(tmp_path
         old = await only(archive, "e0")
         assert (old.completion["exit_code"], output_of(old)) == (3, b"")
         assert old.description["oldest_seq"] == old.log.oldest_seq == old.log.next_seq - 1 == 4
+        assert old.description["dropped_bytes"] == old.log.dropped_bytes == 100_000
         assert len(output_of(await only(archive, "e4"))) == 100_000
         assert archive.spool.used_bytes <= 250_000
     async with opened(tmp_path, keeping) as archive:
         assert output_of(await only(archive, "e0")) == b""
         assert archive.spool.ids() == {"e3", "e4"}
+        removed = await only(archive, "e3")
+        assert removed.looked_up == removed.description
         assert_counts(archive.spool.used_bytes, tmp_path / "output")
+        shutil.rmtree(tmp_path / "output" / "e3")
+        removed = await only(archive, "e3")
+        assert (removed.description["oldest_seq"], removed.description["dropped_bytes"]) == (1, 0)
+        assert (removed.looked_up["oldest_seq"], removed.looked_up["dropped_bytes"]) == (4, 100_000)
 
 
 async def test_what_is_old_is_forgotten(tmp_path, until):

@@ -200,9 +200,19 @@ def test_what_fails_is_told_until_something_works(stage, monkeypatch):
 
 def test_a_directory_that_cannot_be_listed_raises(stage, tmp_path):
     """Whoever asks decides what that means."""
-    (tmp_path / "output").touch()
-    with pytest.raises(OSError, match=os.strerror(errno.ENOTDIR)):
+    (tmp_path / "output").symlink_to("output")
+    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
         stage.spool.ids()
+
+
+def test_a_file_in_the_place_of_the_directory_is_a_problem_of_the_output(stage, tmp_path):
+    """Nothing is in it, and nothing can be: it is told before the first execution finds that out."""
+    (tmp_path / "output").touch()
+    assert stage.spool.ids() == set()
+    assert stage.spool.problem == f"cannot keep output in {tmp_path / 'output'}: Not a directory"
+    (tmp_path / "output").unlink()
+    stage.fill("a", 10)
+    assert not stage.spool.problem
 
 
 def test_a_file_that_cannot_be_made_is_no_failure_of_the_execution(tmp_path):

@@ -18,7 +18,7 @@ from ccexecd.core import output
 from ccexecd.core.entries import ENTRY_OVERHEAD, Chunk, Gap, Note
 from ccexecd.core.framing import PIECE, Piece
 from ccexecd.core.output import STEP, Cursor, OutputLog
-from ccexecd.storage import stored_log
+from ccexecd.storage import log_files, stored_log
 from ccexecd.storage.journal import BLOCK, JournalError
 from ccexecd.storage.stored_log import MADE_UP_BYTES, StoredLog
 
@@ -135,6 +135,17 @@ def test_a_silent_execution_that_lives_has_a_journal_only(store):
     assert everything(log) == [Note(1, "process.started", {})]
     assert everything(again(store)) == [Note(1, "process.started", {})]
     assert descriptors() == before
+
+
+def test_the_journal_says_when_it_started(store):
+    """So its files are not made before that, unless there is output."""
+    started: list[str] = []
+    store.started_at = lambda: started[0] if started else None
+    assert not store.prepare()
+    assert not store.directory.exists()
+    started.append("2026-01-02T03:04:05+00:00")
+    assert store.prepare()
+    assert StoredLog.reopened(store.directory, Room()).execution == EXECUTION | {"started_at": started[0]}
 
 
 def test_files_stay_open_for_readers_and_no_longer(store):
@@ -351,7 +362,7 @@ def test_a_file_system_that_gives_nothing_back_keeps_the_beginning(tmp_path, mon
     def refuse(fd, start, size):
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
-    monkeypatch.setattr(stored_log, "punch_hole", refuse)
+    monkeypatch.setattr(log_files, "punch_hole", refuse)
     room = Room(40 * BLOCK)
     store = StoredLog(tmp_path / "one", EXECUTION, room)
     log = OutputLog(ENTRY_OVERHEAD, store)
@@ -427,9 +438,9 @@ class StoredLogMachine(RuleBasedStateMachine):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         self.disk = Disk(self.patch)
-        self.patch.setattr(stored_log, "BLOCK", 16)
+        self.patch.setattr(log_files, "BLOCK", 16)
         self.patch.setattr(output, "STEP", 6)
-        self.patch.setattr(stored_log, "punch_hole", lambda fd, start, size: os.pwrite(fd, bytes(size), start))
+        self.patch.setattr(log_files, "punch_hole", lambda fd, start, size: os.pwrite(fd, bytes(size), start))
         self.directory = Path(tempfile.mkdtemp())
         self.room = Room(4000)
         self.store = StoredLog(self.directory / "one", EXECUTION, self.room)
