@@ -140,13 +140,18 @@ class Client:
         ready = {ready for ready, _ in either.poll(0 if is_here else None)}
         return is_here or self._connection.fileno() in ready, descriptor in ready
 
-    def next_message(self) -> dict[str, Any]:
-        """Wait for whatever comes next, as long as it takes: a notification, or an answer that nobody waited for.
+    def next_message(self, within: float | None = None) -> dict[str, Any]:
+        """Wait for whatever comes next: a notification, or an answer that nobody waited for.
+
+        Args:
+            within: seconds; None is as long as it takes.
 
         Raises:
-            UnreachableError: the connection ended.
+            UnreachableError: the connection ended, or nothing came in time.
         """
-        return self._pending.popleft() if self._pending else self._receive(None, "")
+        if self._pending:
+            return self._pending.popleft()
+        return self._receive(None if within is None else time.monotonic() + within, "an execution")
 
     def _receive(self, deadline: float | None, method: str) -> dict[str, Any]:
         while not self._lines:

@@ -30,6 +30,7 @@ SUMMARIES = {
     "policy": "show what may run, or why something may or may not",
     "hooks": "list, try and test the programs that are called at events",
     "audit": "verify the audit, or look into it",
+    "stress": "test a daemon with an agent, or with a stand-in",
     "config": "show or check the configuration",
     "version": "the versions of ccexecctl and of the daemon",
 }

@@ -1,0 +1,84 @@
+"""Stands in for Claude Code where none is installed or nobody wants to pay: `python standin_agent.py SCENARIO [WORD]`.
+
+Owns the shape of what it prints: events of `--output-format stream-json`, one JSON object a line, as that prints them.
+Must not need anything: standard library only, no network, no files.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+
+SESSION = str(uuid.uuid4())
+LONG_WORDS = 1000
+LINE_BYTES = 100_000
+FAILED = 1
+
+
+def event(kind: str, **fields: object) -> None:
+    """Print one event, at once."""
+    print(json.dumps({"type": kind, **fields, "session_id": SESSION}), flush=True)
+
+
+def say(text: str) -> None:
+    """An answer of the model."""
+    event("assistant", message={"role": "assistant", "content": [{"type": "text", "text": text}]})
+
+
+def result(text: str, *, subtype: str = "success", is_error: bool = False) -> None:
+    """The last event."""
+    event("result", subtype=subtype, is_error=is_error, result=text, num_turns=1, total_cost_usd=0.0)
+
+
+def answer(text: str) -> int:
+    """Say it, and be done."""
+    say(text)
+    result(text)
+    return 0
+
+
+def hang() -> int:
+    """Never be done; a child hangs along."""
+    with subprocess.Popen(["sleep", "3600"]) as child:
+        event("system", subtype="status", waits_for=child.pid)
+    return FAILED
+
+
+def fail() -> int:
+    """End as Claude Code does when its API refuses."""
+    print("API Error: 500 internal server error", file=sys.stderr, flush=True)
+    result("API Error: 500", subtype="error_during_execution", is_error=True)
+    return FAILED
+
+
+def use_tool(word: str) -> int:
+    """Have a program run by a tool, and tell what it printed."""
+    use = {"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {"command": f"echo {word}"}}
+    event("assistant", message={"role": "assistant", "content": [use]})
+    printed = subprocess.run(["echo", word], capture_output=True, text=True, check=True).stdout.strip()
+    done = {"type": "tool_result", "tool_use_id": "toolu_1", "content": printed, "is_error": False}
+    event("user", message={"role": "user", "content": [done]})
+    return answer(printed)
+
+
+def main(words: list[str]) -> int:
+    """Play one scenario."""
+    if words == ["--version"]:
+        print("stand-in 1.0 (Claude Code)")
+        return 0
+    scenario, word = (*words, "")[:2]
+    event("system", subtype="init", cwd=os.environ.get("PWD", "/"), tools=["Bash"], model="stand-in")
+    texts = {
+        "answer": word,
+        "words": " ".join(f"word{number}" for number in range(LONG_WORDS)),
+        "json": json.dumps({"answer": 42, "word": word}),
+        "line": "x" * LINE_BYTES,
+    }
+    if scenario == "tool":
+        return use_tool(word)
+    return answer(texts[scenario]) if scenario in texts else {"hang": hang, "fail": fail}[scenario]()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
