@@ -84,7 +84,7 @@ def configure(parser: ArgumentParser) -> None:
     tail.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
     search = deeds.add_parser("search", description=SEARCH_DESCRIPTION, epilog=SEARCH_EXAMPLES, help="some of them")
     for flag, metavar, text in (
-        ("--decision", "WORD", "allowed or refused"),
+        ("--decision", "WORD", "allowed, refused or changed (by hooks)"),
         ("--principal", "WHO", "who asked"),
         ("--execution", "ID", "an execution, by the beginning of its id"),
         ("--kind", "KIND", "decision, outcome, call, entry, began, ended, …"),

@@ -77,9 +77,11 @@ class Run:
         if self.outcome["exit_code"] != 0 or self.outcome["reason"] != "exited":
             said = f"{self.outcome['reason']}, exit code {self.outcome['exit_code']}"
             raise CaseFailedError(f"the agent did not end well: {said}; {self.stderr.strip()[-200:]}")
-        last = (self.events() or [{}])[-1]
-        if last.get("type") != "result" or last.get("subtype") != "success" or last.get("is_error"):
-            raise CaseFailedError(f"the last event is no success: {json.dumps(last)[:200]}")
+        last: dict[str, Any] = next((event for event in reversed(self.events()) if event.get("type") == "result"), {})
+        if last.get("subtype") != "success" or last.get("is_error"):
+            raise CaseFailedError(
+                f"the final result is no success: {json.dumps(last)[:200] if last else 'there is none'}"
+            )
         return str(last.get("result", ""))
 
 

@@ -83,11 +83,7 @@ async def run_errand(keeper: KeeperClient, pump: Pump, launch: Launch, told: byt
         with trio.move_on_after(patience) as time:
             await leader.exited.wait()
     finally:
-        with trio.CancelScope(shield=True):
-            if not leader.gone.is_set():
-                await keeper.kill(leader)
-                with trio.move_on_after(END_PATIENCE):
-                    await leader.gone.wait()
+        await _end(keeper, leader)
         for source in sources:
             source.close()
     return Errand(
@@ -130,7 +126,26 @@ async def _start(
     if isinstance(result, SpawnError):
         close_all(ours)
         raise result
-    return result, [pump.add(fd, sink) for fd, sink in zip(ours, sinks, strict=True)]
+    sources: list[Source] = []
+    try:
+        for fd, sink in zip(ours, sinks, strict=True):
+            sources.append(pump.add(fd, sink))
+    except OSError as error:  # no more can be waited for (epoll(7), max_user_watches)
+        for source in sources:
+            source.close()
+        close_all(ours[len(sources) :])
+        await _end(keeper, result)
+        raise SpawnError(error.errno or 0, error.strerror or str(error), "pipe") from None
+    return result, sources
+
+
+async def _end(keeper: KeeperClient, leader: Leader) -> None:
+    """End all of it, and wait until that is so; bounded."""
+    with trio.CancelScope(shield=True):
+        if not leader.gone.is_set():
+            await keeper.kill(leader)
+            with trio.move_on_after(END_PATIENCE):
+                await leader.gone.wait()
 
 
 def _file_with(text: bytes) -> int:

@@ -67,7 +67,7 @@ def execution(*events: dict, **outcome: object):
     ("category", "answer", "message"),
     [
         ("simple", execution({"type": "result", "subtype": "success", "result": "hm"}), "the reply lacks"),
-        ("simple", execution({"type": "assistant"}), "the last event is no success"),
+        ("simple", execution({"type": "assistant"}), "the final result is no success: there is none"),
         ("simple", execution(exit_code=1), "did not end well: exited, exit code 1"),
         ("timeout", execution(), "it ended by 'exited', not by its time-out"),
         ("timeout", execution({"waits_for": 1}, reason="timeout"), "processes of it are left: [1, 1]"),

@@ -1,5 +1,6 @@
 """A small program that the daemon itself wants something of."""
 
+import errno
 import os
 import signal
 
@@ -79,3 +80,21 @@ async def test_what_cannot_be_started_is_told():
         with pytest.raises(SpawnError, match="No such file"):
             await run_errand(stage.keeper, stage.pump, Launch(("/no/such",), "/", {}, 0.0), b"", 1.0)
         assert open_descriptors() == before
+
+
+async def test_what_cannot_be_read_is_not_left_running(monkeypatch):
+    """Where the kernel takes no more to wait for, it is as if it could not be started."""
+    async with open_stage() as stage:
+        before, descriptors = living(), open_descriptors()
+        added = []
+
+        def add_one(fd, sink):
+            if added:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            added.append(fd)
+            return type(stage.pump).add(stage.pump, fd, sink)
+
+        monkeypatch.setattr(stage.pump, "add", add_one)
+        with pytest.raises(SpawnError, match="No space"):
+            await run(stage, "sleep 1000 & sleep 1000")
+        assert (living(), open_descriptors()) == (before, descriptors)
