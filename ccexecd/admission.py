@@ -193,7 +193,9 @@ class Gate:
             facts: what, as JSON has it; `decision`, and `reason` where that is a refusal.
         """
         if self._audit is not None:
-            self._audit.record("call", {"principal": principal, "peer": peer, **facts})
+            text = self.redactor.text  # a name is whatever somebody has sent
+            told = {name: text(value) if isinstance(value, str) else value for name, value in facts.items()}
+            self._audit.record("call", {"principal": principal, "peer": peer, **told})
 
     def turned_away(self, door: str, reason: str, peer: str) -> None:
         """Put on record that somebody was not let in: the first one of a kind, and once a minute how many since.

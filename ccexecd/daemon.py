@@ -113,7 +113,7 @@ class Daemon:
         self._rates, self._refusals = Rates(loaded.config), Refusals()
         self._refusals.on_refusal = self._engine.gate.turned_away
         methods = dict(EXECUTION_METHODS)
-        self._house = Household(self._engine, methods, epoch=secrets.token_hex(8), rates=self._rates)
+        self._house = Household(self._engine, methods, secrets.token_hex(8), self._rates, self._refusals)
         routes = {"/execute": execute_route(self._engine, self._rates)}
         self.tokens = Tokens.load(places.token_file, places.state_dir / "tokens.json")
         self._door = Door(self._house, routes, self._budget.fitted(loaded.config), self.tokens, self._refusals)

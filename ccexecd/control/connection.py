@@ -90,7 +90,9 @@ async def _converse(stream: trio.SocketStream, house: House, principal: Principa
     reading, writing = trio.CancelScope(), trio.CancelScope(shield=True)
     rates = None if principal.may(Scope.ADMIN) else house.rates  # a stop gets through, whatever its user does elsewhere
     drop = partial(reading.cancel, reason="the session has ended")
-    peer = Peer(house.engine, writer, line, OPERATOR, principal, lambda _: drop(), rates, origin)
+    peer = Peer(
+        house.engine, writer, line, OPERATOR, principal, lambda _: drop(), rates, origin, refusals=house.refusals
+    )
 
     async def write() -> None:
         with writing:

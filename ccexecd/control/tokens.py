@@ -17,6 +17,7 @@ from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError
 from ccexecd.service.dispatch import Method
 from ccexecd.service.peer import Peer
+from ccexecd.service.recording import Undecided
 
 
 class Token(Protocol):
@@ -80,14 +81,14 @@ def token_methods(tokens_of: Callable[[], Tokens]) -> dict[str, Method]:
                 token, text = await tokens_of().add(wanted.name, map(Scope, wanted.scopes), wanted.lifetime)
                 return {**_described(token), "token": text}
 
-        return add()
+        return Undecided(add())
 
     def token_rotate(_peer: Peer, wanted: messages.TokenRotate) -> Awaitable[dict[str, Any]]:
         async def rotate() -> dict[str, Any]:
             async with _told():
                 return {"name": wanted.name, "token": await tokens_of().rotate(wanted.name)}
 
-        return rotate()
+        return Undecided(rotate())
 
     def token_revoke(_peer: Peer, wanted: messages.TokenRevoke) -> Awaitable[dict[str, Any]]:
         async def revoke() -> dict[str, Any]:
@@ -95,7 +96,7 @@ def token_methods(tokens_of: Callable[[], Tokens]) -> dict[str, Method]:
                 await tokens_of().revoke(wanted.name)
                 return {"name": wanted.name}
 
-        return revoke()
+        return Undecided(revoke())
 
     return {
         "token_list": Method(messages.Nothing, token_list),

@@ -22,6 +22,7 @@ from ccexecd.protocol.jsonrpc import RPCError, error
 from ccexecd.service.dispatch import Dispatcher, Method
 from ccexecd.service.peer import EARLIER, V1, Peer
 from ccexecd.service.rates import Rates
+from ccexecd.service.refusals import Refusals
 from ccexecd.service.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Household:
         methods: what they may call.
         connections: those that are open.
         rates: how often each of them may call; None for as often as it likes.
+        refusals: where it is counted what they may not do.
         epoch: this life of the daemon; a client sees from it that a restart lies between.
     """
 
@@ -55,6 +57,7 @@ class Household:
     methods: Mapping[str, Method]
     epoch: str
     rates: Rates | None = None
+    refusals: Refusals | None = None
     connections: "set[Connection]" = attrs.field(factory=set)
 
 
@@ -87,6 +90,7 @@ class Connection:
             self.leave,
             house.rates,
             origin=upgrade.request.peer,
+            refusals=house.refusals,
         )
 
     async def serve(self) -> None:

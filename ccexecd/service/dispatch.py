@@ -8,7 +8,6 @@ the reader never waits on work. `MAX_CALLS` bounds how many are under way at a t
 """
 
 import contextlib
-import functools
 import inspect
 import logging
 import math
@@ -28,6 +27,7 @@ from ccexecd.protocol.codec import StructureError, dumps
 from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import Call, Fault, RPCError
 from ccexecd.service.peer import Peer
+from ccexecd.service.recording import RECORDED, recorded
 from ccexecd.service.scopes import needed, not_permitted
 
 log = logging.getLogger(__name__)
@@ -58,17 +58,6 @@ _BATCH_BYTES = 1001 * 1024
 
 _SMALL = 4096
 """Bytes of a reply that is never refused for its size: who started something is to learn its id."""
-
-RECORDED = frozenset(
-    {"control", "release", "drop", "resume_session", "reload", "stop"}
-    | {"token_add", "token_rotate", "token_revoke", "hook_run"}
-)
-"""Methods that the audit tells of, besides `execute`, which the gate sees to: they do something to what others run."""
-
-_TOLD_OF_CALLS = ("execution_id", "session_id", "type", "signal", "name", "all")
-"""Params of these methods that the audit has, where they are given."""
-
-_REASON = 500  # characters of a refusal's text on record
 
 
 @attrs.frozen
@@ -144,8 +133,7 @@ class Dispatcher:
             raise RPCError(ErrorCode.METHOD_NOT_FOUND, f"Method not found: {call.method[:100]!r}")
         if not self._peer.principal.may(needed(call.method)):
             refused = not_permitted(call.method, self._peer.principal)
-            name = self._peer.principal.name
-            self._peer.engine.gate.turned_away(f"scope of {name}", refused.message, self._peer.origin)
+            self._peer.turned_away(refused.message)
             raise refused
         self._peer.count(call.method)
         if call.problems:
@@ -154,21 +142,8 @@ class Dispatcher:
         if places.are_taken:
             raise _too_many(method.kind)
         if call.method in RECORDED:
-            return self._recorded(call.method, method, params)
+            return recorded(self._peer, call.method, params, lambda: method.call(self._peer, params))
         return method.call(self._peer, params)
-
-    def _recorded(self, name: str, method: Method, params: Any) -> Any:
-        """Call what the audit tells of: done, or refused and why."""
-        which = {key: getattr(params, key, None) for key in _TOLD_OF_CALLS}
-        facts = {"method": name, **{key: value for key, value in which.items() if value}}
-        asked = functools.partial(self._peer.engine.gate.asked, self._peer.principal.name, self._peer.origin)
-        try:
-            outcome = method.call(self._peer, params)
-        except (RPCError, IllegalTransitionError, StructureError) as refused:
-            asked({**facts, "decision": "refused", "reason": str(refused)[:_REASON]})
-            raise
-        asked({**facts, "decision": "allowed"})
-        return outcome
 
     async def _finish(
         self, call: Call | Fault, batch: "_Batch | None", outcome: Awaitable[Any], places: "_Places"

@@ -68,13 +68,17 @@ async def _resumed(execution: Execution, resuming: Awaitable[list[int]], status:
     return _controlled(status, execution)
 
 
-async def _signal(execution: Execution, signum: int) -> dict[str, Any]:
+def _signal(execution: Execution, signum: int) -> Awaitable[dict[str, Any]]:
     if execution.turn is not None:
         raise RPCError(
             ErrorCode.INVALID_STATE,
             f"execution {execution.id} waits for its turn: it has no process yet",
             {"state": execution.state.value},
         )
+    return _signalled(execution, signum)
+
+
+async def _signalled(execution: Execution, signum: int) -> dict[str, Any]:
     await execution.spawned.wait()
     if execution.leader is None:
         raise RPCError(ErrorCode.PROCESS_NOT_FOUND, f"execution {execution.id} did not start")

@@ -12,6 +12,7 @@ from ccexecd.engine import PREFIX_LENGTH, Execution, HistoryUnavailableError, Pa
 from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError
 from ccexecd.service.peer import Peer
+from ccexecd.service.recording import Undecided
 
 R = TypeVar("R")
 
@@ -31,12 +32,15 @@ def upon(peer: Peer, name: str, deed: Callable[[Execution | PastExecution], R | 
         RPCError: none is meant; by what is awaited.
     """
     execution = peer.find(name)
-    return deed(execution) if execution is not None and execution.id == name else _upon_known(peer, name, deed)
+    if execution is not None and execution.id == name:
+        return deed(execution)
+    return Undecided(_upon_known(peer, name, deed))
 
 
-async def _upon_known(peer: Peer, name: str, deed: Callable[[Execution | PastExecution], R | Awaitable[R]]) -> R:
-    done = deed(await known(peer, name))
-    return await done if isinstance(done, Awaitable) else done
+async def _upon_known(
+    peer: Peer, name: str, deed: Callable[[Execution | PastExecution], R | Awaitable[R]]
+) -> R | Awaitable[R]:
+    return deed(await known(peer, name))
 
 
 async def known(peer: Peer, name: str) -> Execution | PastExecution:

@@ -18,6 +18,7 @@ from ccexecd.protocol.codec import dumps
 from ccexecd.protocol.jsonrpc import notification
 from ccexecd.service.delivery import Subscription, Watched, Wrap
 from ccexecd.service.rates import Rates
+from ccexecd.service.refusals import Refusals
 from ccexecd.service.writer import Writer
 
 
@@ -60,6 +61,7 @@ class Peer:
         drop: closes the connection.
         rates: how often it may call; None for as often as it likes.
         origin: where the connection comes from.
+        refusals: where it is counted, and put on record, what it may not do.
 
     Attributes:
         principal: whose it is.
@@ -76,6 +78,8 @@ class Peer:
         drop: Callable[[Parting], None],
         rates: Rates | None = None,
         origin: str = "",
+        *,
+        refusals: Refusals | None = None,
     ) -> None:
         self.engine = engine
         self.manner = manner
@@ -86,6 +90,7 @@ class Peer:
         self.origin = origin
         self._drop = drop
         self._rates = rates
+        self._refusals = refusals
         self._subscriptions: dict[str, Subscription] = {}
         self._claiming = trio.Lock()
 
@@ -105,6 +110,12 @@ class Peer:
         """
         if self._rates is not None:
             self._rates.call(self.principal.name, method)
+
+    def turned_away(self, message: str) -> None:
+        """It has called what it lacks the scope for."""
+        if self._refusals is not None:
+            name = self.principal.name
+            self._refusals.record("scope", name, message, audited=(f"scope of {name}", self.origin), peer=self.origin)
 
     def sees(self, execution: Execution) -> bool:
         """Whether an execution is there for it; what is not is spoken of as if it did not exist."""

@@ -35,17 +35,21 @@ class Refusals:
         self._clock = clock
         self._told: OrderedDict[tuple[str, str], list[float]] = OrderedDict()  # when, and how many since
 
-    def record(self, reason: str, whose: str, message: str, **facts: object) -> None:
+    def record(
+        self, reason: str, whose: str, message: str, *, audited: tuple[str, str] | None = None, **facts: object
+    ) -> None:
         """Count a refusal, and tell the log unless it knows.
 
         Args:
             reason: one word.
             whose: the peer, as far as several of its connections have it in common.
             message: what to tell: neither a credential nor anything of it.
+            audited: the reason and the peer for `on_refusal`, where they are others.
             facts: what else to tell.
         """
         self.counts[reason] += 1
-        self.on_refusal(reason, message, whose)
+        kind, peer = audited or (reason, whose)
+        self.on_refusal(kind, message, peer)
         now, key = self._clock(), (reason, whose)
         told = self._told.get(key)
         if told is not None and now - told[0] < INTERVAL:
