@@ -158,9 +158,9 @@ class Daemon:
                     await self._archive.opened.wait()
                     engine_nursery.start_soon(self._pump.run)
                     engine_nursery.start_soon(self._audit.run)
-                    await engine_nursery.start(self._engine.run)
                     self._engine_nursery = engine_nursery
-                    self._use_hooks(self._loaded)
+                    self._use_hooks(self._loaded)  # before the engine takes up what an earlier daemon has left
+                    await engine_nursery.start(self._engine.run)
                     async with trio.open_nursery() as external_nursery:
                         await self._door.open(self._engine.config, self._listen_fds)
                         await external_nursery.start(self._door.run)

@@ -152,10 +152,21 @@ class Batch:
         self._skipped: dict[Stream, int] = {}  # bytes that are missing behind what is held
         self.missed = 0
 
-    def add(self, stream: Stream, received: bytes) -> None:
-        """Output has come."""
+    @property
+    def size(self) -> int:
+        """Bytes that are held."""
+        return sum(map(len, self._held.values()))
+
+    def add(self, stream: Stream, received: bytes, most: int) -> None:
+        """Output has come.
+
+        Args:
+            stream: from where.
+            received: what.
+            most: bytes for which there is room elsewhere; there may be less here.
+        """
         held = self._held.setdefault(stream, bytearray())
-        room = 0 if self._skipped.get(stream) else max(self._most * HELD_BATCHES - len(held), 0)
+        room = 0 if self._skipped.get(stream) else max(min(self._most * HELD_BATCHES - len(held), most), 0)
         held += received[:room]
         lost = len(received) - min(room, len(received))
         if lost:

@@ -204,7 +204,7 @@ class Calls:
             try:
                 done = await run_errand(self._keeper, self._pump, launch, json.dumps(document).encode(), hook.timeout)
             except SpawnError as error:
-                raise HookFailedError("not started", f"could not be started: {error}") from None
+                raise HookFailedError("not started", f"could not be started: {error.strerror}") from None
             figures.seconds += done.seconds
             complaint = done.complaint.decode(errors="replace").strip()
             answer = _judged(hook, event, done)

@@ -213,7 +213,8 @@ def _danger_of(there: os.stat_result) -> str:
 
 def _danger_of_folder(file: Path) -> str:
     """The same of the folder that it is in, where others could put another file in its place."""
-    there = file.resolve().parent.stat()
-    if there.st_mode & stat.S_IWOTH and not there.st_mode & stat.S_ISVTX:
-        return "is in a directory that everybody may write, who could have anything run; take that away: chmod o-w"
+    for folder in {file.parent, file.resolve().parent}:  # a link can be replaced, and what it leads to
+        mode = folder.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            return "is in a directory that everybody may write, who could have anything run; take that away: chmod o-w"
     return ""

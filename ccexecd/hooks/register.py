@@ -40,6 +40,7 @@ class Hooks:
 
     Attributes:
         waiting: events that wait to be told.
+        held: bytes of output that do.
     """
 
     def __init__(self, keeper: KeeperClient, pump: Pump, inherited: Mapping[str, str]) -> None:
@@ -51,7 +52,7 @@ class Hooks:
         self._idle = trio.Event()
         self._over = trio.Event()
         self._is_ending = False
-        self.waiting = 0
+        self.waiting = self.held = 0
 
     def reconfigure(self, hooks: tuple[Hook, ...], unset_environment: tuple[str, ...]) -> None:
         """Use these from now on; who listens to an execution already goes on."""

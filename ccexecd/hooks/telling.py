@@ -21,10 +21,15 @@ MOST_WAITING = 1000
 """Events of all executions together that wait for hooks; one more is not told, and counted."""
 
 
+MOST_HELD = 32 * 1024 * 1024
+"""Bytes of output that are held for all hooks together: what hundreds of executions may write while hooks hang."""
+
+
 class Besides(Protocol):
-    """Where tasks are, and how many events wait."""
+    """Where tasks are, how many events wait, and how many bytes of output."""
 
     waiting: int
+    held: int
 
     def start(self, deed: Callable[[], Coroutine[Any, Any, None]]) -> bool:
         """Do something in a task of its own; False where it is too late for that."""
@@ -102,7 +107,9 @@ class _Channel:
 
     def heard(self, stream: Stream, received: bytes) -> None:
         """Output has come."""
-        self._output.add(stream, received)
+        before = self._output.size
+        self._output.add(stream, received, MOST_HELD - self._besides.held)
+        self._besides.held += self._output.size - before
         if self._output.is_full:
             self._urgent.set()
         self._go_on()
@@ -134,7 +141,7 @@ class _Channel:
                 with trio.move_on_after(self.hook.batch_seconds):
                     await self._urgent.wait()
                 self._urgent = trio.Event()
-                batch = self._output.take(is_last=self._is_last)
+                batch = self._taken()
                 if batch is not None:
                     await self._call("on_output", {"output": batch})
                 elif self._posted:
@@ -150,6 +157,12 @@ class _Channel:
             self._calls.figures_of(self.hook).unmade += len(self._posted)
             self._besides.waiting -= len(self._posted)
             self._posted.clear()
+
+    def _taken(self) -> dict[str, object] | None:
+        before = self._output.size
+        batch = self._output.take(is_last=self._is_last)
+        self._besides.held -= before - self._output.size
+        return batch
 
     async def _call(self, event: HookEvent, facts: dict[str, Any]) -> None:
         try:

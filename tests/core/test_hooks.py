@@ -8,6 +8,7 @@ from ccexecd.core.hooks import HELD_BATCHES, Batch, Change, Hook
 from ccexecd.core.spec import Spec
 
 SPEC = Spec(("/usr/bin/git", "push"), "git push", lane="slow", labels={"job": "nightly-7"})
+ROOM = 1 << 20
 SHELL = Spec(("bash", "-c", "claude -p x | tee log"), "claude -p x | tee log", shell=True)
 
 
@@ -62,11 +63,11 @@ def test_a_command_that_is_wrapped_is_shown_as_it_is_run():
 def test_a_batch_holds_whole_lines():
     """What is unfinished waits, until nothing follows."""
     batch = Batch(1024)
-    batch.add("stdout", b"one\ntwo\nthr")
-    batch.add("stderr", b"oops")
+    batch.add("stdout", b"one\ntwo\nthr", ROOM)
+    batch.add("stderr", b"oops", ROOM)
     assert batch.take() == {"stdout": {"offset": 0, "data": "one\ntwo\n"}, "missed_bytes": 0}
     assert batch.take() is None
-    batch.add("stdout", b"ee\n")
+    batch.add("stdout", b"ee\n", ROOM)
     assert batch.take() == {"stdout": {"offset": 8, "data": "three\n"}, "missed_bytes": 0}
     assert batch.take(is_last=True) == {"stderr": {"offset": 0, "data": "oops"}, "missed_bytes": 0}
 
@@ -74,13 +75,24 @@ def test_a_batch_holds_whole_lines():
 def test_a_line_that_is_too_long_is_cut_between_code_points():
     """No batch is larger than was asked for, and all of it is text."""
     batch = Batch(1024)
-    batch.add("stdout", ("x" + "é€𝄞" * 200).encode())
+    batch.add("stdout", ("x" + "é€𝄞" * 200).encode(), ROOM)
     assert batch.is_full
     pieces = []
     while (told := batch.take(is_last=True)) is not None:
         pieces.append(told["stdout"]["data"])
     assert all(len(piece.encode()) <= 1024 for piece in pieces)
     assert "".join(pieces) == "x" + "é€𝄞" * 200
+
+
+def test_where_there_is_no_room_it_is_counted():
+    """However little of it this hook holds itself."""
+    batch = Batch(1024)
+    batch.add("stdout", b"one\ntwo\n", 4)
+    batch.add("stdout", b"three\n", 100)
+    assert batch.size == 4
+    assert batch.take() == {"stdout": {"offset": 0, "data": "one\n"}, "missed_bytes": 10}
+    batch.add("stdout", b"four\n", 100)
+    assert batch.take() == {"stdout": {"offset": 14, "data": "four\n"}, "missed_bytes": 0}
 
 
 @given(st.lists(st.tuples(st.sampled_from(["add", "take"]), st.integers(0, 9000), st.sampled_from([b"\n", b"y"]))))
@@ -99,7 +111,7 @@ def test_every_byte_is_told_or_counted(steps):
 
     for deed, count, end in steps:
         if deed == "add":
-            batch.add("stdout", b"x" * count + end)
+            batch.add("stdout", b"x" * count + end, ROOM)
             written += count + 1
         elif (taken := batch.take()) is not None:
             heed(taken)

@@ -127,7 +127,12 @@ def test_a_file_that_others_may_write_is_refused(write, tmp_path):
     program.chmod(0o755)
     program.parent.chmod(0o777)
     assert "in a directory that everybody may write" in faults(file)[0][1]
+    (tmp_path / "link").symlink_to("/bin/sh")
+    (tmp_path / "open" / "link").symlink_to("/bin/sh")
+    assert len(load_hooks(write(hook_with(f'run = ["{tmp_path}/link"]')))) == 1
+    assert "in a directory" in faults(write(hook_with(f'run = ["{tmp_path}/open/link"]')))[0][1]
     program.parent.chmod(0o755)
+    write(hook_with(f'run = ["{program}"]'))
     assert len(load_hooks(file)) == 1
 
 

@@ -187,6 +187,32 @@ class TestBefore:
             answer = await daemon.daemon.stop(0.0, 0.0)
         assert [each["reason"] for each in answer.result["ended"]] == ["shutdown"]
 
+    async def test_a_stop_that_drains_lets_it_answer(self, daemon):
+        """The command starts then, and finishes."""
+        async with daemon.client() as one:
+            number = await one.ask("execute", argv=["echo", "late"], labels={"hook": "hung"})
+            await wait_for(lambda: daemon.daemon._hooks._calls.running, "the hook runs")
+            answer = await daemon.daemon.stop(20.0, 0.0)
+            assert answer.result["ended"] == []
+            assert (await one.answer(number))["status"] == "started"
+            assert (await one.notification("process.completed"))["exit_code"] == 0
+
+    async def test_one_that_waits_is_asked_about_at_its_turn(self, tmp_path):
+        """Not before; a refusal then is told as its end."""
+        file = tmp_path / "hooks.toml"
+        answer = f"""echo x >>{tmp_path}/asked; echo '{{"decision": "refuse"}}'"""
+        file.write_text(hook("refuse", "pre_execute", answer))
+        file.chmod(0o600)
+        async with running(tmp_path, hooks_file=str(file), max_running=1) as daemon, daemon.client() as one:
+            first = await one.execute("sleep", "1000")
+            second = await one.execute("true", labels={"hook": "refuse"})
+            assert second.reply["status"] == "queued"
+            assert not (tmp_path / "asked").exists()
+            await first.control("KILL")
+            assert (await second.completed())["reason"] == "spawn_failed"
+            told = await one.request("status", execution_id=second.id)
+            assert told["error"] == "command not allowed: hook 'refuse' refuses it: it gives no reason"
+
     async def test_the_shipped_ones_work(self, tmp_path):
         """A virtual environment is activated for commands, and what is not installed refuses them."""
         (tmp_path / "venv" / "bin").mkdir(parents=True)
@@ -250,6 +276,7 @@ class TestBesides:
 
         await wait_for(lambda: accounted() == written, "every byte was told or counted")
         assert any(each["output"]["missed_bytes"] for each in documents(file))
+        assert daemon.daemon._hooks.held == 0
 
     async def test_a_failing_one_warns_once(self, daemon):
         """Of one execution, for one reason; after its end nothing is told any more, and counted all the same."""
