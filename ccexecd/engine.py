@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import trio
 
 from ccexecd.admission import AdmissionError, Gate, Refusal
-from ccexecd.agents.final_result import reader_for
+from ccexecd.agent_listener import listen_to_agent
 from ccexecd.budget import MOST_RUNNING
 from ccexecd.config import Config
 from ccexecd.core.execution import Event, Outcome, Reason
@@ -84,7 +84,7 @@ class Engine:
         repeats: which executions requests mean that are sent again.
         records: what is kept of them.
         inherited: the environment that executions inherit.
-        companions: who may listen to executions; whoever makes the engine adds them.
+        companions: who may listen to executions; whoever makes the engine adds more.
         executions: every one that is live or remembered, by id, oldest first.
         live: those of them that have not finished.
         sessions: every one that has not ended.
@@ -109,7 +109,7 @@ class Engine:
         self.held = Held(self._released, self._withdrawn)
         self.records = Records(archive)
         self.repeats = Repeats(archive)
-        self.companions: list[Companion] = []
+        self.companions: list[Companion] = [listen_to_agent]
         self.executions: dict[str, Execution] = {}
         self.live: dict[str, Execution] = {}
         self.sessions: dict[str, Session] = {}
@@ -269,12 +269,11 @@ class Engine:
         return execution
 
     def _made(self, spec: Spec, session: Session, execution_id: str = "") -> Execution:
-        window, lines, reader = self.config.max_buffer_size, self.config.max_buffer_lines, reader_for(spec)
-        execution = Execution(spec, session.id, self._keeper, self._pump, window, reader, lines, execution_id)
+        window, lines = self.config.max_buffer_size, self.config.max_buffer_lines
+        execution = Execution(spec, session.id, self._keeper, self._pump, window, lines, execution_id)
         execution.principal = session.principal
-        if self.companions:
-            offered = [companion(execution) for companion in self.companions]
-            execution.listeners = tuple(listener for listener in offered if listener is not None)
+        offered = [companion(execution) for companion in self.companions]
+        execution.listeners = tuple(listener for listener in offered if listener is not None)
         return execution
 
     def _goes_live(self, execution: Execution, session: Session) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from ccexecd.agents.final_result import is_claude
+from ccexecd.agents.recognition import agent_of
 from ccexecd.config import Config
 from ccexecd.core.shells import is_plain
 from ccexecd.core.spec import Spec
@@ -68,6 +68,7 @@ class Launching:
 
 def with_stdio(spec: Spec) -> Spec:
     """Where its output goes: into files for what may exit before a pipe has taken it all, where they hold nobody up."""
-    if spec.stdio != "auto" or spec.pty is not None or spec.policy == "block" or not is_claude(spec):
+    if spec.stdio != "auto" or spec.pty is not None or spec.policy == "block":
         return spec
-    return attrs.evolve(spec, stdio="file")
+    agent = agent_of(spec)
+    return attrs.evolve(spec, stdio="file") if agent is not None and agent.loses_its_end else spec

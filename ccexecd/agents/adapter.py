@@ -38,10 +38,12 @@ class Adapter:
         name: as requests name it; also the name of its program.
         shape_of: how a command prints.
         events_of: the events that one JSON object stands for.
-        telling: what a line holds that says more than that something happened; empty if every line may.
-        dull: how lines begin that say no more, whatever else they hold.
+        telling: what a line holds that says more than that something happened; empty if every line may. Words without
+            their last quote: what ends in a rare letter is found sooner.
+        dull: how most lines begin, where they say no more, whatever else they hold; empty if nothing is known of that.
         resumed: the words that go on with a conversation, up to the next prompt, which comes behind them; None if that
             cannot be had.
+        loses_its_end: whether it exits before a pipe has taken all that it wrote.
         causes: what some of its exit codes mean, by the names of `Cause`.
     """
 
@@ -50,7 +52,8 @@ class Adapter:
     events_of: Callable[[Mapping[str, Any]], list[Event]]
     resumed: Callable[[Sequence[str], str], tuple[str, ...] | None]
     telling: tuple[bytes, ...] = ()
-    dull: tuple[bytes, ...] = ()
+    dull: bytes = b""
+    loses_its_end: bool = False
     causes: Mapping[int, str] = attrs.field(factory=dict)
 
     def resume(self, command: Command, session_id: str) -> tuple[str, ...] | None:
@@ -86,7 +89,7 @@ class EventReader:
         self._events_of = adapter.events_of
         self._shape = shape
         self._telling = adapter.telling if is_brief else ()
-        self._dull = adapter.dull if is_brief else ()
+        self._dull = adapter.dull if is_brief else b""
         self._opening = (b"{", b"[") if shape is Shape.LIST else (b"{",)
         is_document = shape is Shape.DOCUMENT
         self._lines: Document | EventLines = Document(longest) if is_document else EventLines(self._opening, longest)
@@ -122,14 +125,23 @@ class EventReader:
 
     def _read_lines(self, block: bytes, events: list[Event]) -> None:
         telling, dull = self._telling, self._dull
-        if telling and not any(word in block for word in telling):
-            _note_something(block, events)
-            return
+        if telling:
+            count = block.count(b"\n" + dull) + block.startswith(dull) if dull else 0
+            if count == block.count(b"\n"):
+                _note_something(events)
+                return
+            if not count and not any(word in block for word in telling):
+                if b'"type' in block and _EVENT.search(block):
+                    _note_something(events)
+                return
         for line in block.split(b"\n"):
-            if not line.startswith(self._opening):
+            if dull and line.startswith(dull):
+                _note_something(events)
+            elif not line.startswith(self._opening):
                 continue
-            if telling and (line.startswith(dull) or not any(word in line for word in telling)):
-                _note_something(line, events)
+            elif telling and not any(word in line for word in telling):
+                if b'"type"' in line:
+                    _note_something(events)
             else:
                 self._take(line, events)
 
@@ -142,6 +154,6 @@ class EventReader:
                 events.append(each)
 
 
-def _note_something(lines: bytes, events: list[Event]) -> None:
-    if b'"type"' in lines and (not events or events[-1] is not SOMETHING) and _EVENT.search(lines):
+def _note_something(events: list[Event]) -> None:
+    if not events or events[-1] is not SOMETHING:
         events.append(SOMETHING)

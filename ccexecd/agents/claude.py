@@ -163,7 +163,7 @@ def _of_system(found: Mapping[str, Any]) -> Event:
             return Init(
                 session_id=words(found.get("session_id"), NAME),
                 model=words(found.get("model"), NAME),
-                cwd=words(found.get("cwd")),
+                cwd=words(found.get("cwd"), 4096),
                 version=words(found.get("claude_code_version"), NAME),
                 permission_mode=words(found.get("permissionMode"), NAME),
                 tools=_names(found.get("tools")),
@@ -243,9 +243,7 @@ CLAUDE = Adapter(
     shape_of=shape_of,
     events_of=events_of,
     resumed=resumed,
-    telling=(
-        *(b'"system"', b'"user"', b'"result"', b'"tool_use"', b'"rate_limit_event"', b'"prompt_suggestion"'),
-        b'"error"',
-    ),
-    dull=(b'{"type":"stream_event"',),
+    telling=(*(b'"system', b'"user', b'"result', b'"tool_use', b'"rate_limit', b'"prompt_sugg', b'"error'),),
+    dull=b'{"type":"stream_event",',
+    loses_its_end=True,
 )

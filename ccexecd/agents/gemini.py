@@ -127,7 +127,7 @@ GEMINI = Adapter(
     shape_of=shape_of,
     events_of=events_of,
     resumed=resumed,
-    telling=(b'"init"', b'"tool_use"', b'"tool_result"', b'"error"', b'"result"'),
+    telling=(b'"init', b'"tool_', b'"error', b'"result'),
     causes={
         41: "NOT_LOGGED_IN",
         42: "NOT_ACCEPTED",

@@ -1,9 +1,7 @@
 """An agent's final result, as far as it decides how its execution ends.
 
-Owns the record and the face of whoever finds it in the output. Must not know any agent.
+Owns the record. Must not know any agent.
 """
-
-from typing import Protocol
 
 import attrs
 
@@ -26,14 +24,3 @@ class FinalResult:
     def exit_code(self) -> int:
         """What the agent would have exited with."""
         return 1 if self.is_error else 0
-
-
-class ResultReader(Protocol):
-    """Reads an agent's standard output for its final result, in pieces of any size."""
-
-    @property
-    def result(self) -> FinalResult | None:
-        """The final result, if it is the last that the agent had to say so far."""
-
-    def feed(self, received: bytes) -> bool:
-        """Read on. Must neither block nor raise. Returns whether `result` is another one now."""

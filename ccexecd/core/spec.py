@@ -117,7 +117,7 @@ class Spec:
     labels: Mapping[str, str] = attrs.field(factory=dict)
     leftovers: Literal["kill", "detach"] = "kill"
     stdbuf: bool = False
-    agent: Literal["auto", "claude", "none"] = "auto"
+    agent: Literal["auto", "claude", "codex", "gemini", "none"] = "auto"
     post_result_grace: float | None = None
     lane: str = ""
     priority: int = 0

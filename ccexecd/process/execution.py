@@ -19,7 +19,7 @@ from ccexecd.core.execution import Event, IllegalTransitionError, Outcome, Reaso
 from ccexecd.core.framing import Framer
 from ccexecd.core.output import OutputLog
 from ccexecd.core.queue import Turn
-from ccexecd.core.result import FinalResult, ResultReader
+from ccexecd.core.result import FinalResult
 from ccexecd.core.spec import Spec
 from ccexecd.process.final_result import ResultWatch
 from ccexecd.process.keeper_client import KeeperClient
@@ -44,7 +44,6 @@ class Execution:
         keeper: whom to ask about its processes.
         pump: what reads its output.
         window: bytes of output that are kept in memory, and the longest line that is waited for.
-        reader: finds an agent's final result in its output; None where nobody waits for one.
         most_lines: lines of output that are kept in memory; None is without limit.
         execution_id: the one that it has had under an earlier daemon; empty for a fresh one.
 
@@ -56,6 +55,7 @@ class Execution:
         log: its output and state changes.
         watchers: who is told when the log has grown.
         listeners: who is told, while it happens, what becomes of it.
+        signs_of_life: streams that end a silence by what is written to them.
         leader: its first process, once there is one.
         spawned: set when it has started, or could not be.
         terminal: what it runs on; None if it has pipes.
@@ -67,7 +67,7 @@ class Execution:
         finished: set when nothing of it is left and `process.completed` is in the log.
         scope: its supervisor waits in it for the end; cancelling it begins the escalation from TERM to KILL.
         final_result: what its agent said last; None where nobody waits for that.
-        verdict: the final result by which it counts, since it was ended because of it.
+        counts_by: the final result by which it counts, since it was ended because of it.
         hurry: the wait from TERM to KILL; cancelling it makes it KILL now.
     """
 
@@ -78,7 +78,6 @@ class Execution:
         keeper: KeeperClient,
         pump: Pump,
         window: int,
-        reader: ResultReader | None = None,
         most_lines: int | None = None,
         execution_id: str = "",
     ) -> None:
@@ -91,6 +90,7 @@ class Execution:
         self.log = OutputLog(window, most_lines=most_lines)
         self.watchers: set[Watcher] = set()
         self.listeners: tuple[Listener, ...] = ()
+        self.signs_of_life: tuple[Stream, ...] = ("stdout", "stderr")
         self.leader: Leader | None = None
         self.spawned = trio.Event()
         self.terminal = Terminal(self.id, self.spawned, spec.pty) if spec.pty is not None else None
@@ -99,8 +99,8 @@ class Execution:
         self.outcome: Outcome | None = None
         self.finished = trio.Event()
         self.pacing = Pacing(pump, spec.policy, window)
-        self.final_result = ResultWatch(reader) if reader is not None else None
-        self.verdict: FinalResult | None = None
+        self.final_result: ResultWatch | None = None
+        self.counts_by: FinalResult | None = None
         self.scope, self.hurry = trio.CancelScope(), trio.CancelScope()
         self.clock = Stopwatch(self.scope)
         self.intent: Reason | None = None
@@ -146,7 +146,8 @@ class Execution:
 
     def has_output(self, stream: Stream, received: bytes) -> None:
         """Bytes were read."""
-        self._last_output = self.clock.now
+        if stream in self.signs_of_life:
+            self._last_output = self.clock.now
         self.log.extend(stream, received, self._framers[stream].feed(received))
         self._wake_watchers()
         self.pacing.has_grown(self.log.backlog)
@@ -171,7 +172,7 @@ class Execution:
 
     def outstays(self, shown: ResultWatch) -> None:
         """Its agent has shown its final result and has not ended: it is ended now, and counts by that."""
-        self.verdict = shown.result
+        self.counts_by = shown.result
         self.note("task.early_completion", {**shown.told(self.spec), **self._process_ids()})
         self.cancel(Reason.POST_RESULT)
 
@@ -200,7 +201,10 @@ class Execution:
 
     def completion(self, outcome: Outcome) -> dict[str, Any]:
         """The params of `process.completed`."""
-        return {**outcome.told(self.duration, self.log.sizes, self.log.dropped_bytes), **self._process_ids()}
+        told = {**outcome.told(self.duration, self.log.sizes, self.log.dropped_bytes), **self._process_ids()}
+        for listener in self.listeners:
+            told.update(listener.final_facts())
+        return told
 
     # What others ask of it
 

@@ -1,6 +1,6 @@
 """Since when an agent has shown its final result.
 
-Owns the moment. Must not know how a result is recognised: whoever starts the execution hands that in.
+Owns the moment. Must not know how a result is recognised: who listens to the execution says so.
 """
 
 from datetime import UTC, datetime
@@ -9,42 +9,34 @@ from typing import Any
 import attrs
 import trio
 
-from ccexecd.core.result import FinalResult, ResultReader
+from ccexecd.core.result import FinalResult
 from ccexecd.core.spec import Spec
 
 
 class ResultWatch:
     """The final result of one execution.
 
-    Args:
-        reader: finds it.
-
     Attributes:
+        result: what was shown; None where another turn has begun since.
         shown: set while there is one.
         seen_at: when it was read.
     """
 
-    def __init__(self, reader: ResultReader) -> None:
-        self._reader = reader
+    def __init__(self) -> None:
         self._since = 0.0
+        self.result: FinalResult | None = None
         self.shown = trio.Event()
         self.seen_at = datetime.now(UTC)
 
-    @property
-    def result(self) -> FinalResult | None:
-        """What was shown; None where another turn has begun since."""
-        return self._reader.result
-
-    def feed(self, received: bytes, now: float) -> None:
-        """Read more of its standard output.
+    def note(self, result: FinalResult | None, now: float) -> None:
+        """There is another result, or none any more.
 
         Args:
-            received: what it wrote.
+            result: the one.
             now: on the execution's clock, which stands still while it is paused.
         """
-        if not self._reader.feed(received):
-            return
-        if self._reader.result is None:
+        self.result = result
+        if result is None:
             self.shown = trio.Event()
         else:
             self._since, self.seen_at = now, datetime.now(UTC)

@@ -23,6 +23,9 @@ class Listener:
     reads: tuple[Stream, ...] = ()
     """Streams of which `has_output` is to be told; nobody else's output costs anything."""
 
+    understands_silence = False
+    """Whether `is_at_work` knows: then silence alone is no stall."""
+
     def has_started(self) -> None:
         """There is a leader."""
 
@@ -37,6 +40,10 @@ class Listener:
     def is_stalling(self) -> None:
         """It has been silent for so long that its stall time-out is near."""
 
+    def is_at_work(self) -> bool:
+        """Whether it is known to do something although it writes nothing."""
+        return False
+
     def is_ending(self) -> None:
         """All of its output has been read, and its outcome is not told yet: what is noted now comes before that."""
 
@@ -45,6 +52,10 @@ class Listener:
 
     def facts(self) -> Mapping[str, object]:
         """What `status` and the history are to tell of it besides, as JSON has it."""
+        return {}
+
+    def final_facts(self) -> Mapping[str, object]:
+        """What `process.completed` is to tell of it besides. Its outcome is known by then."""
         return {}
 
 

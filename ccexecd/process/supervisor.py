@@ -27,6 +27,7 @@ from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.keeper_link import close_all
 from ccexecd.process.leader import Launch, Leader, SpawnError
 from ccexecd.process.pump import Pump, Sink, open_pipe
+from ccexecd.process.stalling import heed_silence
 from ccexecd.process.terminal import Terminal, ignores, open_pair
 
 log = logging.getLogger(__name__)
@@ -37,9 +38,6 @@ pipeline needs some; a service left behind with `&` would need for ever."""
 
 STRAGGLER_GRACE = 2.0
 """Seconds from TERM to KILL for stragglers, where the execution's own grace is not shorter: nobody waits for them."""
-
-STALL_WARNING = 0.8
-"""Share of the stall time-out after which the silence is told of: time for somebody to look before it acts."""
 
 VERIFY_PATIENCE = 3.0
 """Seconds after KILL until what is still there (uninterruptible sleep, another user's set-uid program) is reported."""
@@ -167,18 +165,15 @@ def _connect(execution: Execution, pump: Pump, pipes: list[int]) -> None:
 
 
 def _sink(execution: Execution, stream: Stream) -> Sink:
-    """What takes its output: nobody but the log, unless somebody listens or waits for an agent's final result."""
+    """What takes its output: nobody but the log, unless somebody listens."""
     listeners = [each.has_output for each in execution.listeners if stream in each.reads]
-    watch = execution.final_result if stream == "stdout" else None
-    if not listeners and watch is None:
+    if not listeners:
         return lambda received: execution.has_output(stream, received)
 
     def read(received: bytes) -> None:
         execution.has_output(stream, received)
         for listener in listeners:
             listener(stream, received)
-        if watch is not None:
-            watch.feed(received, execution.clock.now)
 
     return read
 
@@ -191,25 +186,11 @@ async def _exited_or_stayed(execution: Execution, leader: Leader) -> None:
         return
     async with trio.open_nursery() as nursery:
         if limit is not None:
-            nursery.start_soon(_heed_silence, execution, limit)
+            nursery.start_soon(heed_silence, execution, limit)
         if watch is not None and grace is not None:
             nursery.start_soon(_heed_result, execution, leader, watch, grace)
         await leader.exited.wait()
         nursery.cancel_scope.cancel(reason="the leader has exited")
-
-
-async def _heed_silence(execution: Execution, limit: float) -> None:
-    warned = False
-    while True:
-        await execution.clock.going.wait()
-        idle, warn_at = execution.idle_seconds, limit * STALL_WARNING
-        if idle >= limit:
-            execution.cancel(Reason.STALLED)
-            return
-        if idle >= warn_at and not warned:
-            execution.is_stalling()
-        warned = idle >= warn_at
-        await trio.sleep((limit if warned else warn_at) - idle)
 
 
 async def _heed_result(execution: Execution, leader: Leader, watch: ResultWatch, grace: float) -> None:
@@ -261,8 +242,8 @@ def _outcome(
 ) -> Outcome:
     exited = leader.exit or Exit(None)
     reason = judge(exited, execution.intent)
-    verdict = execution.verdict if reason is Reason.POST_RESULT else None
-    code = exited.code if verdict is None else verdict.exit_code
+    result = execution.counts_by if reason is Reason.POST_RESULT else None
+    code = exited.code if result is None else result.exit_code
     limit = (leader.limit or exited.limit) if reason is Reason.LIMIT else None
     return Outcome(code, reason, exited.use, tuple(leftovers), unkillable, detached=detached, limit=limit)
 

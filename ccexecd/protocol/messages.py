@@ -90,7 +90,7 @@ class Execute:
     limits: Limits | None = None
     leftovers: Literal["kill", "detach"] | None = None
     stdbuf: bool = False
-    agent: Literal["auto", "claude", "none"] = "auto"
+    agent: Literal["auto", "claude", "codex", "gemini", "none"] = "auto"
     post_result_grace: Seconds | None = None
     pty: TerminalSize | None = None
     stdio: Literal["pipe", "file"] | None = None

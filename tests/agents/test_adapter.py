@@ -66,6 +66,41 @@ def test_an_agent_is_known_by_its_program(text, name):
         assert (found.name if found else None) == name
 
 
+@pytest.mark.parametrize(
+    ("command", "is_it"),
+    [
+        ("claude -p hello", True),
+        ("  claude", True),
+        ("/usr/local/bin/claude -p 'a|b' | jq .", True),
+        ("'claude' -p x", True),
+        ("A=1 B='2 3' claude -p x", True),
+        ("exec claude -p x", True),
+        ("claude;echo", True),
+        ("claude -p \"it's", True),
+        ("echo claude", False),
+        ("cd /x && claude -p y", False),
+        ("claude-code -p x", False),
+        ("xclaude", False),
+        ("claude/x", False),
+        ("'claude", False),
+        ("# claude", False),
+        ("A=claude", False),
+    ],
+)
+def test_a_command_string_is_told_by_its_first_program(command, is_it):
+    """After assignments; what is less plain has to be said by who asks."""
+    assert (agent_of(Spec(("bash", "-c", command), command, shell=True)) is CLAUDE) is is_it
+
+
+@pytest.mark.parametrize(
+    ("argv", "is_it"),
+    [(("claude", "-p"), True), (("/opt/bin/claude",), True), (("sh", "claude"), False), (("claude2",), False)],
+)
+def test_words_are_told_by_the_program(argv, is_it):
+    """By its base name, as it was asked for."""
+    assert (agent_of(Spec(argv, "claude")) is CLAUDE) is is_it
+
+
 def test_who_asks_may_say_which_it_is():
     """Or that it is none."""
     assert agent_of(Spec(("node", "cli.js"), "node cli.js", agent="claude")) is CLAUDE

@@ -1,4 +1,4 @@
-"""Claude Code in the eyes of the daemon: which commands are it, and where its final result is."""
+"""Since when an agent is done: the result that nothing has followed, in the output of Claude Code."""
 
 import json
 
@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccexecd.agents import final_result
-from ccexecd.agents.final_result import LONGEST_LINE, ResultLines, is_claude, reader_for
+from ccexecd.agents.adapter import EventReader
+from ccexecd.agents.claude import CLAUDE
+from ccexecd.agents.final_result import LastWord
+from ccexecd.agents.stream import LONGEST_LINE
 from ccexecd.core.result import FinalResult
-from ccexecd.core.spec import Spec
 
 GOOD = FinalResult("claude", "success", is_error=False)
 
@@ -26,67 +27,31 @@ TEXT = line(type="assistant", message={"role": "assistant", "content": [{"type":
 HOOK = line(type="system", subtype="hook_response", hook_event="SessionEnd")
 
 
+class ResultLines:
+    """A reader of Claude Code's output, and what looks for the final result in it."""
+
+    def __init__(self) -> None:
+        self._reader, self._last = EventReader(CLAUDE, is_brief=True), LastWord("claude")
+
+    @property
+    def result(self) -> FinalResult | None:
+        """The final result so far."""
+        return self._last.result
+
+    def feed(self, received: bytes) -> bool:
+        """Read on. Whether there is another result."""
+        before = self.result
+        for event in self._reader.feed(received):
+            self._last.take(event)
+        return self.result is not before
+
+
 def read(output: bytes, size: int = 65536) -> FinalResult | None:
     """The result after an output that comes in pieces of one size."""
     reader = ResultLines()
     for start in range(0, len(output), size):
         reader.feed(output[start : start + size])
     return reader.result
-
-
-# Which commands are it
-
-
-@pytest.mark.parametrize(
-    ("command", "is_it"),
-    [
-        ("claude -p hello", True),
-        ("  claude", True),
-        ("/usr/local/bin/claude -p 'a|b' | jq .", True),
-        ("'claude' -p x", True),
-        ("A=1 B='2 3' claude -p x", True),
-        ("exec claude -p x", True),
-        ("claude;echo", True),
-        ("claude -p \"it's", True),
-        ("echo claude", False),
-        ("cd /x && claude -p y", False),
-        ("claude-code -p x", False),
-        ("xclaude", False),
-        ("claude/x", False),
-        ("'claude", False),
-        ("# claude", False),
-        ("A=claude", False),
-    ],
-)
-def test_a_command_string_is_told_by_its_first_program(command, is_it):
-    """After assignments; what is less plain has to be said by who asks."""
-    assert is_claude(Spec(("bash", "-c", command), command, shell=True)) is is_it
-
-
-@pytest.mark.parametrize(
-    ("argv", "is_it"),
-    [(("claude", "-p"), True), (("/opt/bin/claude",), True), (("sh", "claude"), False), (("claude2",), False)],
-)
-def test_words_are_told_by_the_program(argv, is_it):
-    """By its base name, as it was asked for."""
-    assert is_claude(Spec(argv, "claude")) is is_it
-
-
-@pytest.mark.parametrize(
-    ("argv", "agent", "grace", "is_read"),
-    [
-        (("claude",), "auto", 1.0, True),
-        (("claude",), "auto", 0.0, True),
-        (("node", "cli.js"), "claude", 1.0, True),
-        (("claude",), "claude", None, False),
-        (("claude",), "none", 1.0, False),
-        (("cat",), "auto", 1.0, False),
-    ],
-)
-def test_an_output_is_read_only_where_somebody_waits_for_a_result(argv, agent, grace, is_read):
-    """Everything else is passed on unread."""
-    reader = reader_for(Spec(argv, argv[0], agent=agent, post_result_grace=grace))
-    assert (reader is not None) is is_read
 
 
 # Where its final result is
@@ -216,15 +181,14 @@ def test_a_result_is_good_when_nothing_says_otherwise(event, exit_code, subtype)
 # What it costs
 
 
-def test_long_lines_are_bounded():
-    """One that is longer than any result is not kept, and what follows it is read."""
+def test_a_result_that_is_too_long_is_none():
+    """Nothing is ended then; what follows it is read."""
     reader = ResultLines()
+    reader.feed(RESULT)
     long_line = line(type="result", subtype="success", result="x" * LONGEST_LINE)
-    for start in range(0, len(long_line), 65536):
-        reader.feed(long_line[start : start + 65536])
-        assert reader._held_size <= LONGEST_LINE
+    for start in range(0, len(long_line), 1 << 20):
+        reader.feed(long_line[start : start + (1 << 20)])
     assert reader.result is None
-    assert not reader._held
     reader.feed(RESULT)
     assert reader.result == GOOD
 
@@ -232,19 +196,6 @@ def test_long_lines_are_bounded():
 def test_a_long_result_is_found():
     """An answer of a mebibyte."""
     assert read(INIT + line(type="result", subtype="success", result="ä" * (1 << 18))) == GOOD
-
-
-def test_what_cannot_be_a_result_is_not_parsed(monkeypatch):
-    """Nor kept: of ordinary output nothing but a look for a word is done."""
-
-    def refuse(_: bytes) -> None:
-        raise AssertionError("parsed")
-
-    monkeypatch.setattr(final_result.orjson, "loads", refuse)
-    reader = ResultLines()
-    for piece in (INIT + TEXT, b"plain words " * 1000, b"without an end", b"\n" + TEXT, HOOK):
-        assert not reader.feed(piece)
-    assert not reader._held
 
 
 @settings(max_examples=300)

@@ -151,15 +151,14 @@ async def test_a_result_that_is_taken_back_in_a_pause_ends_nothing():
         execution = await begin(engine, sh("echo ready; exec sleep 1000"), post_result_grace=0.0)
         await lines_of(execution, 1)
         await execution.pause()
-        watch = execution.final_result
-        assert watch is not None
-        watch.feed(json.dumps(RESULT).encode() + b"\n", execution.clock.now)
+        (listener,) = execution.listeners
+        listener.has_output("stdout", json.dumps(RESULT).encode() + b"\n")
         await wait_all_tasks_blocked()
-        watch.feed(json.dumps(TURN).encode() + b"\n", execution.clock.now)
+        listener.has_output("stdout", json.dumps(TURN).encode() + b"\n")
         await execution.resume()
         await wait_all_tasks_blocked()
         assert execution.intent is None
-        watch.feed(json.dumps(FAILURE).encode() + b"\n", execution.clock.now)
+        listener.has_output("stdout", json.dumps(FAILURE).encode() + b"\n")
         await end_of(execution)
         assert facts(execution)[::2] == (1, Reason.POST_RESULT)
 

@@ -1,0 +1,190 @@
+"""Listens to an execution that is an agent, and tells what that says of itself to those who ask.
+
+Joins the readers of `agents` with an execution: facts for `status` and the history, a verdict at its end, the final
+result for who waits for that, notifications of limits that it has reached, and whether it is at work although it is
+silent. Must not decide anything about the execution.
+"""
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from ccexecd.agents.adapter import Adapter, EventReader, Shape
+from ccexecd.agents.conversation import Conversation
+from ccexecd.agents.events import Event, Result
+from ccexecd.agents.final_result import LastWord
+from ccexecd.agents.recognition import agent_of, command_of
+from ccexecd.core.entries import Stream
+from ccexecd.core.execution import Reason
+from ccexecd.process.execution import Execution
+from ccexecd.process.final_result import ResultWatch
+from ccexecd.process.listening import Listener
+
+if TYPE_CHECKING:  # what judges and reports is imported when an agent runs: a daemon starts sooner without it
+    from ccexecd.agents.verdict import Cause, Verdict
+
+SAID = 2048
+"""Bytes of the beginning of text that are kept: an error is all that is printed."""
+
+COMPLAINT = 4096
+"""Bytes of the end of the error output that are kept."""
+
+_OWN_END = (Reason.EXITED, Reason.SIGNALED, Reason.POST_RESULT)
+"""Ends that say something about the agent; others are somebody's decision about it."""
+
+_ENDED_BY_US = -15
+"""The exit code by which those others are judged."""
+
+
+def listen_to_agent(execution: Execution) -> Listener | None:
+    """A listener for an execution that is an agent; None for any other command."""
+    adapter = agent_of(execution.spec)
+    return AgentListener(execution, adapter) if adapter is not None else None
+
+
+class AgentListener(Listener):
+    """Listens to one agent.
+
+    Args:
+        execution: what it runs as.
+        adapter: which kind it is.
+    """
+
+    reads = ("stdout", "stderr")
+
+    def __init__(self, execution: Execution, adapter: Adapter) -> None:
+        spec = execution.spec
+        self._command = command_of(spec)
+        self._shape = adapter.shape_of(self._command.words)
+        self._adapter = adapter
+        self._execution: Execution | None = execution
+        self._reader: EventReader | None = EventReader(adapter, self._read_as(), is_brief=True)
+        self._conversation = Conversation()
+        self._last_word = LastWord(adapter.name)
+        self._last_event_at: float | None = None
+        self._said = self._complaint = b""
+        self._told: set[Cause] = set()
+        self._verdict: Verdict | None = None
+        self._final: Mapping[str, object] | None = None
+        self._resume: tuple[str, tuple[str, ...] | None] = ("", None)
+        self.understands_silence = self._shape is Shape.EVENTS
+        if self.understands_silence:
+            execution.signs_of_life = ("stdout",)  # what it says of itself is there; warnings are no progress
+        if spec.post_result_grace is not None:
+            execution.final_result = ResultWatch()
+
+    def _read_as(self) -> Shape:
+        return self._shape if self._shape in (Shape.LIST, Shape.DOCUMENT) else Shape.EVENTS
+
+    def has_output(self, stream: Stream, received: bytes) -> None:
+        """Read on."""
+        if stream == "stderr":
+            self._complaint = (self._complaint + received)[-COMPLAINT:]
+            return
+        if self._shape is Shape.TEXT and len(self._said) < SAID:
+            self._said += received[: SAID - len(self._said)]
+            if not self._said.startswith(b"{"):  # an answer, whatever is in it
+                self._reader = None
+        if self._reader is not None:
+            self._take(self._reader.feed(received))
+
+    def is_at_work(self) -> bool:
+        """Whether a tool is in flight, or something goes on in the background."""
+        return self._conversation.is_busy
+
+    def is_ending(self) -> None:
+        """Read the last line, and tell of a limit that it has reached and of which no result spoke."""
+        if self._reader is not None:
+            self._take(self._reader.finish())
+        execution = self._execution
+        if execution is None or execution.intent is not None or execution.leader is None or not self._is_judged:
+            return
+        exited = execution.leader.exit
+        self._tell_limit(self._judged(exited.code if exited is not None else None))
+
+    def has_ended(self) -> None:
+        """Nothing more is to come: let go of it, and of what it said."""
+        self._judge()
+        self._final = self.facts()
+        self._execution = self._reader = None
+        self._conversation, self._said, self._complaint = Conversation(), b"", b""
+
+    def facts(self) -> Mapping[str, object]:
+        """What is known of the conversation."""
+        if self._final is not None:
+            return self._final
+        from ccexecd.agents.report import facts_of  # noqa: PLC0415  # see above
+
+        known = self._conversation
+        if self._resume[0] != known.session_id:
+            self._resume = known.session_id, self._adapter.resume(self._command, known.session_id)
+        facts = facts_of(self._adapter.name, known, self._verdict, self._resume[1])
+        at = self._last_event_at
+        return {
+            "agent": {**facts, "last_event_at": None if at is None else datetime.fromtimestamp(at, UTC).isoformat()}
+        }
+
+    def final_facts(self) -> Mapping[str, object]:
+        """The same, with how it went."""
+        self._judge()
+        return self.facts()
+
+    # Reading
+
+    def _take(self, events: list[Event]) -> None:
+        if not events:
+            return
+        self._last_event_at = time.time()
+        for event in events:
+            self._conversation.take(event)
+            if self._last_word.take(event):
+                self._note_result()
+            if isinstance(event, Result):
+                self._heed_limit(event)
+
+    def _note_result(self) -> None:
+        execution = self._execution
+        if execution is not None and execution.final_result is not None:
+            execution.final_result.note(self._last_word.result, execution.clock.now)
+
+    def _heed_limit(self, result: Result) -> None:
+        if result.is_error or result.subtype != "success":
+            from ccexecd.agents.verdict import judge_result  # noqa: PLC0415  # see above
+
+            self._tell_limit(judge_result(result, self._conversation))
+        else:
+            self._told.clear()
+
+    def _tell_limit(self, verdict: "Verdict") -> None:
+        """Once for each cause, until a turn has gone well."""
+        from ccexecd.agents.report import limit_reached  # noqa: PLC0415  # see above
+
+        execution = self._execution
+        if execution is None or verdict.cause in self._told:
+            return
+        self._told.add(verdict.cause)
+        reached = limit_reached(self._adapter.name, verdict, execution.session_id, time.time())
+        if reached is not None:
+            execution.note(*reached)
+
+    # Judging
+
+    @property
+    def _is_judged(self) -> bool:
+        """Whether its end can be judged: it has reported, or would have, with nothing between it and us."""
+        return bool(self._conversation.events) or (self._shape is not Shape.NONE and self._command.is_all)
+
+    def _judge(self) -> None:
+        execution = self._execution
+        if execution is None or execution.outcome is None or execution.leader is None or self._verdict is not None:
+            return
+        if self._is_judged:
+            outcome = execution.outcome
+            self._verdict = self._judged(outcome.exit_code if outcome.reason in _OWN_END else _ENDED_BY_US)
+
+    def _judged(self, exit_code: int | None) -> "Verdict":
+        from ccexecd.agents.verdict import judge  # noqa: PLC0415  # see above
+
+        said, complaint = (text.decode("utf-8", "replace") for text in (self._said, self._complaint))
+        return judge(self._adapter, self._shape, exit_code, self._conversation, said=said, complaint=complaint)

@@ -1,0 +1,110 @@
+"""An agent's run in the words of the wire: what `status` and `process.completed` tell, and limits that it reached.
+
+Owns the names. The two notifications, and those of their fields that clients of the earlier cc_executor read, are its
+names and mean what they meant there. Must not read or judge anything.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from ccexecd.agents.conversation import Conversation
+from ccexecd.agents.verdict import Cause, Verdict
+
+RETRY_AFTER = 60
+"""Seconds after which to try again where nobody tells, as the earlier cc_executor said."""
+
+_USAGE = re.compile(r"usage limit|hit your [\w ]{0,30}limit|quota|spend cap", re.IGNORECASE)
+
+
+def facts_of(name: str, known: Conversation, verdict: Verdict | None, resume: Sequence[str] | None) -> dict[str, Any]:
+    """What is known of a run.
+
+    Args:
+        name: of the agent.
+        known: what it has reported.
+        verdict: how it went; None as long as it runs, and where that cannot be told.
+        resume: the words that go on with the conversation.
+    """
+    newest = next(reversed(known.tools.values()), None)
+    retry = known.retry
+    return {
+        "name": name,
+        "session_id": known.session_id or None,
+        "model": known.model or None,
+        "version": known.version or None,
+        "turns": known.turns,
+        "cost_usd": known.cost,
+        "usage": dict(known.usage),
+        "tool": None if newest is None else {"name": newest.name, "summary": newest.summary},
+        "tools_in_flight": len(known.tools),
+        "tool_uses": known.tool_uses,
+        "background_tasks": len(known.tasks),
+        "api_retry": None
+        if retry is None
+        else {
+            "attempt": retry.attempt,
+            "max_retries": retry.most,
+            "delay": retry.delay,
+            "status": retry.status,
+            "error": retry.error,
+        },
+        "verdict": None if verdict is None else verdict_told(verdict),
+        "resume": None if resume is None else list(resume),
+    }
+
+
+def verdict_told(verdict: Verdict) -> dict[str, Any]:
+    """How it went."""
+    return {
+        "cause": verdict.cause.value,
+        "is_success": verdict.is_success,
+        "is_retryable": verdict.is_retryable,
+        "advice": verdict.advice,
+        "text": verdict.text,
+        "api_status": verdict.status,
+        "reset_timestamp": verdict.resets_at,
+        "token_limit": verdict.limit,
+        "denied_tools": list(verdict.denied),
+    }
+
+
+def limit_reached(name: str, verdict: Verdict, session_id: str, now: float) -> tuple[str, dict[str, Any]] | None:
+    """The notification of a limit: its method and params; None if none is reached.
+
+    Args:
+        name: of the agent.
+        verdict: how the run, or a turn of it, went.
+        session_id: the client's session.
+        now: seconds since the epoch.
+    """
+    told = {"session_id": session_id, "agent": name, "error_text": verdict.text}
+    if verdict.cause is Cause.TOKEN_LIMIT:
+        count = "" if verdict.limit is None else f" of {verdict.limit} tokens"
+        return "error.token_limit_exceeded", {
+            **told,
+            "error_type": "token_limit",
+            "limit": verdict.limit,
+            "message": f"the token limit{count} was exceeded",
+            "suggestion": verdict.advice,
+            "recoverable": True,
+        }
+    if verdict.cause is not Cause.RATE_LIMITED:
+        return None
+    resets_at = verdict.resets_at
+    is_usage = resets_at is not None or bool(_USAGE.search(verdict.text))
+    return "error.rate_limit_exceeded", {
+        **told,
+        "error_type": "usage_limit" if is_usage else "rate_limit_429",
+        "message": "the usage limit of the account is reached" if is_usage else "too many requests (429)",
+        "suggestion": verdict.advice,
+        "reset_timestamp": None if resets_at is None else int(resets_at),
+        "retry_after": _retry_after(resets_at, now, is_usage=is_usage),
+        "recoverable": not is_usage,
+    }
+
+
+def _retry_after(resets_at: float | None, now: float, *, is_usage: bool) -> int | None:
+    if resets_at is not None:
+        return max(int(resets_at - now) + 1, 0)
+    return None if is_usage else RETRY_AFTER
