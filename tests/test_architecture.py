@@ -483,6 +483,7 @@ ELSEWHERE = {
     "ccexecd/core/store.py": ("tests/storage/test_stored_log.py", "the one that there is"),
     "ccexecd/service/figures.py": ("tests/external/test_metrics.py", "what is read there"),
     "ccexecd/storage/stored_reader.py": ("tests/storage/test_stored_log.py", "a place in one"),
+    "ccexecd/storage/arrears.py": ("tests/storage/test_stored_log.py", "what a failing disk has left to a log"),
     "ccexecd/storage/log_files.py": (
         "tests/storage/test_stored_log.py",
         "the files of a log: opened, closed and counted there",

@@ -27,6 +27,7 @@ import attrs
 from ccexecd.core.entries import Chunk, Entry, Gap, Stream, weight
 from ccexecd.core.output import STEP
 from ccexecd.storage import journal
+from ccexecd.storage.arrears import Arrears
 from ccexecd.storage.journal import Account, Line, Place
 from ccexecd.storage.log_files import LogFiles, put
 from ccexecd.storage.room import Room
@@ -42,9 +43,6 @@ RETRY = 1.0
 
 SHED_ENTRIES = STEP
 """Entries that one step gives up at most: as many as it may bring, and less than a millisecond's work."""
-
-MADE_UP_BYTES = 1024 * 1024
-"""Bytes that one step writes at most of what could not be written when it was read: a millisecond's work."""
 
 SHED_BYTES = 1024 * 1024
 """Bytes given up at a time where there is room for many times as much: a system call then frees 256 blocks."""
@@ -78,7 +76,8 @@ class StoredLog:
         self.files = LogFiles(directory, room)
         self._file, self._opened = self.files.of, self.files.opened
         self._ends: dict[Stream, int] = {"stdout": 0, "stderr": 0}  # bytes that were read
-        self._sound_from: dict[Stream, int] = {"stdout": 0, "stderr": 0}  # from there on, they are in the file
+        self._arrears = Arrears(self.files)
+        self._sound_from, self._last_reads = self._arrears.sound_from, self._arrears.last_reads
         self._start = self._end = self._last = 0  # of the journal: its lines begin and end, and the last one begins
         self._recorded: dict[Stream, int] = {"stdout": 0, "stderr": 0}  # up to there, entries stand for them
         self._account = Account()
@@ -183,7 +182,7 @@ class StoredLog:
                 self._fail(error)
             else:
                 return
-        self._sound_from[stream] = self._ends[stream]
+        self._arrears.miss(stream, received, self._ends[stream])
 
     def record(self, entries: Sequence[Entry | Gap]) -> int:
         """Keep entries: those that follow what it holds. Returns how many it has now: the first ones, or none."""
@@ -191,7 +190,7 @@ class StoredLog:
             self._make_journal()
             for entry in entries:
                 if isinstance(entry, Chunk) and entry.offset < self._sound_from[entry.stream]:
-                    entries = self._written_again(entries)
+                    entries = self._arrears.make_up(entries)
                     break
             lines = [journal.line(entry) for entry in entries]
             text = b"".join(lines) if len(lines) > 1 else lines[0]
@@ -212,28 +211,16 @@ class StoredLog:
                 self._charge(*weight(entry))
             elif isinstance(entry, Chunk):
                 self._recorded[entry.stream] = entry.offset + len(entry.piece.text)
+        if self._last_reads:
+            self._make_up_halves()
         self._tell_account()
         return len(entries)
 
-    def _written_again(self, entries: Sequence[Entry | Gap]) -> Sequence[Entry | Gap]:
-        """Write output that could not be written when it was read. Returns the entries up to `MADE_UP_BYTES` of it.
-
-        Raises:
-            OSError: it cannot be written now either.
-        """
-        missing: dict[Stream, list[Chunk]] = {}
-        taken: list[Entry | Gap] = []
-        size = 0
-        for entry in entries:
-            taken.append(entry)
-            if isinstance(entry, Chunk) and entry.offset < self._sound_from[entry.stream]:
-                missing.setdefault(entry.stream, []).append(entry)
-                size += len(entry.piece.text)
-                if size >= MADE_UP_BYTES:
-                    break
-        for stream, chunks in missing.items():  # they follow each other
-            put(self._file(stream), b"".join(chunk.piece.text for chunk in chunks), chunks[0].offset)
-        return taken
+    def _make_up_halves(self) -> None:
+        try:
+            self._arrears.make_up_halves(self._recorded, self._ends)
+        except OSError as error:
+            self._fail(error)
 
     def shed(self) -> Sequence[Entry | Gap]:
         """Give up the oldest entries that are beyond what it may hold. They are gone, and returned for the account."""

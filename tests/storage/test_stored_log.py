@@ -16,11 +16,12 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from ccexecd.core import output
 from ccexecd.core.entries import ENTRY_OVERHEAD, Chunk, Gap, Note
-from ccexecd.core.framing import PIECE, Piece
+from ccexecd.core.framing import PIECE, Framer, Piece
 from ccexecd.core.output import STEP, Cursor, OutputLog
 from ccexecd.storage import log_files, stored_log
+from ccexecd.storage.arrears import MADE_UP_BYTES
 from ccexecd.storage.journal import BLOCK, JournalError
-from ccexecd.storage.stored_log import MADE_UP_BYTES, StoredLog
+from ccexecd.storage.stored_log import StoredLog
 
 from .disk import Disk, Room, descriptors
 
@@ -251,6 +252,18 @@ def test_a_half_line_has_no_hole(store, disk):
     assert b"\0" not in (store.directory / "stdout").read_bytes()
     log.extend("stdout", b"\n", [Piece(b"AAAAAABBBBBB\n")])
     assert (store.directory / "stdout").read_bytes() == b"one\nAAAAAABBBBBB\n"
+
+
+def test_under_bulk_output_half_lines_are_written_again(store, disk):
+    """Every read ends in the middle of a line: after a failure, these are on disk at once as they were before it."""
+    log, framer = OutputLog(HUGE, store), Framer("lines", HUGE)
+    text = b"".join(b"line %d\n" % number for number in range(1000))
+    for start in range(0, len(text), 100):
+        disk.left = 0 if 2000 <= start < 3000 else None
+        read = text[start : start + 100]
+        log.extend("stdout", read, framer.feed(read))
+        if disk.left is None:
+            assert (store.directory / "stdout").read_bytes() == text[: start + 100]
 
 
 def test_a_failure_is_told_and_taken_back(tmp_path, disk):
