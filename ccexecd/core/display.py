@@ -23,11 +23,12 @@ class Display:
     def cut(self, piece: Piece) -> bytes:
         """What is shown of a piece: the beginning of each line that is too long, with its line feed."""
         most, text = self.max_line_bytes, piece.text
-        if most is None or (len(text) <= most and piece.part == 0):
+        if most is None or (len(text) <= most and not piece.part and not piece.before):
             return text
-        if piece.parts > 1:  # of one line; those before it were as long as pieces can be, or 3 bytes shorter
+        if piece.parts > 1 or piece.before:  # of one line
             line = text.removesuffix(b"\n")
-            return _cut(line, max(0, most - piece.part * PIECE)) + text[len(line) :]
+            before = piece.before + piece.part * PIECE  # those before it are as long as can be, or 3 bytes shorter
+            return _cut(line, max(0, most - before)) + text[len(line) :]
         *lines, rest = text.split(b"\n")
         return b"".join(_cut(line, most) + b"\n" for line in lines) + _cut(rest, most)
 

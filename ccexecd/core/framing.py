@@ -26,12 +26,14 @@ class Piece:
         lines: how many log entries it stands for: the number of its lines in `line` framing, else 1.
         part: 0-based index among the pieces of one long line.
         parts: how many pieces that line has; 1 for everything else.
+        before: bytes of the same line that were passed on earlier, since it was too long to be held.
     """
 
     text: bytes
     lines: int = 1
     part: int = 0
     parts: int = 1
+    before: int = 0
 
 
 def code_point_cut(text: bytes, end: int) -> int:
@@ -70,6 +72,7 @@ class Framer:
         self._longest = max(longest_line, 3)  # a code point in progress is always waited for
         self._held: list[bytes] = []
         self._held_size = 0
+        self._passed = 0  # bytes of the line that has not ended yet
 
     def feed(self, received: bytes) -> Iterator[Piece]:
         """Take what one read brought and give what is ready to go."""
@@ -80,13 +83,14 @@ class Framer:
         if not end:
             self._hold(received)
             if self._held_size > self._longest:
-                yield from self._long_line(self._take_code_points())
+                yield from self._unfinished_line()
             return
         start = 0
-        if self._held_size:
+        if self._held_size or self._passed:
             start = received.index(b"\n") + 1
             self._hold(received[:start])
-            yield from self._whole_lines(self._take())
+            yield from self._long_line(self._take())
+            self._passed = 0
         if start < end:
             yield from self._whole_lines(received[start:end] if start or end < len(received) else received)
         if end < len(received):
@@ -106,6 +110,12 @@ class Framer:
         self._held = []
         self._held_size = 0
         return text
+
+    def _unfinished_line(self) -> Iterator[Piece]:
+        """Pass on what is held of a line that is too long to be held."""
+        text = self._take_code_points()
+        yield from self._long_line(text)
+        self._passed += len(text)
 
     def _take_code_points(self) -> bytes:
         """What is held, but for the start of a code point whose rest has not come yet."""
@@ -139,12 +149,13 @@ class Framer:
             start = end
 
     def _long_line(self, line: bytes) -> Iterator[Piece]:
+        """Cut a line, or what is left of it."""
         if len(line) <= PIECE:
-            yield Piece(line)
+            yield Piece(line, before=self._passed)
             return
         cuts = [0]
         while len(line) - cuts[-1] > PIECE:
             cuts.append(code_point_cut(line, cuts[-1] + PIECE))
         cuts.append(len(line))
         for part, (start, end) in enumerate(pairwise(cuts)):
-            yield Piece(line[start:end], part=part, parts=len(cuts) - 1)
+            yield Piece(line[start:end], part=part, parts=len(cuts) - 1, before=self._passed)

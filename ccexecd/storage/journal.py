@@ -35,6 +35,7 @@ _LONGEST = 1024 * 1024
 
 _ACCOUNT = b'{"format":%d,"oldest_seq":%-20d,"dropped_bytes":%-20d,"dropped_lines":%-20d'
 _CHUNK = b'{"seq":%d,"count":%d,"stream":"%s","offset":%d,"size":%d,"part":%d,"parts":%d}\n'
+_REST = _CHUNK.replace(b"}", b',"before":%d}')
 _STREAMS: dict[Stream, bytes] = {"stdout": b"stdout", "stderr": b"stderr"}
 
 
@@ -72,10 +73,12 @@ class Place:
     size: int
     part: int
     parts: int
+    before: int = 0
 
     def chunk(self, text: bytes) -> Chunk:
         """The chunk, with its text."""
-        return Chunk(self.seq, self.count, self.stream, self.offset, Piece(text, self.count, self.part, self.parts))
+        piece = Piece(text, self.count, self.part, self.parts, self.before)
+        return Chunk(self.seq, self.count, self.stream, self.offset, piece)
 
 
 Line = Place | Note | Gap
@@ -95,7 +98,8 @@ def line(entry: Entry | Gap) -> bytes:
     """The line of an entry."""
     if isinstance(entry, Chunk):
         piece, stream = entry.piece, _STREAMS[entry.stream]
-        return _CHUNK % (entry.seq, entry.count, stream, entry.offset, len(piece.text), piece.part, piece.parts)
+        place = (entry.seq, entry.count, stream, entry.offset, len(piece.text), piece.part, piece.parts)
+        return _REST % (*place, piece.before) if piece.before else _CHUNK % place
     if isinstance(entry, Note):
         return orjson.dumps({"seq": entry.seq, "method": entry.method, "params": entry.params}) + b"\n"
     return orjson.dumps(attrs.asdict(entry)) + b"\n"

@@ -1,5 +1,7 @@
 """What is shown of output, against a naive model."""
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,18 +28,21 @@ def small_pieces():
     is_finished=st.booleans(),
     most=st.integers(4, 60),
     by_line=st.booleans(),
+    longest=st.sampled_from([4, 12, 1 << 20]),
+    read=st.integers(1, 40),
 )
-def test_each_line_is_cut_where_it_is_too_long(lines, is_finished, most, by_line):
+def test_each_line_is_cut_where_it_is_too_long(lines, is_finished, most, by_line, longest, read):
     """What is shown is the beginning of every line, no longer than asked for, with its line feed, and still text."""
     text = "\n".join(lines) + ("\n" if is_finished else "")
-    framer = Framer("line" if by_line else "lines", 1 << 20)
-    pieces = [*framer.feed(text.encode()), *framer.finish()]
+    framer = Framer("line" if by_line else "lines", longest)
+    reads = [text.encode()[start : start + read] for start in range(0, len(text.encode()), read)]
+    pieces = [*itertools.chain.from_iterable(map(framer.feed, reads)), *framer.finish()]
     shown = b"".join(Display(max_line_bytes=most).cut(piece) for piece in pieces).decode()
     assert shown.count("\n") == text.count("\n")
     for whole, part in zip(text.split("\n"), shown.split("\n"), strict=True):
         assert whole.startswith(part)
         assert len(part.encode()) <= most
-        is_long = len(whole.encode()) > SMALL - 1
+        is_long = len(whole.encode()) > min(SMALL - 1, longest)
         assert len(part.encode()) > min(most, len(whole.encode())) - (4 + 3 * most // SMALL if is_long else 4)
         if len(whole.encode()) <= most and not is_long:
             assert part == whole

@@ -208,7 +208,7 @@ def test_a_line_without_end_is_passed_on_when_it_is_too_long():
     framer = Framer("line", 10)
     assert list(framer.feed(b"0123456789")) == []
     assert list(framer.feed(b"abc")) == [Piece(b"01234567", part=0, parts=2), Piece(b"89abc", part=1, parts=2)]
-    assert list(framer.feed(b"def\n")) == [Piece(b"def\n")]
+    assert list(framer.feed(b"def\n")) == [Piece(b"def\n", before=13)]
 
 
 def test_a_read_of_whole_lines_is_not_copied():

@@ -14,6 +14,7 @@ from ccexecd.storage.journal import Account, JournalError, Place
 ENTRIES = st.lists(
     st.one_of(
         st.integers(1, 5).map(lambda count: Chunk(0, count, "stdout", 7, Piece(b"x" * count, count))),
+        st.integers(0, 9).map(lambda before: Chunk(0, 1, "stderr", 7, Piece(b"x", before=before))),
         st.text(max_size=300).map(lambda text: Note(0, "process.error", {"error": text, "stream": {"seq": 1}})),
         st.integers(1, 1000).map(lambda count: Gap(1, count, 5, 3)),
     ),
