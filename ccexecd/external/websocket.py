@@ -64,17 +64,32 @@ def _close_frame(code: int, reason: str) -> bytes:
 class _Headers:
     """Looks at frame headers (RFC 6455 section 5.2) as they pass by, and never at what they frame.
 
+    The library counts the characters of a text, and only once they are there; here a message is too long by its bytes,
+    at the header that says so.
+
+    Args:
+        most: bytes of the longest message.
+
     Attributes:
         size: bytes that the headers of the message under way have taken so far.
+        verdict: why the message under way is too much; empty while it is not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         self.size = 0
+        self.verdict = ""
+        self._most = most
+        self._payload = 0  # bytes that the message under way has announced
         self._begun = b""  # of a header
         self._passing = 0  # bytes of payload until the next one
 
-    def pass_by(self, received: bytes) -> None:
-        """Take what arrived."""
+    def pass_by(self, received: bytes) -> int | None:
+        """Take what arrived.
+
+        Returns:
+            The position behind the header with which the message under way becomes too much; None while it does not.
+        """
+        begun = len(self._begun)
         received, self._begun = self._begun + received, b""
         position = self._passing
         while position < len(received):
@@ -85,10 +100,24 @@ class _Headers:
                 self._begun = rest
                 position = len(received)
                 break
-            if not rest[0] & 0x08:  # a part of a message
-                self.size = 0 if rest[0] & 0x80 else self.size + header
-            position += header + (int.from_bytes(rest[2 : 2 + extended]) if extended else rest[1] & 0x7F)
+            length = int.from_bytes(rest[2 : 2 + extended]) if extended else rest[1] & 0x7F
+            if not rest[0] & 0x08 and self._is_too_much(header, length, final=bool(rest[0] & 0x80)):
+                return position + header - begun
+            position += header + length
         self._passing = position - len(received)
+        return None
+
+    def _is_too_much(self, header: int, length: int, *, final: bool) -> bool:
+        """Count a part of a message."""
+        self.size += header
+        self._payload += length
+        if self._payload > self._most:
+            self.verdict = f"the message is longer than {self._most} bytes"
+        elif final:
+            self.size = self._payload = 0
+        elif self.size > _MESSAGE_OVERHEAD:
+            self.verdict = "the message has too many frames"
+        return bool(self.verdict)
 
 
 class _Seam(trio.abc.Stream):
@@ -99,14 +128,14 @@ class _Seam(trio.abc.Stream):
         verdict: why nothing more is read, as a close code and its reason.
     """
 
-    def __init__(self, stream: trio.abc.Stream, head: bytes, early: bytes, writer: Writer) -> None:
+    def __init__(self, stream: trio.abc.Stream, head: bytes, early: bytes, writer: Writer, most: int) -> None:
         self.said_goodbye = False
         self.verdict: tuple[int, str] | None = None
         self._stream = stream
         self._head = head
         self._early = early
         self._writer = writer
-        self._headers = _Headers()
+        self._headers = _Headers(most)
         self._accepted = trio.Event()
 
     def open_gate(self) -> None:
@@ -118,15 +147,14 @@ class _Seam(trio.abc.Stream):
             head, self._head = self._head, b""
             return head
         await self._accepted.wait()
+        if self._headers.verdict:
+            self.verdict = (CloseCode.TOO_BIG, self._headers.verdict)
+            raise trio.BrokenResourceError(self.verdict[1])
         if self._early:
             received, self._early = self._early, b""
         else:
             received = bytes(await self._stream.receive_some(max_bytes))
-        self._headers.pass_by(received)
-        if self._headers.size > _MESSAGE_OVERHEAD:
-            self.verdict = (CloseCode.TOO_BIG, "the message has too many frames")
-            raise trio.BrokenResourceError(self.verdict[1])
-        return received
+        return received[: self._headers.pass_by(received)]
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         self.said_goodbye |= data[0] == _CLOSE
@@ -188,7 +216,7 @@ class WebSocket:
             max_message: bytes of the longest message.
         """
         head = synthesise_head(upgrade.request.path, upgrade.key, upgrade.subprotocol)
-        seam = _Seam(upgrade.stream, head, upgrade.early, writer)
+        seam = _Seam(upgrade.stream, head, upgrade.early, writer, max_message)
         guard = _Guard(nursery)
         request = await wrap_server_stream(
             guard,  # type: ignore[arg-type]  # the one method of a nursery that is used
@@ -232,7 +260,7 @@ class WebSocket:
     def complain(self) -> None:
         """Where the client has broken the protocol, send the close frame that says how."""
         closed, verdict = self._connection.closed, self._seam.verdict
-        if verdict is None and closed is not None and closed.code in _VIOLATIONS:
+        if closed is not None and closed.code in _VIOLATIONS:  # found first, where both are
             verdict = (closed.code, closed.reason or "")
         if verdict is not None and not self._seam.said_goodbye:
             self._seam.said_goodbye = True

@@ -23,10 +23,13 @@ _SHOWN_STEPS = 6
 _WORD = re.compile(
     r'"(?:[^"\\]++|\\.)*+"'  # a string; possessive, or one without end would be looked through again from each quote
     r'|(?P<endless>".*+)'
-    r"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"  # a number
+    r"|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"  # a number
     r"|\s+|.",
     re.DOTALL,
 )
+_STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+"')
+"""A string by the grammar (RFC 8259 section 7): what is none is for the parser to refuse."""
+
 _DIGITS = frozenset("0123456789")
 _LONE_SURROGATE = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F][0-9a-fA-F]{2}"
@@ -102,7 +105,9 @@ def mask(text: bytes) -> tuple[str, list[Problem]]:
 
 def _fault(word: str) -> str | None:
     if word[0] == '"':
-        if _LONE_SURROGATE.search(word.replace("\\\\", "  ")):  # an escaped backslash begins no escape
+        if _STRING.fullmatch(word) and _LONE_SURROGATE.search(
+            word.replace("\\\\", "  ")
+        ):  # an escaped backslash begins no escape
             return "string holds a lone surrogate, which is not a character"
     elif word[-1] in _DIGITS and not math.isfinite(float(word)):
         return f"number of {len(word)} characters is out of range"

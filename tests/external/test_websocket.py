@@ -386,6 +386,17 @@ class TestFloods:
             await others_are_served(daemon)
             nursery.cancel_scope.cancel()
 
+    async def test_a_message_is_too_long_by_its_bytes(self, tmp_path):
+        """Not by its characters; what came before it in the same packet is answered, and what follows is not read."""
+        text = "\U0001f600" * 256
+        async with running(tmp_path, ws_max_size=1024) as daemon, opened(daemon) as one:
+            await one.send(frame(text.encode()))
+            assert (await message(one))["error"]["code"] == -32700
+            await one.send(call("list", 7), frame(f"{text} ".encode()), call("list", 8))
+            assert (await message(one))["id"] == 7
+            assert await one.close_code() == 1009
+            await others_are_served(daemon)
+
     async def test_a_message_of_empty_fragments_does_not_go_on_for_ever(self, daemon):
         """Frames that add nothing to a message are counted, too; when there are too many, it is too large."""
         empty = frame(b"", CONTINUATION, final=False)
@@ -513,7 +524,7 @@ def test_headers_are_counted_however_they_are_cut(frames, cuts):
         data += whole
         if opcode != PING:
             expected = 0 if final else expected + len(whole) - length
-    headers = websocket._Headers()
+    headers = websocket._Headers(1 << 20)
     for size in [*cuts, len(data)]:
         headers.pass_by(data[:size])
         data = data[size:]

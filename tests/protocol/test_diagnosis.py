@@ -119,6 +119,20 @@ def test_what_is_no_json_does_not_become_json(text):
     json.loads(text)
 
 
+@pytest.mark.parametrize("body", [r"\d800\udc00", r"\ud800\x", r"\ud800\u12", "\\ud800\t", "\\ud800\x00"])
+def test_a_string_that_is_none_is_not_masked(body):
+    """A lone surrogate next to an escape that does not exist, or a raw control character, makes no JSON of it."""
+    assert mask(f'"{body}"'.encode()) == (f'"{body}"', [])
+
+
+@pytest.mark.parametrize("text", ["01e999", "-01e999", "1.e999", "00" * 300])
+def test_a_number_that_is_none_does_not_become_one(text):
+    """What the parser refuses for its form is refused, however large it would be."""
+    masked, _ = mask(text.encode())
+    with pytest.raises(orjson.JSONDecodeError):
+        orjson.loads(masked)
+
+
 def test_a_key_that_cannot_be_represented_is_its_objects_fault():
     """The neighbour before it is not to blame, and what stands under it can still be named."""
     text = rb'{"a": {"command": "ls", "\ud800": [1e999]}}'
