@@ -77,6 +77,8 @@ class Following:
                 self._miss(params)
             case "process.queued":
                 self._remark(f"waits for its turn: position {params['queue_position']}")
+            case "process.held":
+                self._remark("held since the daemon died: ccexecctl release lets it run, ccexecctl drop ends it")
             case "server.draining":
                 self._remark("ccexecd is shutting down")
             case "process.completed":

@@ -31,6 +31,7 @@ examples:
   ccexecctl run --json -- git status | jq .exit_code
   ccexecctl run -t -- bash
   ccexecctl run --limit memory_bytes=2G --limit cpu_seconds=600 -- make -j8
+  ccexecctl run --key nightly-2026-01-31 -- ./nightly.sh          once, however often this is said
   tar c src | ccexecctl run -i -- ssh elsewhere tar x
   ccexecctl run --detach -t -- top                                and later: ccexecctl attach
 
@@ -63,6 +64,7 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--priority", type=int, metavar="N", help="begin before what waits with a lower one (default: 0)"
     )
+    parser.add_argument("--key", metavar="KEY", help="run it once: asked again with this key, show that execution")
     parser.add_argument("--stdbuf", action="store_true", help="have C programs in it write line by line")
     choices = ("kill", "detach")
     parser.add_argument("--leftovers", choices=choices, metavar="HOW", help="kill or detach processes that outlive it")
@@ -142,6 +144,7 @@ def _request(arguments: Namespace) -> dict[str, Any]:
         "leftovers": arguments.leftovers,
         "lane": arguments.lane,
         "priority": arguments.priority,
+        "idempotency_key": arguments.key,
         "stdbuf": arguments.stdbuf or None,
         "stdin": "open" if arguments.stdin else None,
         "pty": terminal.size() if arguments.tty else None,

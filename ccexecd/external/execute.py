@@ -15,9 +15,10 @@ from typing import Any
 import attrs
 
 from ccexecd.core.entries import Chunk, Entry, Gap, Stream
+from ccexecd.core.execution import State
 from ccexecd.core.principals import Scope
 from ccexecd.core.sessions import Parting
-from ccexecd.engine import AdmissionError, Engine, Execution, Session, SpawnError
+from ccexecd.engine import AdmissionError, Engine, Execution, PastExecution, Session, SpawnError
 from ccexecd.external.request import Reject, Request, Response, Route
 from ccexecd.external.throttle import too_often
 from ccexecd.protocol import messages
@@ -26,7 +27,8 @@ from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError
 from ccexecd.service.delivery import growth, notifications
 from ccexecd.service.dispatch import as_rpc_error
-from ccexecd.service.executing import spec_of
+from ccexecd.service.executing import admitted, spec_of
+from ccexecd.service.listing import completion_of, described_of
 from ccexecd.service.rates import Rates
 
 TASK_PROGRAM = ("claude", "-p")
@@ -42,6 +44,8 @@ _STATUS = {
     ErrorCode.PARSE_ERROR: 400,
     ErrorCode.SPAWN_FAILED: 422,
     ErrorCode.COMMAND_NOT_ALLOWED: 403,
+    ErrorCode.IDEMPOTENCY_CONFLICT: 409,
+    ErrorCode.INVALID_STATE: 409,
     ErrorCode.SESSION_LIMIT: 429,
     ErrorCode.QUEUE_FULL: 429,
     ErrorCode.DRAINING: 503,
@@ -59,10 +63,11 @@ class TaskList:
 
 def execute_route(engine: Engine, rates: Rates) -> Route:
     """The route of `/execute`."""
+    left: dict[str, Session] = {}
 
     async def answer(request: Request) -> Response:
         try:
-            return await _answer(engine, rates, request)
+            return await _answer(engine, rates, request, left)
         except (RPCError, StructureError, AdmissionError, SpawnError) as error:
             raise _rejection(as_rpc_error(error, "POST /execute")) from None
 
@@ -75,7 +80,7 @@ def _rejection(error: RPCError) -> Reject:
     return Reject(_STATUS.get(error.code, 500), error.message, headers)
 
 
-async def _answer(engine: Engine, rates: Rates, request: Request) -> Response:
+async def _answer(engine: Engine, rates: Rates, request: Request, left: dict[str, Session]) -> Response:
     try:
         wanted, problems = loads(await request.body())
     except JSONSyntaxError as error:
@@ -84,16 +89,13 @@ async def _answer(engine: Engine, rates: Rates, request: Request) -> Response:
         raise StructureError(problems)
     is_list = isinstance(wanted, dict) and "tasks" in wanted
     steps = _steps(wanted) if is_list else [messages.params(wanted, messages.Execute, lenient=True)]
-    if any(step.idempotency_key is not None for step in steps):
-        text = "is not served over HTTP, where an execution ends with its request; execute over a WebSocket"
-        raise StructureError([{"path": "$.idempotency_key", "error": text}])
     if request.principal is None:
         raise AssertionError("a route that runs commands is not public")
     wait = rates.execution(request.principal.name, len(steps))
     if wait:
         raise too_often("too many executions of this principal in a short time; try again later", wait)
     session = await engine.open_session(request.principal.name, request.peer)
-    exchange = _Exchange(engine, session, steps, is_list=is_list, streamed=_wants_events(request))
+    exchange = _Exchange(engine, session, steps, left, is_list=is_list, streamed=_wants_events(request))
     if not is_list:
         await exchange.start_first()
     return Response(200, exchange.content_type, exchange)
@@ -128,16 +130,26 @@ class _Exchange:
         engine: where they run.
         session: made for this exchange; it ends with it.
         steps: what to run, in order.
+        left: sessions whose clients have gone before the end of what has a key, by id: for whoever sends that again.
         is_list: whether a list was asked for, which is answered with a report of all.
         streamed: whether every event is sent as it happens.
     """
 
     def __init__(
-        self, engine: Engine, session: Session, steps: list[messages.Execute], *, is_list: bool, streamed: bool
+        self,
+        engine: Engine,
+        session: Session,
+        steps: list[messages.Execute],
+        left: dict[str, Session],
+        *,
+        is_list: bool,
+        streamed: bool,
     ) -> None:
         self.content_type = EVENT_STREAM if streamed else "application/json"
         self._engine = engine
         self._session = session
+        self._sessions = [session]
+        self._left = left
         self._steps = steps
         self._is_list = is_list
         self._streamed = streamed
@@ -148,11 +160,11 @@ class _Exchange:
         return self._pieces
 
     async def aclose(self) -> None:
-        """End: what still runs is cancelled."""
+        """End: what still runs is cancelled; but what has a key goes on for a while, as after a cut."""
         await self._pieces.aclose()
         if self._place is not None:
             self._place.close()
-        self._engine.connection_lost(self._session, Parting.CLOSED)
+        self._part()
 
     async def start_first(self) -> None:
         """Start the only step before anything is answered, so that its refusal has a status of its own.
@@ -166,9 +178,34 @@ class _Exchange:
             await self.aclose()
             raise
 
+    def _part(self) -> None:
+        """Leave the sessions, once."""
+        for session in self._sessions:
+            has_key = any(execution.spec.once is not None for execution in session.live.values())
+            self._engine.connection_lost(session, Parting.CUT if has_key else Parting.CLOSED)
+            if has_key:
+                self._left[session.id] = session
+        self._sessions = []
+
+    def _adopt(self, session_id: str) -> None:
+        """Hold a session that another client has left: it does not end while we wait."""
+        session = self._left.pop(session_id, None)
+        if session is not None and not session.ended:
+            self._engine.take_over(session, lambda _: None)
+            self._sessions.append(session)
+        for known in [known for known, each in self._left.items() if each.ended]:
+            del self._left[known]
+
     async def _start(self, step: messages.Execute) -> "_Place":
-        execution = self._engine.admit(self._session, spec_of(self._engine, step, "lines"))
+        execution = await admitted(self._engine, self._session, spec_of(self._engine, step, "lines"))
         self._place = _Place(execution)
+        self._adopt(execution.session_id)
+        if isinstance(execution, PastExecution):
+            return self._place
+        if execution.state is State.HELD:
+            self._place.close()
+            text = f"execution {execution.id} waited when the daemon died and is held; release or drop it first"
+            raise RPCError(ErrorCode.INVALID_STATE, text)
         if execution.turn is not None:  # the answer begins, so that a client that leaves is noticed while this waits
             return self._place
         await execution.spawned.wait()
@@ -182,7 +219,7 @@ class _Exchange:
         for number, step in enumerate(self._steps, 1):
             try:
                 place = self._place if not self._is_list and self._place else await self._start(step)
-            except (AdmissionError, SpawnError) as error:
+            except (AdmissionError, SpawnError, RPCError) as error:
                 results.append(
                     {**_task(number, step), "exit_code": None, "error": as_rpc_error(error, "a task").message}
                 )
@@ -193,7 +230,7 @@ class _Exchange:
                 if self._streamed:
                     yield place.events(entry)
             results.append({**(_task(number, step) if self._is_list else {}), **_result(place.execution, collected)})
-        self._engine.connection_lost(self._session, Parting.CLOSED)
+        self._part()
         report = _report(self._session.id, began, results) if self._is_list else results[0]
         if not self._streamed:
             yield dumps(report) + b"\n"
@@ -208,7 +245,7 @@ class _Place:
         execution: what is watched.
     """
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution | PastExecution) -> None:
         self.execution = execution
         self._cursor = execution.log.cursor(0)
         self._shown_as = attrs.evolve(execution.shown_as, exact=False)
@@ -273,19 +310,19 @@ def _task(number: int, step: messages.Execute) -> dict[str, Any]:
     }
 
 
-def _result(execution: Execution, collected: _Collected) -> dict[str, Any]:
+def _result(execution: Execution | PastExecution, collected: _Collected) -> dict[str, Any]:
     """How one execution went, with the end of its output; `dropped_bytes` is what the answer does not hold."""
-    if execution.outcome is None:
+    completion, described = completion_of(execution), described_of(execution)
+    if completion is None:
         raise AssertionError(f"execution {execution.id} is reported before its end")
-    completion = execution.completion(execution.outcome)
     return {
         "execution_id": execution.id,
         **completion,
         "dropped_bytes": completion["stdout_bytes"] + completion["stderr_bytes"] - collected.size,
         "stdout": collected.text("stdout"),
         "stderr": collected.text("stderr"),
-        "execution_time": execution.duration,
-        "completed_at": execution.finished_at.isoformat() if execution.finished_at else None,
+        "execution_time": described["duration"],
+        "completed_at": described["finished_at"],
     }
 
 

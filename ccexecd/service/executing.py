@@ -112,6 +112,18 @@ async def _execute_later(peer: Peer, wanted: messages.Execute) -> Answer:
     return await answer if isinstance(answer, Awaitable) else answer
 
 
+async def admitted(engine: Engine, session: Session, spec: Spec) -> Execution | PastExecution:
+    """The execution that a request means: the one of its key, or else a fresh one.
+
+    Raises:
+        AdmissionError: it is not admitted, or its key stands for something else.
+    """
+    if spec.once is None:
+        return engine.admit(session, spec)
+    async with engine.repeats.deciding(session.principal, spec.once.key):
+        return await _asked_before(engine, session, spec, spec.once) or engine.admit(session, spec)
+
+
 async def _asked_before(engine: Engine, session: Session, spec: Spec, once: Once) -> Execution | PastExecution | None:
     """The execution that a repeat means; None if it is the first of its key."""
     try:

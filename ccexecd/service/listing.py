@@ -82,6 +82,13 @@ def described_of(execution: Execution | PastExecution) -> dict[str, Any]:
     return execution.description if isinstance(execution, PastExecution) else describe(execution)
 
 
+def completion_of(execution: Execution | PastExecution) -> dict[str, Any] | None:
+    """The params of its `process.completed`; None while it lives."""
+    if isinstance(execution, PastExecution):
+        return execution.completion
+    return execution.completion(execution.outcome) if execution.outcome is not None else None
+
+
 def has_processes(execution: Execution) -> bool:
     """Whether it lives, or something that it left running does."""
     return execution.is_live or execution.leaves_running

@@ -28,7 +28,7 @@ from ccexecd.service.delivery import growth, output_params
 from ccexecd.service.dispatch import Answer, Kind, Method
 from ccexecd.service.executing import execute
 from ccexecd.service.holding import drop, release
-from ccexecd.service.listing import REPLY_BYTES, list_executions, size_of
+from ccexecd.service.listing import REPLY_BYTES, completion_of, list_executions, size_of
 from ccexecd.service.naming import known, upon
 from ccexecd.service.peer import Peer
 
@@ -191,7 +191,7 @@ async def read_output(peer: Peer, wanted: messages.ReadOutput) -> dict[str, Any]
         "oldest_seq": execution.log.oldest_seq,
         "state": execution.state.value,
     }
-    ended = _completion(execution)
+    ended = completion_of(execution)
     if ended is not None and next_seq >= execution.log.next_seq:
         result["outcome"] = ended
     return result
@@ -212,20 +212,13 @@ def _portion(cursor: Cursor, wanted: messages.ReadOutput, shown_as: Display) -> 
     return chunks, cursor.seq
 
 
-def _completion(execution: Execution | PastExecution) -> dict[str, Any] | None:
-    """The params of its `process.completed`; None while it lives."""
-    if isinstance(execution, PastExecution):
-        return execution.completion
-    return execution.completion(execution.outcome) if execution.outcome is not None else None
-
-
 async def wait(peer: Peer, wanted: messages.Wait) -> dict[str, Any]:
     """Wait for the end; the outcome, or the state when the time is up."""
     execution = await known(peer, wanted.execution_id)
     if isinstance(execution, Execution):
         with trio.move_on_after(float("inf") if wanted.timeout is None else wanted.timeout):
             await execution.finished.wait()
-    return _completion(execution) or {"state": execution.state.value}
+    return completion_of(execution) or {"state": execution.state.value}
 
 
 def resume_session(peer: Peer, wanted: messages.ResumeSession) -> dict[str, Any]:

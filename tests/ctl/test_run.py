@@ -211,13 +211,14 @@ def test_waiting_for_a_turn_is_told(ctl, daemon):
         wrote("done\n"),
         ended(),
     )
-    said = ctl("run", "--lane", "builds", "--priority", "-5", "--", "x")
+    said = ctl("run", "--lane", "builds", "--priority", "-5", "--key", "k", "--", "x")
     assert (said.code, said.out) == (0, "done\n")
     assert said.err.splitlines() == [
         "ccexecctl: waits for its turn: position 2",
         "ccexecctl: waits for its turn: position 1",
     ]
     assert (daemon.asked("execute")[0]["lane"], daemon.asked("execute")[0]["priority"]) == ("builds", -5)
+    assert daemon.asked("execute")[0]["idempotency_key"] == "k"
 
 
 def test_limits_are_asked_for(ctl, daemon):

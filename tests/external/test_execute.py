@@ -372,7 +372,7 @@ class TestClientsThatLeave:
 
 
 REFUSED = {
-    "key": ({"command": "true", "idempotency_key": "k"}, 400, "$.idempotency_key"),
+    "no key": ({"command": "true", "idempotency_key": ""}, 400, "$.idempotency_key"),
     "lane": ({"command": "true", "lane": "builds"}, 400, "no such lane"),
     "no JSON": (b"command=ls", 400, "not valid JSON"),
     "nothing": (b"", 400, "not valid JSON"),
@@ -472,3 +472,54 @@ class TestRefusals:
         answer = await post(daemon, {"command": "true"}, "Origin: http://localhost:8003")
         assert answer.status == 403
         assert daemon.daemon._engine.started_total == 0
+
+
+class TestKey:
+    """A request with a key that is sent again means the execution that there is."""
+
+    async def test_it_runs_once_and_is_answered_as_often_as_asked(self, daemon, tmp_path):
+        """From memory and from the past, with its output; with other params it is a conflict. A list has its own."""
+        script = f"echo ran >> {tmp_path}/ran; echo out; exit 3"
+        wanted = {"command": script, "idempotency_key": "k"}
+        answers = []
+        for number in range(3):
+            async with posted(daemon, wanted, "Connection: close") as exchange:
+                answers.append((await exchange.answer()).json)
+            if number == 1:
+                daemon.daemon._engine._remember = lambda _: None
+                execution = daemon.daemon._engine.executions.pop(answers[0]["execution_id"])
+                daemon.daemon._engine.repeats.forget(execution)
+                await eventually(lambda: daemon.daemon._archive.is_settled, "it is in the history")
+        assert answers[0] == answers[1] == answers[2]
+        assert (answers[0]["exit_code"], answers[0]["stdout"]) == (3, "out\n")
+        async with posted(daemon, {"command": "true", "idempotency_key": "k"}, "Connection: close") as exchange:
+            answer = await exchange.answer()
+        assert (answer.status, answers[0]["execution_id"] in answer.error) == (409, True)
+        tasks = {"tasks": [wanted, {"command": "echo new"}]}
+        async with posted(daemon, tasks, "Connection: close") as exchange:
+            first, second = (await exchange.answer()).json["results"]
+        assert (first["execution_id"], first["stdout"], second["stdout"]) == (
+            answers[0]["execution_id"],
+            "out\n",
+            "new\n",
+        )
+        assert (tmp_path / "ran").read_text() == "ran\n"
+
+    async def test_a_client_that_goes_leaves_it_for_the_next_one(self, daemon, tmp_path):
+        """It is not cancelled; who sends the request again holds it, and gets all of it."""
+        wanted = {"command": f"echo first; until [ -e {tmp_path}/go ]; do sleep 0.01; done", "idempotency_key": "k"}
+        for _ in range(2):
+            async with posted(daemon, wanted, SSE) as exchange:
+                await exchange.until(b"first")
+            await eventually(lambda: not daemon.daemon._door.open_connections, "it has been noticed")
+        (execution,) = daemon.daemon._engine.live.values()
+        (session,) = daemon.daemon._engine.sessions.values()
+        assert session.is_cut
+        async with posted(daemon, wanted, SSE, "Connection: close") as exchange:
+            await exchange.until(b"first")
+            assert not session.is_cut
+            (tmp_path / "go").touch()
+            events = (await exchange.answer()).events
+        assert [name for name, _ in events] == ["process.started", "process.output", "process.completed"]
+        assert {value["execution_id"] for _, value in events} == {execution.id}
+        assert execution.outcome.reason.value == "exited"
