@@ -47,7 +47,7 @@ class StandIn:
 
     name = "standin"
     patience = 60.0
-    hang_time = 0.5
+    hang_time = 2.0
     least_words = standin_agent.LONG_WORDS
 
     def _ask(self, *words: str) -> list[str]:

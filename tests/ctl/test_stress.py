@@ -27,12 +27,12 @@ def place(tmp_path: Path):
 
 def test_every_case_passes(place, tmp_path):
     """Against a real daemon, with the stand-in: exit 0, and a report in both forms that says so."""
-    words = ["stress", "--json", "--parallel", "3", "--rounds", "2", "--report", str(tmp_path / "r.md")]
+    words = ["stress", "--json", "--parallel", "3", "--report", str(tmp_path / "r.md")]
     done = subprocess.run([*place, *words], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert (report["verdict"], report["rounds"], report["problems"]) == ("passed", 2, [])
-    assert {case["case"]: case["rounds"] for case in report["cases"]} == {case.name: 2 for case in CASES}
+    assert (report["verdict"], report["rounds"], report["problems"]) == ("passed", 1, [])
+    assert {case["case"]: case["rounds"] for case in report["cases"]} == {case.name: 1 for case in CASES}
     assert all(case["verdict"] == "passed" and case["seconds"]["least"] > 0 for case in report["cases"])
     seen = {case["case"]: case["seen"] for case in report["cases"]}
     assert seen["an answer of 1000 words"] == {"words": 1000}
@@ -40,7 +40,13 @@ def test_every_case_passes(place, tmp_path):
     assert seen["many at the same time"] == {"executions": 3}
     assert json.loads((tmp_path / "r.json").read_text()) == report
     assert (tmp_path / "r.md").read_text() == markdown(report)
-    assert report["executions"] == 2 * (1 + 3 + 1 + 1 + 1 + 1 + 3 + 1 + 1 + 1 + 1)
+    assert report["executions"] == 1 + 3 + 1 + 1 + 1 + 1 + 3 + 1 + 1 + 1 + 1
+    words = ["stress", "--json", "--categories", "error", "buffer", "--rounds", "3"]
+    done = subprocess.run([*place, *words], capture_output=True, text=True, timeout=100, check=True)
+    assert [(case["category"], case["rounds"]) for case in json.loads(done.stdout)["cases"]] == [
+        ("error", 3),
+        ("buffer", 3),
+    ]
 
 
 def execution(*events: dict, **outcome: object):
