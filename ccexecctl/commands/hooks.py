@@ -93,6 +93,7 @@ def _list(arguments: Namespace) -> int:
             hook["name"] + (" (required)" if hook["required"] else ""),
             ",".join(hook["events"]),
             str(hook["calls"]),
+            str(hook["refusals"]),
             str(hook["failures"]),
             str(hook["unmade"]),
             f"{hook['seconds'] / hook['calls']:.3f}s" if hook["calls"] else "-",
@@ -100,7 +101,7 @@ def _list(arguments: Namespace) -> int:
         )
         for hook in told["hooks"]
     ]
-    header = ("HOOK", "EVENTS", "CALLS", "FAILED", "UNMADE", "EACH", "LAST FAILURE")
+    header = ("HOOK", "EVENTS", "CALLS", "REFUSED", "FAILED", "UNMADE", "EACH", "LAST FAILURE")
     lines = render.table(header, rows, render.terminal_width()) if rows else ["no hooks (hooks_file is not set)"]
     render.show(told, lines, as_json=arguments.json)
     return Exit.DONE

@@ -26,9 +26,9 @@ def test_list_is_a_table(ctl, daemon):
     """One line for each, with its figures; `--json` is as the daemon tells it."""
     daemon.answers["hook_status"] = STATUS
     header, first, second = ctl("hooks", "list").out.splitlines()
-    assert header.split() == ["HOOK", "EVENTS", "CALLS", "FAILED", "UNMADE", "EACH", "LAST", "FAILURE"]
-    assert first.split(None, 6) == ["venv", "(required)", "pre_execute", *"410", "0.050s  ended with exit code 3"]
-    assert second.split() == ["tell", "on_error,on_stall", "0", "0", "2", "-"]
+    assert header.split() == ["HOOK", "EVENTS", "CALLS", "REFUSED", "FAILED", "UNMADE", "EACH", "LAST", "FAILURE"]
+    assert first.split(None, 7) == ["venv", "(required)", "pre_execute", *"4010", "0.050s  ended with exit code 3"]
+    assert second.split() == ["tell", "on_error,on_stall", "0", "0", "0", "2", "-"]
     assert ctl("hooks", "list", "--json").json == STATUS
     daemon.answers["hook_status"] = {**STATUS, "hooks": []}
     assert ctl("hooks", "list").out == "no hooks (hooks_file is not set)\n"
