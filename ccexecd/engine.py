@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 
 import trio
 
+from ccexecd.accompaniment import accompany
 from ccexecd.admission import AdmissionError, Gate, Refusal
-from ccexecd.agent_listener import listen_to_agent
 from ccexecd.budget import MOST_RUNNING
 from ccexecd.config import Config
 from ccexecd.core.execution import Event, Outcome, Reason
@@ -109,7 +109,7 @@ class Engine:
         self.held = Held(self._released, self._withdrawn)
         self.records = Records(archive)
         self.repeats = Repeats(archive)
-        self.companions: list[Companion] = [listen_to_agent]
+        self.companions: list[Companion] = [accompany]
         self.executions: dict[str, Execution] = {}
         self.live: dict[str, Execution] = {}
         self.sessions: dict[str, Session] = {}

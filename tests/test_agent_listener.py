@@ -2,6 +2,8 @@
 
 import gc
 import json
+import subprocess
+import sys
 import weakref
 from typing import Any
 
@@ -279,3 +281,12 @@ async def test_what_has_finished_is_let_go_of():
             assert gone() is None
         finally:
             gc.enable()
+
+
+def test_a_daemon_starts_without_what_reads_agents():
+    """It is imported when the first one runs."""
+    program = "import sys, ccexecd.daemon; print(*(name for name in sys.modules if name.startswith('ccexecd.agent')))"
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    assert set(said.split()) == {"ccexecd.agents", "ccexecd.agents.options", "ccexecd.agents.recognition"}

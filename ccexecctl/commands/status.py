@@ -1,27 +1,43 @@
-"""`ccexecctl status`: what the daemon is and does."""
+"""`ccexecctl status`: what the daemon is and does, or one of its executions."""
 
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from ccexecctl import render, versions
+from ccexecctl import execution, render, versions
 from ccexecctl.client import connect_to
 from ccexecctl.errors import Exit
 
-DESCRIPTION = "Show the daemon: its pid, address, files and load. Returns 3 when it is not running."
+DESCRIPTION = """\
+Show the daemon: its pid, address, files and load. With an ID: an execution, finished or not, and what is known of an
+agent: its model, cost and tools, how it went, and how to go on with it. Returns 3 when the daemon is not running."""
 
 EXAMPLES = """\
 examples:
   ccexecctl status
   ccexecctl status --json | jq .executions.live
+  ccexecctl status 1f0c9b2e
+  ccexecctl status 1f0c9b2e --json | jq .agent.verdict
 """
 
 
-def configure(_: ArgumentParser) -> None:
-    """No options of its own."""
+def configure(parser: ArgumentParser) -> None:
+    """Add the execution that is meant."""
+    parser.usage = f"{parser.prog} [OPTIONS] [ID]"
+    parser.add_argument(
+        "execution_id",
+        metavar="ID",
+        nargs="?",
+        help="an execution id of `ccexecctl ps`, or 4 or more characters that only it begins with",
+    )
 
 
 def run(arguments: Namespace) -> int:
     """Print one fact on each line."""
+    if arguments.execution_id is not None:
+        with connect_to(arguments) as client:
+            found = client.call("status", {"execution_id": arguments.execution_id})
+        render.show(found, execution.lines(found), as_json=arguments.json)
+        return Exit.DONE
     with connect_to(arguments) as client:
         status = client.call("status")
     render.show(status, _lines(status), as_json=arguments.json)

@@ -84,7 +84,7 @@ def test_a_mistyped_verb_is_corrected(ctl):
     assert said.err == "ccexecctl: there is no verb 'strat'\nhint: did you mean 'start'?\n"
 
 
-@pytest.mark.parametrize("words", [["status", "--no-such"], ["status", "surplus"], ["config"], ["config", "shwo"]])
+@pytest.mark.parametrize("words", [["status", "--no-such"], ["health", "surplus"], ["config"], ["config", "shwo"]])
 def test_surplus_words_are_wrong_usage(ctl, words):
     """Exit 2, never a guess."""
     assert ctl(*words).code == 2

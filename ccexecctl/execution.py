@@ -1,0 +1,86 @@
+"""One execution as people read it: what it is, how it stands, and what is known of an agent.
+
+Owns the choice of facts and their words. Must not ask the daemon anything.
+"""
+
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from ccexecctl import render
+
+
+def lines(execution: dict[str, Any]) -> list[str]:
+    """A first line that says how it stands, and a fact on each further one."""
+    agent = execution.get("agent") or {}
+    first = f"{execution['execution_id']} is {_standing(execution)}"
+    facts = [*_facts(execution), *_agent_facts(agent)]
+    return [first, *(f"  {name:<12}{render.printable(text)}" for name, text in facts)]
+
+
+def _standing(execution: dict[str, Any]) -> str:
+    state = str(execution["state"]).lower()
+    if state != "finished":
+        position = execution.get("queue_position")
+        return state if position is None else f"{state}, {position} from the front"
+    code, reason = execution["exit_code"], execution["reason"]
+    return f"finished: {reason}" + ("" if code is None else f", exit code {code}")
+
+
+def _facts(execution: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "command", execution["command"]
+    yield "cwd", execution["cwd"]
+    if execution["pid"] is not None:
+        yield "pid", str(execution["pid"])
+    yield "started", render.moment(execution["started_at"])
+    yield "duration", render.duration(execution["duration"])
+    yield "output", f"{render.size(execution['stdout_bytes'])}, errors {render.size(execution['stderr_bytes'])}"
+    if execution["labels"]:
+        yield "labels", ", ".join(f"{name}={value}" for name, value in execution["labels"].items())
+    used = execution.get("resources")
+    if used:
+        use = f"{render.duration(used['cpu_seconds'])} of CPU, {render.size(used['memory_bytes'])}"
+        yield "uses", f"{use}, {used['process_count']} processes"
+    if execution["error"]:
+        yield "error", execution["error"]
+
+
+def _agent_facts(agent: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if not agent:
+        return
+    yield "agent", " ".join(filter(None, (agent["name"], agent["version"], agent["model"])))
+    if agent["session_id"]:
+        yield "session", agent["session_id"]
+    if agent["turns"] or agent["cost_usd"] is not None:
+        yield "used", _used(agent)
+    if agent["tool"]:
+        yield "tool", f"{agent['tool']['name']}: {agent['tool']['summary']}"
+    if agent["tool_uses"]:
+        running = agent["tools_in_flight"] + agent["background_tasks"]
+        yield "tools", f"{agent['tool_uses']} used" + (f", {running} at work" if running else "")
+    retry = agent["api_retry"]
+    if retry:
+        status = "" if retry["status"] is None else f" ({retry['status']})"
+        yield "API", f"failed: {retry['error']}{status}; attempt {retry['attempt']} of {retry['max_retries'] or '?'}"
+    if agent["last_event_at"]:
+        yield "last event", render.moment(agent["last_event_at"])
+    verdict = agent["verdict"]
+    if verdict:
+        yield "verdict", f"{verdict['cause'].replace('_', ' ')}: {verdict['advice']}"
+        if verdict["text"] and not verdict["is_success"]:
+            yield "it said", verdict["text"]
+        if verdict["denied_tools"]:
+            yield "denied", ", ".join(verdict["denied_tools"])
+    if agent["resume"]:
+        yield "go on with", f"{shlex.join(agent['resume'])} PROMPT"
+
+
+def _used(agent: dict[str, Any]) -> str:
+    """Turns, tokens and money, as far as they are known."""
+    usage = agent["usage"]
+    told = [f"{agent['turns']} turns"]
+    if "output_tokens" in usage:
+        told.append(f"{usage.get('input_tokens', 0)} tokens in, {usage['output_tokens']} out")
+    if agent["cost_usd"] is not None:
+        told.append(f"${agent['cost_usd']:.4f}")
+    return ", ".join(told)
