@@ -153,6 +153,7 @@ class Config:
         1_209_600.0, "seconds that output is kept on disk after its execution has finished", minimum=0, maximum=LONGEST
     )
     history_max_age: float = _key(7_776_000.0, "seconds that a finished execution is known", minimum=0, maximum=LONGEST)
+    receipts: bool = _key(True, "write a signed receipt for each execution that has ended, see docs/evidence.md")
     stream_timeout: float = _key(
         600.0, "seconds that a client may take to accept output", earlier="STREAM_TIMEOUT", minimum=0, maximum=LONGEST
     )

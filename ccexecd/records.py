@@ -7,6 +7,7 @@ import logging
 from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import attrs
 
@@ -69,6 +70,7 @@ def retention_of(config: Config) -> Retention:
         total_bytes=config.spool_total_bytes,
         output_seconds=config.spool_max_age,
         history_seconds=config.history_max_age,
+        receipts=config.receipts,
     )
 
 
@@ -183,6 +185,18 @@ class Records:
             while len(self._recalled) > RECALLED:
                 self._recalled.popitem(last=False)
         return found
+
+    async def verify(self, execution_id: str, uuid: str | None) -> dict[str, Any] | None:
+        """What the evidence of an execution that has ended shows: see `Evidence.verify`."""
+        return await self._archive.evidence.verify(execution_id, uuid) if self._archive is not None else None
+
+    async def receipt(self, execution_id: str) -> dict[str, Any] | None:
+        """The receipt of an execution that has ended: see `Evidence.receipt`."""
+        return await self._archive.evidence.receipt(execution_id) if self._archive is not None else None
+
+    async def receipts_status(self) -> dict[str, Any]:
+        """The public key of receipts, and where they are; nothing where there are none."""
+        return await self._archive.evidence.status() if self._archive is not None else {}
 
     async def newest(self, wanted: Wanted) -> Sequence[PastExecution]:
         """Executions that have left the memory, the newest first."""

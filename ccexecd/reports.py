@@ -86,6 +86,7 @@ class Reports:
             "keeper": {"pid": self.keeper.pid, "control_group": self.keeper.control_group},
             "memory_bytes": memory["memory_bytes"],
             "audit": self.audit.status(),
+            "receipts": self.archive.notary.status(),
         }
 
     def health(self) -> dict[str, Any]:

@@ -189,6 +189,7 @@ ONLY_IN = {
     "h11": {"ccexecd/external/wire.py", "ccexecd/external/request.py"},
     "cattrs": {"ccexecd/protocol/codec.py"},
     "prometheus_client": {"ccexecd/external/metrics.py"},
+    "cryptography": {"ccexecd/storage/signing.py"},
 }
 """Third-party package -> the sources that know it."""
 
@@ -201,6 +202,9 @@ STDLIB_ONLY = {
     "ccexecd/protocol/framing.py": "shared with ccexecctl",
     "ccexecd/storage/chain.py": "shared with ccexecctl",
     "ccexecd/hooks/entry.py": "a process of its own, for every call",
+    "ccexecd/storage/digests.py": "shared with ccexecctl",
+    "ccexecd/storage/proof.py": "shared with ccexecctl",
+    "ccexecd/core/evidence.py": "shared with ccexecctl",
     "ccexecd/process/keeper.py": "a small process of its own that outlives the daemon",
     "ccexecd/process/containment.py": "the keeper's",
 }
@@ -218,6 +222,7 @@ HEAVY = {
     "daemon",
     "asyncio",
     "prometheus_client",
+    "cryptography",
 }
 
 
@@ -452,6 +457,8 @@ ELSEWHERE = {
     "ccexecctl/commands/resume.py": ("tests/ctl/test_steering.py", "one of four verbs of one kind"),
     "ccexecctl/commands/health.py": ("tests/ctl/test_status.py", "asks the same question in short"),
     "ccexecctl/commands/version.py": ("tests/ctl/test_status.py", "compares the versions that status compares"),
+    "ccexecctl/commands/receipt.py": ("tests/ctl/test_verify.py", "what it hands out is what verify verifies"),
+    "ccexecctl/evidence.py": ("tests/ctl/test_verify.py", "how verify and receipt tell it"),
     "ccexecctl/commands/reload.py": ("tests/ctl/test_config.py", "what it reloads is the configuration"),
     "ccexecctl/commands/restart.py": ("tests/ctl/test_stop.py", "a stop and a start"),
     "ccexecctl/ending.py": ("tests/ctl/test_run.py", "what run and attach say and return"),
@@ -493,6 +500,12 @@ ELSEWHERE = {
     "ccexecd/storage/room.py": ("tests/storage/test_spool.py", "the one that there is"),
     "ccexecd/session.py": ("tests/test_engine.py", "the engine opens and ends it"),
     "ccexecd/sparse.py": ("tests/storage/test_stored_log.py", "one system call"),
+    "ccexecd/storage/chain_files.py": ("tests/storage/test_audit.py", "the first chain in files"),
+    "ccexecd/storage/left_behind.py": ("tests/storage/test_archive.py", "what the archive does first"),
+    "ccexecd/storage/notary.py": ("tests/storage/test_archive.py", "what the archive does with what has ended"),
+    "ccexecd/storage/proof.py": ("tests/storage/test_receipts.py", "the form of what is signed there"),
+    "ccexecd/storage/evidence.py": ("tests/service/test_evidence.py", "what verify and receipt answer"),
+    "ccexecd/storage/verification.py": ("tests/service/test_evidence.py", "what verify answers"),
     "ccexecd/storage/past.py": ("tests/storage/test_archive.py", "values that the archive gives"),
     "ccexecd/storage/recovery.py": ("tests/storage/test_archive.py", "what the archive does first"),
     "ccexecd/reports.py": ("tests/test_daemon.py", "what a daemon tells of itself"),
@@ -526,7 +539,7 @@ def test_what_is_tested_elsewhere_exists():
 
 CONTRACT = {
     "execute", "control", "write_stdin", "close_stdin", "resize_pty", "attach", "detach", "read_output", "wait",
-    "list", "resume_session", "hook_status", "pong", "release", "drop",
+    "list", "verify", "receipt", "resume_session", "hook_status", "pong", "release", "drop",
 }  # fmt: skip
 """What both doors serve besides `status`, of the contract's methods."""
 

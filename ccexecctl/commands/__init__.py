@@ -29,6 +29,8 @@ SUMMARIES = {
     "token": "show or change the tokens that admit clients",
     "policy": "show what may run, or why something may or may not",
     "hooks": "list, try and test the programs that are called at events",
+    "verify": "whether executions happened as is said",
+    "receipt": "hand out the receipt of an execution",
     "audit": "verify the audit, or look into it",
     "stress": "test a daemon with an agent, or with a stand-in",
     "config": "show or check the configuration",

@@ -26,6 +26,9 @@ MAX_LABEL = 1024
 MAX_PRIORITY = 1000
 """How far `priority` may be from 0, up or down."""
 
+LEAST_UUID = 8
+"""Characters of what a reply must repeat, at least: less could be there by chance."""
+
 LEAST_LINE = 4
 """Bytes that `max_line_bytes` is at least: those of the longest code point."""
 
@@ -239,6 +242,26 @@ class ResumeSession:
 
     session_id: str
     resume_token: str = attrs.field(repr=False)
+
+
+@attrs.frozen
+class Verify:
+    """`verify`: whether an execution happened as its receipt says; `expect_uuid` is what its reply must repeat."""
+
+    execution_id: str
+    expect_uuid: Text | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.expect_uuid is not None and not LEAST_UUID <= len(self.expect_uuid) <= MAX_LABEL:
+            error = f"must have {LEAST_UUID} to {MAX_LABEL} characters"
+            raise StructureError([{"path": "$.expect_uuid", "error": error}])
+
+
+@attrs.frozen
+class Receipt:
+    """`receipt`: an execution's receipt with its proof; without an id, the public key."""
+
+    execution_id: str | None = None
 
 
 @attrs.frozen

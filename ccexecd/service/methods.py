@@ -26,6 +26,7 @@ from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError
 from ccexecd.service.delivery import growth, output_params
 from ccexecd.service.dispatch import Answer, Kind, Method
+from ccexecd.service.evidence import EVIDENCE_METHODS
 from ccexecd.service.executing import execute
 from ccexecd.service.holding import drop, release
 from ccexecd.service.listing import REPLY_BYTES, completion_of, list_executions, size_of
@@ -301,6 +302,7 @@ EXECUTION_METHODS = {
     "read_output": Method(messages.ReadOutput, read_output, Kind.WAITING),
     "wait": Method(messages.Wait, wait, Kind.WAITING),
     "list": Method(messages.List, list_executions),
+    **EVIDENCE_METHODS,
     "resume_session": Method(messages.ResumeSession, resume_session),
     "hook_status": Method(messages.Nothing, hook_status),
     "pong": Method(messages.Nothing, pong),

@@ -25,6 +25,8 @@ SCOPES: Mapping[str, Scope] = {
     "wait": Scope.OBSERVE,
     "status": Scope.OBSERVE,
     "list": Scope.OBSERVE,
+    "verify": Scope.OBSERVE,
+    "receipt": Scope.OBSERVE,
     "hook_status": Scope.OBSERVE,
     "pong": Scope.OBSERVE,
     "health": Scope.OBSERVE,

@@ -14,18 +14,20 @@ import errno
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
 
-from ccexecd.core.execution import Reason
+from ccexecd.storage.evidence import Evidence
 from ccexecd.storage.history import History, HistoryError, Record, SessionRecord, Wanted
 from ccexecd.storage.journal import JournalError
+from ccexecd.storage.left_behind import LeftBehind
+from ccexecd.storage.notary import MOST_WAITING, Notary
 from ccexecd.storage.past import PastExecution
-from ccexecd.storage.recovery import Trace, begun, concluded, trace, unended
+from ccexecd.storage.receipts import Receipts
 from ccexecd.storage.shelf import Shelf
 from ccexecd.storage.spool import Retention, Spool
 from ccexecd.storage.stored_log import StoredLog
@@ -72,22 +74,27 @@ class Archive:
         shelf: what waits for its turn.
         is_left: told, in the thread, of each that an earlier daemon has left waiting, its id and its text; says whether
             it can still be run.
+        notary: who writes receipts.
+        evidence: what is asked about them.
         opened: set when it is known what an earlier daemon has left; nothing may be begun before.
     """
 
     def __init__(self, directory: Path, retention: Retention) -> None:
-        self._audit = directory / "audit"
         self.spool = Spool(directory / "output", retention, self._wake, self._is_behind)
         self.shelf = Shelf(directory / "waiting")
         self.is_left: Callable[[str, bytes], bool] = lambda _name, _text: False
         self._left_waiting: set[str] = set()
+        self.notary = Notary(Receipts(directory / "receipts"), self.spool.root)
+        self.evidence = Evidence(self.notary, self.spool.root, self._record_of, lambda: self.is_settled)
         self._history = History(directory / "history.db")
+        self._left_behind = LeftBehind(self._history, self.spool, directory / "audit")
         self._problem = ""
         self._damage: sqlite3.DatabaseError | None = None  # found in it, and not yet put aside
         self._is_empty = False  # since it was put aside, and not yet completed from the logs
         self._oldest = float("inf")  # when the first of what the history knows finished
         self._sessions: dict[str, SessionRecord] = {}
         self._executions: dict[str, Callable[[], Record]] = {}
+        self._ended: set[str] = set()  # of these, and their output is whole
         self._removed: list[str] = []
         self._is_writing = False
         self._begun: set[str] | None = set()  # in this life; None once it is known what an earlier one has left
@@ -102,13 +109,15 @@ class Archive:
             "output is not kept on disk": self.spool.problem,
             "the history is not kept": self._problem,
             "what waits is not kept on disk": self.shelf.problem,
+            "receipts are not written": self.notary.problem,
         }
         return {what: why for what, why in known.items() if why}
 
     @property
     def is_settled(self) -> bool:
         """Whether everything that it was given has been written."""
-        return not (self.spool.is_behind or self._is_writing or self._sessions or self._executions or self._removed)
+        is_busy = self.spool.is_behind or self._is_writing or self._sessions or self._executions or self._removed
+        return not is_busy and self.notary.is_settled
 
     def retain(self, retention: Retention) -> None:
         """Keep so much, and so long, from now on."""
@@ -142,6 +151,7 @@ class Archive:
         """
         if size:
             self.spool.finished(execution_id, moment, size)
+        self._ended.add(execution_id)
         self.note(execution_id, record)
 
     async def find(
@@ -199,7 +209,7 @@ class Archive:
                 while not (self.is_settled or self._problem):  # one write takes no more than `MOST_AT_ONCE`
                     await self._write()
                 with contextlib.suppress(OSError):  # it is closed with the process then
-                    await self._in_thread(self._history.close)
+                    await self._in_thread(self._close)
 
     # Writing
 
@@ -233,10 +243,11 @@ class Archive:
         sessions, makers = self._sessions, dict(islice(self._executions.items(), MOST_AT_ONCE))
         self._sessions, self._executions = {}, dict(islice(self._executions.items(), MOST_AT_ONCE, None))
         records = [make() for make in makers.values()]
+        ended = self._ended & makers.keys()
         removed, self._removed = self._removed, []
         self._is_writing = True
         try:
-            await self._in_thread(lambda: self._write_now(list(sessions.values()), records, removed))
+            await self._in_thread(lambda: self._write_now(list(sessions.values()), records, removed, ended))
         except (sqlite3.Error, HistoryError, OSError) as error:
             self._has_failed(error)
             self._sessions = sessions | self._sessions
@@ -244,17 +255,24 @@ class Archive:
             self._removed = removed + self._removed
         else:
             self._problem = ""
+            self._ended -= ended
         finally:
             self._is_writing = False
+            self.evidence.has_written()
         if self._problem or not self.is_settled:
             self._wake()
 
-    def _write_now(self, sessions: Sequence[SessionRecord], records: Sequence[Record], removed: Sequence[str]) -> None:
+    def _write_now(
+        self, sessions: Sequence[SessionRecord], records: Sequence[Record], removed: Sequence[str], ended: set[str]
+    ) -> None:
         self.spool.remove(removed)
         if self._problem:  # it may not even be open
             self._reopen()
         self._recover()
-        self._history.write(sessions, records)
+        attested = [record for record in records if record.id in ended]
+        receipts = self.notary.attest(attested, wanted=self.spool.retention.receipts)
+        self._history.write(sessions, records, receipts)
+        self.notary.noted()
         ends = [*(each.finished_at for each in records), *(each.ended_at for each in sessions)]
         self._oldest = min([self._oldest, *(end for end in ends if end is not None)])
         if removed:
@@ -266,6 +284,9 @@ class Archive:
         moment = time.time() - self.spool.retention.history_seconds
         if self._oldest < moment:
             self._oldest = self._history.forget_before(moment)
+
+    async def _record_of(self, execution_id: str) -> Record | None:
+        return next(iter(await self._ask(lambda: self._history.find(execution_id))), None)
 
     async def _ask(self, question: Callable[[], list[Record]]) -> list[Record]:
         await self.opened.wait()
@@ -307,6 +328,10 @@ class Archive:
 
         return PastExecution(record, reopen)
 
+    def _close(self) -> None:
+        self._history.close()
+        self.notary.receipts.close()
+
     # What an earlier daemon has left. In the thread.
 
     def _open(self) -> None:
@@ -315,7 +340,7 @@ class Archive:
         begun: set[str] = set()
         try:
             self._reopen()
-            begun = self._begun_of(waiting)
+            begun = self._left_behind.begun_of(waiting)
         except (sqlite3.Error, HistoryError, OSError) as error:
             self._has_failed(error)
         for name in begun:
@@ -326,16 +351,6 @@ class Archive:
                 self._recover()
         except (sqlite3.Error, HistoryError, OSError) as error:
             self._has_failed(error)
-
-    def _begun_of(self, waiting: Iterable[str]) -> set[str]:
-        """Those that did not wait any more, though a crash has left what is kept of those that do."""
-        waiting = set(waiting)
-        if not waiting:
-            return set()
-        unfinished = {record.id: record for record in self._history.unfinished()}
-        finished = waiting - unfinished.keys() - self._history.unknown(waiting)
-        started = {name for name in waiting & unfinished.keys() if unfinished[name].description.get("started_at")}
-        return finished | started | (waiting & self.spool.ids())
 
     def _reopen(self) -> None:
         """Open it, once more where it has failed; what is damaged is put aside first."""
@@ -349,52 +364,26 @@ class Archive:
     def _recover(self) -> None:
         """Complete the history from the logs: at the start, and when it had to be put aside."""
         if self._begun is not None:
-            self._history.write((), list(self._lost(self._begun)))  # what we have begun meanwhile is none of it
+            self._history.write(
+                (), list(self._left_behind.lost(self._begun | self._left_waiting))
+            )  # what we have begun meanwhile is none of it
+            self._attest_earlier(self._begun)
             self._oldest = float("-inf")
             self._forget()
             trio.from_thread.run_sync(self._has_recovered, self._history.outputs())
         elif self._is_empty:
-            self._history.write((), list(self._finished_before()))
+            live = trio.from_thread.run_sync(self.spool.live_ids)
+            self._history.write((), list(self._left_behind.finished_before(live)))
+            self._attest_earlier(set())
         self._is_empty = False
+
+    def _attest_earlier(self, begun_here: set[str]) -> None:
+        """Have receipts written for what has none, as far as the history knows."""
+        if self.spool.retention.receipts:
+            earlier = [each for each in self._history.unattested(MOST_WAITING) if each.id not in begun_here]
+            self.notary.recover(earlier, everywhere=self._history.is_new)
 
     def _has_recovered(self, outputs: Sequence[tuple[str, float, int]]) -> None:
         """In the event loop, where output is counted: what is kept of it is known now, and from when on all is ours."""
         self.spool.inherit(outputs)
         self._begun = None
-
-    def _lost(self, begun_here: set[str]) -> Iterator[Record]:
-        """Those that an earlier daemon has not seen to their end, or has not noted; but for what can still be run."""
-        begun_here = begun_here | self._left_waiting
-        unfinished = {record.id: record for record in self._history.unfinished() if record.id not in begun_here}
-        admitted = {name: fields for name, fields in unended(self._audit).items() if name not in begun_here}
-        ids = self.spool.ids() - begun_here
-        for name in unfinished.keys() | self._history.unknown(ids | admitted.keys()):
-            try:
-                known, left = unfinished.get(name), self._trace(name) if name in ids else None
-                if known is None and left is None and name in admitted:
-                    known = begun(name, admitted[name])
-                if known is not None or left is not None:
-                    yield self._concluded(known, left)
-            except (KeyError, TypeError, ValueError, OSError) as error:  # somebody has written something else there
-                log.warning("what is left of execution %s cannot be read: %r", name, error)
-
-    def _finished_before(self) -> Iterator[Record]:
-        """Those that have finished, as their logs tell it: all that a history can be given once we run."""
-        ids = self.spool.ids()
-        for name in self._history.unknown(ids - trio.from_thread.run_sync(self.spool.live_ids)):
-            left = self._trace(name)
-            if left is not None and left.completion is not None:
-                yield self._concluded(None, left)
-
-    def _concluded(self, known: Record | None, left: Trace | None) -> Record:
-        record = concluded(known, left)
-        if record.reason == Reason.LOST.value:
-            log.warning("execution %s: lost", record.id, extra={"command": record.command})
-        return record
-
-    def _trace(self, execution_id: str) -> Trace | None:
-        try:
-            return trace(self.spool.root / execution_id, self.spool)
-        except (JournalError, OSError) as error:
-            log.warning("%s holds no output that can be read: %s", self.spool.root / execution_id, error)
-            return None

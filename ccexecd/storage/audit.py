@@ -1,48 +1,30 @@
-"""The audit: what was decided and how it ended, one record after another, in files that are only ever added to.
+"""The audit: what was decided and how it ended, one record after another.
 
-Owns the files below one directory: their form (`chain` says what a record is), their rotation, and that they reach
-the disk. A record is one `write` in the step in which it is made, which takes microseconds; what the kernel holds is
-synced every tenth of a second in a thread, while there is something to sync, and never by the event loop. Nothing is
-ever removed from a file or written over, so `chattr +a` is no obstacle: half a record that a crash or a full disk has
-left stays, and the next record tells of it. At a start, only the end of the last file is read.
+A record is one `write` in the step in which it is made, which takes microseconds; what the kernel holds is synced every
+tenth of a second in a thread, while there is something to sync, and never by the event loop.
 
-Must not decide what is recorded, nor what is secret. A record that cannot be written is counted, and told of in the
-first one that can.
+Owns that it reaches the disk, and the account of what could not be written: it is counted, and told of in the first
+record that can. Must not decide what is recorded, nor what is secret; the files are `chain_files`'.
 """
 
-import errno
-import fcntl
-import hashlib
 import logging
 import os
-import stat
-import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
-import orjson
 import trio
 
-from ccexecd.storage.chain import GENESIS, Head, files_in, first_in, name_of, opened, sealed
+from ccexecd.storage.chain_files import MAX_RECORD, ChainFiles, sync
+
+__all__ = ["MAX_RECORD", "Audit"]
 
 log = logging.getLogger(__name__)
 
 SYNC_INTERVAL = 0.1
 """Seconds for which records are collected before they are synced: what a power cut may take."""
 
-LOOK_INTERVAL = 0.1
-"""Seconds after which it is looked again whether somebody else has had a hand in the file."""
 
-MAX_RECORD = 64 * 1024
-"""Bytes of a record; of a longer one, only what is short is kept."""
-
-_TAIL = 4 * MAX_RECORD  # bytes of a file's end that are read: the last record is in there, and half a one behind it
-_SHORT = 512  # characters of a text that stays in a record that is too long
-_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-
-
-class Audit:
+class Audit(ChainFiles):
     """The record of one daemon.
 
     Args:
@@ -56,19 +38,12 @@ class Audit:
         lost: records that could not be written since the last one that could.
     """
 
+    what = "audit"
+
     def __init__(self, directory: Path, max_bytes: int, max_files: int) -> None:
-        self.directory = directory
-        self.max_bytes = max_bytes
-        self.max_files = max_files
+        super().__init__(directory, max_bytes, max_files)
         self.problem: str | None = None
-        self.head = Head(0, GENESIS)
         self.lost = 0
-        self._fd = -1
-        self._size = 0
-        self._oldest = 1
-        self._looked_at = 0.0
-        self._is_torn = False  # our own last write stopped in the middle
-        self._retired: list[int] = []  # descriptors of files that are full, to be synced and closed
         self._unsynced = trio.Event()
         self._fault_of_sync: str | None = None
 
@@ -114,7 +89,7 @@ class Audit:
             retired, self._retired = self._retired, []
             # Nobody closes the descriptor meanwhile: it is only ever retired.
             try:
-                fault = await trio.to_thread.run_sync(_sync, self._fd, retired, limiter=limiter)
+                fault = await trio.to_thread.run_sync(sync, self._fd, retired, limiter=limiter)
             except RuntimeError as error:  # no thread is to be had: the next time
                 self._retired = retired + self._retired
                 self._unsynced.set()
@@ -131,130 +106,14 @@ class Audit:
         """
         if self._fd >= 0 and self.record("ended", facts):
             log.info("audit ends", extra={"head": str(self.head)})
-        _sync(self._fd, self._retired)
+        sync(self._fd, self._retired)
         if self._fd >= 0:
             os.close(self._fd)
         self._retired, self._fd = [], -1
 
-    # Files
-
-    def _make_ready(self) -> None:
-        """Have a file to write into: the one that there is, unless somebody else has had a hand in it."""
-        if self._fd < 0:
-            self._begin()
-            return
-        now = time.monotonic()
-        if now - self._looked_at < LOOK_INTERVAL and not self._is_torn:
-            return
-        self._looked_at = now
-        found = os.fstat(self._fd)
-        if found.st_size == self._size and found.st_nlink and not self._is_torn:
-            return
-        self._size = found.st_size
-        if not found.st_nlink:
-            self._retire()
-            self._open(self.directory / name_of(self.head.n + 1))
-            self._write_first("disturbed", {"found": "the file that was written into had been removed"})
-        elif self._is_torn:
-            self._mend(self._tail()[0])
-        else:
-            self._end_line()
-            self._write("disturbed", {"found": "somebody else has changed the file"}, rotates=False)
-
-    def _begin(self) -> None:
-        """Go on where the last life of the daemon ended, or begin a chain."""
-        self.directory.mkdir(mode=0o700, exist_ok=True)
-        files = files_in(self.directory)
-        self._open(files[-1] if files else self.directory / name_of(1))
-        torn, head = self._tail()
-        earlier = files[:-1]
-        while head is None and earlier:  # the last one was only just made
-            head = _last_record(_end_of(earlier.pop()))[1]
-        self.head = max(self.head, head or self.head)  # ours is later where what we had written has been taken away
-        self._oldest = _oldest_told(files)
-        if torn:
-            self._mend(torn)
-        elif self._size:
-            self._end_line()
-            self._write("began", {"pid": os.getpid()})
-        else:
-            self._write_first("began", {"pid": os.getpid()})
-        log.info("audit begins", extra={"head": str(self.head), "directory": str(self.directory)})
-
-    def _open(self, path: Path) -> None:
-        """Open a file that is ours alone.
-
-        Raises:
-            OSError: it cannot be, or it is no plain file, or another daemon has it.
-        """
-        fd = os.open(path, _FLAGS, 0o600)
-        try:
-            size = _claimed(fd, path)
-        except OSError:
-            os.close(fd)
-            raise
-        self._fd, self._size, self._is_torn = fd, size, False
-
-    def _retire(self) -> None:
-        """Let go of the file; whoever syncs closes it."""
-        self._retired.append(self._fd)
-        self._fd = -1
-
-    def _rotate(self) -> None:
-        """Begin the next file; its first record has the hash of the last one of this."""
-        self._retire()
-        self._open(self.directory / name_of(self.head.n + 1))
-        self._write_first("rotated", {})
-
-    def _write_first(self, kind: str, facts: Mapping[str, object]) -> None:
-        """Write a record that says what is kept, and then keep no more than that."""
-        files = files_in(self.directory)
-        surplus = files[: -self.max_files]
-        if surplus:  # else the oldest is what it was, also where somebody has taken it away
-            self._oldest = first_in(files[len(surplus)])
-        self._write(kind, {**facts, "oldest": self._oldest}, rotates=False)
-        for file in surplus:
-            file.unlink(missing_ok=True)
-
-    # Records
-
-    def _mend(self, torn: bytes) -> None:
-        """End the line that was left in the middle, and tell of it."""
-        self._end_line()
-        self._is_torn = False
-        facts = {"bytes": len(torn), "sha256": hashlib.sha256(torn).hexdigest()}
-        if self.head.n:
-            self._write("mended", facts)
-        else:
-            self._write_first("mended", facts)
-
-    def _end_line(self) -> None:
-        if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":
-            self._append(b"\n")
-
-    def _write(self, kind: str, facts: Mapping[str, object], *, rotates: bool = True) -> None:
-        number = self.head.n + 1
-        fields = {"n": number, "t": datetime.now(UTC), "kind": kind, **facts, "prev": self.head.hash}
-        line, digest = sealed(_body(fields))
-        if rotates and self._size and self._size + len(line) > self.max_bytes:
-            self._rotate()
-            self._write(kind, facts, rotates=False)
-            return
-        self._append(line)
-        self.head = Head(number, digest)
-
-    def _append(self, line: bytes) -> None:
-        written = os.write(self._fd, line)
-        self._size += written
-        if written != len(line):
-            self._is_torn = True
-            raise OSError(errno.ENOSPC, "no space is left for a whole record")
+    def _written(self) -> None:
         if not self._unsynced.is_set():
             self._unsynced.set()
-
-    def _tail(self) -> tuple[bytes, Head | None]:
-        """What stands at the end of the file behind its last record, and that record; None if it has none."""
-        return _last_record(os.pread(self._fd, _TAIL, max(0, self._size - _TAIL)))
 
     def _tell(self, problem: str | None) -> None:
         """Say once what is wrong, and once that it no longer is."""
@@ -263,85 +122,3 @@ class Audit:
         elif problem is None and self.problem is not None:
             log.info("the audit is written again")
         self.problem = problem
-
-
-def _claimed(fd: int, path: Path) -> int:
-    """Lock a file against other daemons.
-
-    Returns:
-        Its size.
-
-    Raises:
-        OSError: another daemon has it, or it is no plain file.
-    """
-    found = os.fstat(fd)
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, f"{path.name} is no plain file")
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OSError(errno.EBUSY, f"another daemon writes into {path.name}") from None
-    return found.st_size
-
-
-def _last_record(end: bytes) -> tuple[bytes, Head | None]:
-    """What stands behind the last record in the end of a file, and that record."""
-    behind = len(end)
-    while behind:
-        start = end.rfind(b"\n", 0, behind - 1) + 1
-        record = opened(end[start:behind])
-        if record is not None:
-            return end[behind:], record.head
-        behind = start
-    return end, None
-
-
-def _end_of(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        stream.seek(max(0, file.stat().st_size - _TAIL))
-        return stream.read()
-
-
-def _oldest_told(files: list[Path]) -> int:
-    """The number of the oldest record that is kept, as the last file says that says it."""
-    for file in reversed(files):
-        with file.open("rb") as stream:
-            first = opened(stream.readline(MAX_RECORD))
-        told = first.fields.get("oldest") if first is not None else None
-        if isinstance(told, int):
-            return told
-    return first_in(files[0]) if files else 1
-
-
-def _body(fields: Mapping[str, object]) -> bytes:
-    """The bytes of a record, whatever somebody put into it, within its bound."""
-    try:
-        body = orjson.dumps(fields)
-    except orjson.JSONEncodeError:  # half a surrogate pair: text that came from bytes
-        fields = {name: _encodable(value) for name, value in fields.items()}
-        body = orjson.dumps(fields)
-    if len(body) <= MAX_RECORD:
-        return body
-    cut = {name: value[:_SHORT] if isinstance(value, str) else value for name, value in fields.items()}
-    cut = {name: value for name, value in cut.items() if not isinstance(value, list | tuple | dict)}
-    return orjson.dumps({**cut, "shortened_from": len(body), "prev": fields["prev"]})
-
-
-def _encodable(value: object) -> object:
-    if isinstance(value, str):
-        return value.encode(errors="backslashreplace").decode()
-    return [_encodable(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def _sync(fd: int, retired: list[int]) -> str | None:
-    """Have the disk take what was written, and close files that are full. Returns what went wrong."""
-    fault = None
-    for each in (*retired, fd):
-        try:
-            if each >= 0:
-                os.fdatasync(each)
-        except OSError as error:
-            fault = error.strerror or str(error)
-    for each in retired:
-        os.close(each)
-    return fault

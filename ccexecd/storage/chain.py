@@ -1,4 +1,4 @@
-"""The chain of the audit: what a record is, and whether what lies in a directory is all of it, as it was written.
+"""A chain of records: what a record is, and whether what lies in a directory is all of it, as it was written.
 
 Owns the form of a record and the proof. A record is a line, a JSON object that carries its number `n`, the hash of the
 record before it (`prev`) and last its own `hash`: sha256 over the bytes of the same object without that. The first
@@ -24,8 +24,8 @@ _SEAL = b',"hash":"'
 _DIGEST = 64
 _SEALED = len(_SEAL) + _DIGEST + len(b'"}')
 
-_NAME = "audit-{:016d}.jsonl"
-_PATTERN = "audit-" + "[0-9]" * 16 + ".jsonl"
+_NAME = "{}-{:016d}.jsonl"
+_PATTERN = "*-" + "[0-9]" * 16 + ".jsonl"
 
 
 class Head(NamedTuple):
@@ -109,10 +109,15 @@ def sealed(body: bytes) -> tuple[bytes, str]:
     return b'%b%b%b"}\n' % (body[:-1], _SEAL, digest.encode()), digest
 
 
+def unsealed(line: bytes) -> bytes:
+    """The bytes of a record without its hash: what that is of."""
+    return line.rstrip(b"\n")[:-_SEALED] + b"}"
+
+
 def opened(line: bytes) -> Record | None:
     """Read a line; None if it is no record."""
     text = line.rstrip(b"\n")
-    body, seal = text[:-_SEALED], text[-_SEALED:]
+    seal = text[-_SEALED:]
     if not seal.startswith(_SEAL):
         return None
     try:
@@ -122,13 +127,18 @@ def opened(line: bytes) -> Record | None:
         return None
     if type(number) is not int or not isinstance(prev, str) or not isinstance(digest, str):
         return None
-    is_sound = hashlib.sha256(body + b"}").hexdigest() == digest
+    is_sound = hashlib.sha256(unsealed(text)).hexdigest() == digest
     return Record(fields, Head(number, digest), prev, is_sound)
 
 
-def name_of(first: int) -> str:
-    """The name of the file whose first record has a number."""
-    return _NAME.format(first)
+def name_of(first: int, what: str = "audit") -> str:
+    """The name of the file whose first record has a number.
+
+    Args:
+        first: that number.
+        what: what the chain holds.
+    """
+    return _NAME.format(what, first)
 
 
 def first_in(file: Path) -> int:
@@ -137,7 +147,7 @@ def first_in(file: Path) -> int:
 
 
 def files_in(directory: Path) -> list[Path]:
-    """The files of an audit, oldest first; none where there is no such directory.
+    """The files of a chain, oldest first; none where there is no such directory.
 
     Raises:
         OSError: it cannot be read.

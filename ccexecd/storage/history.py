@@ -54,6 +54,11 @@ MIGRATIONS: Sequence[str] = (
     ALTER TABLE executions ADD COLUMN fingerprint TEXT;
     CREATE INDEX executions_by_key ON executions (principal, idempotency_key) WHERE idempotency_key IS NOT NULL;
     """,
+    """
+    ALTER TABLE executions ADD COLUMN receipt INTEGER;
+    UPDATE executions SET receipt = 0 WHERE finished_at IS NOT NULL;
+    CREATE INDEX executions_without_receipt ON executions (number) WHERE receipt IS NULL AND finished_at IS NOT NULL;
+    """,
 )
 """What leads from each version of the schema to the next; the first one from an empty file. Only ever added to."""
 
@@ -94,6 +99,7 @@ class Record:
         completion: the params of its `process.completed`; None while it has not finished.
         idempotency_key: the client's name for the request; None if it gave none.
         fingerprint: what tells that request from another one under that name.
+        receipt: the number of its receipt; 0 if it gets none, None while it has none yet.
     """
 
     id: str
@@ -110,6 +116,7 @@ class Record:
     completion: Mapping[str, Any] | None
     idempotency_key: str | None = None
     fingerprint: str | None = None
+    receipt: int | None = None
 
 
 @attrs.frozen
@@ -140,12 +147,14 @@ class History:
 
     Attributes:
         path: its file.
+        is_new: the file has only just been made.
     """
 
     def __init__(self, path: Path, migrations: Sequence[str] = MIGRATIONS) -> None:
         self.path = path
         self._migrations = migrations
         self._connection: sqlite3.Connection | None = None
+        self.is_new = False
 
     def open(self) -> str | None:
         """Open it, and bring it to this program's version. A file that is damaged is put aside.
@@ -174,21 +183,31 @@ class History:
             self._connection.close()
             self._connection = None
 
-    def write(self, sessions: Iterable[SessionRecord], executions: Iterable[Record]) -> None:
+    def write(
+        self, sessions: Iterable[SessionRecord], executions: Iterable[Record], receipts: Mapping[str, int] | None = None
+    ) -> None:
         """Keep these records, all or none; one that is there already is replaced.
+
+        Args:
+            sessions: of sessions.
+            executions: of executions.
+            receipts: numbers of receipts, by the ids of executions: of these, or of others that are there.
 
         Raises:
             sqlite3.Error: they could not be written.
         """
+        others = dict(receipts or {})
         with self._db as db:
             db.executemany(_PUT_SESSION, [attrs.astuple(each) for each in sessions])
             for each in executions:
                 known = attrs.asdict(each, recurse=False)
+                known["receipt"] = others.pop(each.id, None) if each.finished_at is not None else None
                 known["description"] = orjson.dumps(each.description).decode()
                 known["completion"] = orjson.dumps(each.completion).decode() if each.completion is not None else None
                 db.execute(_PUT_EXECUTION, known)
                 labels = each.description.get("labels", {})
                 db.executemany(_PUT_LABEL, [(each.id, name, value) for name, value in labels.items()])
+            db.executemany("UPDATE executions SET receipt = ? WHERE id = ?", [(n, name) for name, n in others.items()])
 
     def find(self, execution_id: str, principal: str | None = None, *, prefix: bool = False) -> list[Record]:
         """The execution of an id or, where asked for, those whose ids begin so: two of them at most.
@@ -240,6 +259,19 @@ class History:
             sqlite3.Error: they could not be read.
         """
         return _records(self._db, "WHERE finished_at IS NULL", ())
+
+    def unattested(self, limit: int) -> list[Record]:
+        """Those that have finished and are to get a receipt, the newest first.
+
+        Args:
+            limit: how many at most.
+
+        Raises:
+            sqlite3.Error: they could not be read.
+        """
+        return _records(
+            self._db, "WHERE receipt IS NULL AND finished_at IS NOT NULL ORDER BY number DESC LIMIT ?", (limit,)
+        )
 
     def unknown(self, execution_ids: Iterable[str]) -> set[str]:
         """Those of these ids that are none of an execution that it knows.
@@ -304,6 +336,7 @@ class History:
     def _migrate(self, db: sqlite3.Connection) -> None:
         """Go from the version of the file to ours, in one transaction a step."""
         [(version,)] = db.execute("PRAGMA user_version")
+        self.is_new = not version
         if version > len(self._migrations):
             raise HistoryError(
                 f"cannot use the history {self.path}: it is of version {version}, of a later ccexecd; this one writes"

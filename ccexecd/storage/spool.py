@@ -39,12 +39,14 @@ class Retention:
         total_bytes: of all together; None is `LARGEST_TOTAL` or `SHARE`.
         output_seconds: how long output is kept after the end of its execution.
         history_seconds: how long it is known that there was one.
+        receipts: whether one is written when an execution has ended.
     """
 
     execution_bytes: int
     total_bytes: int | None
     output_seconds: float
     history_seconds: float
+    receipts: bool = True
 
 
 class Spool:

@@ -18,6 +18,8 @@ MINIMAL = {
     "Attach": {"execution_id": "e"},
     "ReadOutput": {"execution_id": "e"},
     "Wait": {"execution_id": "e"},
+    "Verify": {"execution_id": "e"},
+    "Held": {"execution_id": "e"},
     "TerminalSize": {"cols": 80, "rows": 24},
     "ResizePty": {"cols": 80, "rows": 24},
     "ResumeSession": {"session_id": "s", "resume_token": "t"},
@@ -90,6 +92,9 @@ def test_defaults_are_those_of_the_contract():
             "streams": ("stdout", "stderr"),
         },
         "Wait": {"execution_id": "e", "timeout": None},
+        "Verify": {"execution_id": "e", "expect_uuid": None},
+        "Receipt": {"execution_id": None},
+        "Held": {"execution_id": "e", "all": False},
         "Status": {"execution_id": None},
         "List": {
             "state": None,

@@ -19,7 +19,7 @@ def test_a_method_is_listed_under_its_name():
     """The table and the contract use the same words; the params of each are a class of `messages`."""
     assert set(EXECUTION_METHODS) == {
         *("execute", "control", "release", "drop", "write_stdin", "close_stdin", "resize_pty"),
-        *("attach", "detach", "read_output", "wait", "list"),
+        *("attach", "detach", "read_output", "wait", "list", "verify", "receipt"),
         *("resume_session", "hook_status", "pong"),
     }
     assert all(method.params.__module__ == messages.__name__ for method in EXECUTION_METHODS.values())

@@ -32,7 +32,7 @@ READERS, WRITERS = (group.gr_name for group in sorted(grp.getgrall(), key=lambda
 
 OBSERVE = {
     *("attach", "detach", "read_output", "wait", "status", "list", "hook_status", "pong"),
-    *("health", "version", "config", "policy", "hook_test"),
+    *("health", "version", "config", "policy", "hook_test", "verify", "receipt"),
 }
 EXECUTE = OBSERVE | {
     *("execute", "control", "release", "drop", "write_stdin", "close_stdin", "resize_pty", "resume_session"),
@@ -204,6 +204,8 @@ ABOUT_ONE = {
     "detach": {},
     "read_output": {},
     "wait": {"timeout": 0},
+    "verify": {},
+    "receipt": {},
     "control": {"type": "PAUSE"},
     "release": {},
     "drop": {},

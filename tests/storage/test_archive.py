@@ -1,5 +1,6 @@
 """What outlives a daemon: kept, found again, completed where the daemon before has died, and given up in the end."""
 
+import json
 import os
 import shutil
 import sqlite3
@@ -19,7 +20,7 @@ from ccexecd.core.output import OutputLog
 from ccexecd.storage import archive as archive_module
 from ccexecd.storage.archive import Archive, HistoryUnavailableError
 from ccexecd.storage.audit import Audit
-from ccexecd.storage.history import Record, SessionRecord, Wanted
+from ccexecd.storage.history import MIGRATIONS, History, Record, SessionRecord, Wanted
 from ccexecd.storage.past import PastExecution
 from ccexecd.storage.recovery import ONCE
 from ccexecd.storage.spool import Retention
@@ -679,3 +680,104 @@ async def test_the_files_are_private(tmp_path):
         os.umask(before)
     assert (tmp_path / "state" / "history.db").stat().st_mode & 0o077 == 0
     assert (tmp_path / "state" / "output").stat().st_mode & 0o077 == 0
+
+
+def receipt_of(archive: Archive, number: int) -> dict[str, object]:
+    """What the receipt of a number tells."""
+    return json.loads(archive.notary.receipts.find(number).record)
+
+
+async def attested(archive: Archive, name: str) -> dict[str, object]:
+    """What the receipt of an execution tells, once there is one."""
+    document = await archive.evidence.receipt(name)
+    assert document is not None
+    return document["receipt"]
+
+
+async def test_what_has_ended_has_a_receipt_in_the_same_moment(tmp_path, until):
+    """One signature for all that have ended; the history knows their numbers."""
+    async with opened(tmp_path) as archive:
+        for number in range(5):
+            Run(archive, f"e{number}").start().write(b"hello\n").finish()
+        await until(lambda: archive.is_settled)
+        numbers = [(await attested(archive, f"e{number}"))["n"] for number in range(5)]
+        assert numbers == [2, 3, 4, 5, 6]
+        assert archive.notary.receipts.head.n == 7
+    assert {path.name for path in (tmp_path / "receipts").iterdir()} == {
+        "key.pem",
+        "key.pub",
+        "receipts-0000000000000001.jsonl",
+    }
+
+
+async def test_what_ran_when_it_died_gets_a_receipt_that_says_so(tmp_path):
+    """From its successor; so does what had ended and had none yet."""
+    directory = tmp_path / "state"
+    await killed(directory, "one")
+    with sqlite3.connect(directory / "history.db") as db:
+        taken = "session_id, principal, created_at, ?, 'exited', 0, duration, command, 0"
+        made = "replace(description, 'one', 'two'), '{}', NULL, NULL, NULL"
+        db.execute(f"INSERT INTO executions SELECT 9, 'two', {taken}, {made} FROM executions", [time.time()])
+    db.close()
+    async with opened(directory) as archive:
+        one, two = await attested(archive, "one"), await attested(archive, "two")
+        assert (one["made"], one["reason"], two["made"]) == ("at recovery", "lost", "at recovery")
+        assert one["output"]["stdout"]["bytes"] == 17
+        assert (await archive.evidence.verify("one", None))["verified"]
+    async with opened(directory) as archive:
+        assert (await attested(archive, "one"))["n"] == one["n"]
+
+
+async def test_no_execution_has_two_receipts(tmp_path, until):
+    """Neither where the daemon was killed before the history had its number, nor where the history is made anew."""
+    async with opened(tmp_path) as archive:
+        Run(archive, "one").start().write(b"hello\n").finish()
+        before = await attested(archive, "one")
+    with sqlite3.connect(tmp_path / "history.db") as db:
+        db.execute("UPDATE executions SET receipt = NULL, finished_at = NULL")
+    db.close()
+    async with opened(tmp_path) as archive:
+        await until(lambda: archive.is_settled)
+        assert await attested(archive, "one") == before
+    (tmp_path / "history.db").unlink()
+    async with opened(tmp_path) as archive:
+        await until(lambda: archive.is_settled)
+        assert await attested(archive, "one") == before
+
+
+async def test_what_is_older_than_receipts_gets_none(tmp_path):
+    """A history of an earlier version is not attested after the fact."""
+    History(tmp_path / "history.db", MIGRATIONS[:2]).open()
+    async with opened(tmp_path) as archive:
+        Run(archive, "one").start().finish()
+        await attested(archive, "one")
+    path = tmp_path / "history.db"
+    with sqlite3.connect(path) as db:
+        db.executescript(
+            "DROP INDEX executions_without_receipt; ALTER TABLE executions DROP COLUMN receipt; PRAGMA user_version = 2"
+        )
+    db.close()
+    async with opened(tmp_path) as archive:
+        assert await archive.evidence.receipt("one") is None
+        assert (await archive.evidence.verify("one", None))["verdict"] == "missing"
+
+
+async def test_receipts_wait_for_a_history_that_cannot_be_written(tmp_path, monkeypatch, until):
+    """And are not written twice when it can."""
+    monkeypatch.setattr(archive_module, "RETRY", 0.01)
+    async with opened(tmp_path) as archive:
+        await until(lambda: archive.is_settled)
+        write, failures = archive._history.write, []
+
+        def fails(*words: object) -> None:
+            failures.append(words)
+            if len(failures) < 3:
+                raise sqlite3.OperationalError("disk I/O error")
+            write(*words)
+
+        archive._history.write = fails
+        Run(archive, "one").start().finish()
+        await until(lambda: len(failures) >= 3 and archive.is_settled)
+        number = (await attested(archive, "one"))["n"]
+        assert receipt_of(archive, number)["execution_id"] == "one"
+        assert archive.notary.receipts.head.n == number + 1

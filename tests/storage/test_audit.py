@@ -11,13 +11,14 @@ import pytest
 import trio
 
 from ccexecd.storage import audit as module
+from ccexecd.storage import chain_files
 from ccexecd.storage.audit import MAX_RECORD, Audit
 from ccexecd.storage.chain import files_in, records_in, verify
 
 
 @pytest.fixture(autouse=True)
 def _look_each_time(monkeypatch):
-    monkeypatch.setattr(module, "LOOK_INTERVAL", 0.0)
+    monkeypatch.setattr(chain_files, "LOOK_INTERVAL", 0.0)
 
 
 @pytest.fixture

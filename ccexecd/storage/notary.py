@@ -1,0 +1,217 @@
+"""From an execution that has ended to its receipt.
+
+Theory of operation. What has ended is attested in the archive's thread, in the step that also writes it into the
+history: its output is digested from disk, and a receipt is written for all that have ended within that moment. Digests
+of large outputs are made in the steps that follow, `BUDGET` bytes at a time, so that the history is not held up. The
+history knows the number of each receipt; what has none yet when a daemon is killed gets one from its successor, which
+says so.
+
+Owns what a receipt tells, and what waits for one. Must not know how receipts are kept.
+"""
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ccexecd.core.evidence import LONGEST_REPLY, asked_of, final_result, repeats
+from ccexecd.storage.digests import digested, open_plain
+from ccexecd.storage.history import Record
+from ccexecd.storage.receipts import Receipts
+
+log = logging.getLogger(__name__)
+
+BUDGET = 32 * 1024 * 1024
+"""Bytes that one step digests: 20 to 100 ms."""
+
+RETRY = 5.0
+"""Seconds until receipts are tried again that could not be written."""
+
+MOST_WAITING = 10_000
+"""Executions that wait for a receipt in memory; what is beyond them gets its own from the next daemon."""
+
+NONE_WANTED = 0
+"""The number in the history of an execution that gets no receipt: they were off when it ended, or it is older."""
+
+AT_THE_END, AT_RECOVERY = "at the end", "at recovery"
+
+_TOLD = (
+    "execution_id", "session_id", "principal", "command", "argv", "argv_sha256", "cwd", "created_at", "started_at",
+    "finished_at", "duration", "exit_code", "signal", "reason", "limit", "pid", "stdout_bytes", "stderr_bytes",
+    "dropped_bytes",
+)  # fmt: skip
+"""What a receipt tells of what is known of its execution, besides its labels."""
+
+_LABELS = 4096  # bytes of labels, as JSON, that are in a receipt; of more, only how many there were
+_READ = 1024 * 1024
+
+Steps = Generator[int, None, dict[str, Any]]
+
+
+class Notary:
+    """Who writes receipts.
+
+    Args:
+        receipts: where they go.
+        outputs: where the output of executions is, a directory each.
+
+    Attributes:
+        receipts: where they go.
+        problem: why none can be written; empty while they can.
+    """
+
+    def __init__(self, receipts: Receipts, outputs: Path) -> None:
+        self.receipts = receipts
+        self.problem = ""
+        self._outputs = outputs
+        self._waiting: OrderedDict[str, tuple[Record, str]] = OrderedDict()
+        self._begun: tuple[Record, str, Steps] | None = None
+        self._numbered: dict[str, int] = {}  # until the history has taken the number
+        self._retry_at = 0.0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing waits that could be done now."""
+        return not self._numbered and (bool(self.problem) or not (self._waiting or self._begun))
+
+    def status(self) -> dict[str, str | None]:
+        """Where receipts are, the last record in this life, and what is wrong with them."""
+        head = str(self.receipts.head) if self.receipts.head.n else None
+        return {"directory": str(self.receipts.directory), "head": head, "problem": self.problem or None}
+
+    def attest(self, records: Sequence[Record], *, wanted: bool = True) -> dict[str, int]:
+        """Write receipts for what has ended, and go on with those that wait.
+
+        Args:
+            records: what is known of executions that have just ended.
+            wanted: whether these get one.
+
+        Returns:
+            The numbers of receipts, by the executions' ids: of these and of earlier ones. `noted` is to follow.
+        """
+        for record in records:
+            if not wanted:
+                self._numbered[record.id] = NONE_WANTED
+            elif record.id not in self._numbered:
+                self._wait(record, AT_THE_END)
+        if time.monotonic() >= self._retry_at:
+            try:
+                self._go_on()
+            except OSError as error:
+                self._has_failed(error)
+            else:
+                self._retry_at, self.problem = 0.0, ""
+        return self._numbered
+
+    def noted(self) -> None:
+        """The history has taken the numbers."""
+        self._numbered = {}
+
+    def recover(self, records: Sequence[Record], *, everywhere: bool) -> None:
+        """Take on what an earlier daemon has left without a receipt, as far as the history knows.
+
+        Args:
+            records: executions that have ended.
+            everywhere: whether the history knows of no receipts at all, since it is new.
+
+        """
+        try:
+            known = self.receipts.having({record.id for record in records}, everywhere=everywhere)
+        except OSError as error:  # they stay without one until the next start
+            self._has_failed(error)
+            return
+        self._numbered |= known
+        for record in records:
+            if record.id not in known and record.id not in self._waiting:
+                self._wait(record, AT_RECOVERY)
+
+    def _wait(self, record: Record, made: str) -> None:
+        self._waiting[record.id] = (record, made)
+        while len(self._waiting) > MOST_WAITING:
+            self._waiting.popitem(last=False)
+
+    def _go_on(self) -> None:
+        """Digest as much as one step may, and write the receipts of what is done."""
+        done: list[tuple[Record, dict[str, Any]]] = []
+        left = BUDGET
+        while left > 0 and (self._begun or self._waiting):
+            if self._begun is None:
+                _, (record, made) = self._waiting.popitem(last=False)
+                self._begun = (record, made, self._digested(record))
+            record, made, steps = self._begun
+            try:
+                left -= next(steps)
+            except StopIteration as whole:
+                done.append((record, self._receipt(record, made, whole.value)))
+                self._begun = None
+        if done:
+            try:
+                numbers = self.receipts.write([receipt for _, receipt in done])
+            except OSError:
+                self._waiting |= {record.id: (record, receipt["made"]) for record, receipt in done}
+                raise
+            self._numbered |= {record.id: number for (record, _), number in zip(done, numbers, strict=True)}
+
+    def _digested(self, record: Record) -> Steps:
+        """The digests of an output; what cannot be read has none, and the receipt says so."""
+        if not record.output_bytes:
+            return {}
+        try:
+            return (yield from digested(self._outputs / record.id))
+        except OSError as error:
+            log.warning("the output of execution %s cannot be digested: %s", record.id, error)
+            return {"unreadable": error.strerror or "cannot be read"}
+
+    def _receipt(self, record: Record, made: str, files: dict[str, Any]) -> dict[str, Any]:
+        known = record.description
+        labels = known.get("labels", {})
+        short = len(orjson.dumps(labels)) <= _LABELS
+        told = {name: known[name] for name in _TOLD if known.get(name) is not None}
+        asked = asked_of(labels, record.id)
+        reply = {"asked": asked, "repeated": has_repeated(self._outputs / record.id, asked)} if asked else {}
+        return {
+            "made": made,
+            **told,
+            "exit_code": known.get("exit_code"),
+            "labels": labels if short else {"…": str(len(labels))},
+            **reply,
+            "output": files,
+        }
+
+    def _has_failed(self, error: Exception) -> None:
+        if not self.problem:
+            log.error("receipts cannot be written: %s", error)
+        self.problem = str(error)
+        self._retry_at = time.monotonic() + RETRY
+
+
+def has_repeated(directory: Path, uuid: str) -> bool:
+    """Whether an output repeats a UUID: in an agent's final result, if there is one, else anywhere on stdout.
+
+    Args:
+        directory: where the output lies.
+        uuid: what was to be repeated.
+
+    Returns:
+        It; False also where there is no output.
+    """
+    try:
+        with open(open_plain(directory / "stdout"), "rb") as stream:  # noqa: PTH123  # a descriptor
+            size = stream.seek(0, 2)
+            stream.seek(max(0, size - LONGEST_REPLY))
+            result = final_result(stream.read())
+            if result is not None:
+                return repeats(uuid, [result.encode(errors="replace")])
+            stream.seek(0)
+            return repeats(uuid, _parts(stream.read))
+    except OSError:
+        return False
+
+
+def _parts(read: Any) -> Iterator[bytes]:
+    while part := read(_READ):
+        yield part
