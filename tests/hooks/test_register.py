@@ -1,8 +1,10 @@
 """Hooks of a daemon: what is done at the events of executions, and that none of it holds anything up."""
 
+import gc
 import json
 import os
 import sys
+import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 
+from ccexecd import records
 from tests.e2e.client import RefusedError, refused
 from tests.in_process import Running, children, running
 
@@ -37,7 +40,7 @@ def documents(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def records(one: Running, kind: str) -> list[dict[str, Any]]:
+def recorded(one: Running, kind: str) -> list[dict[str, Any]]:
     """The records of one kind in the audit."""
     lines = [line for file in sorted((one.directory / "audit").iterdir()) for line in file.read_bytes().splitlines()]
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
@@ -85,7 +88,7 @@ class TestBefore:
             assert done.stdout == "2 3\n"
             told = await one.request("status", execution_id=done.id)
             assert told["argv"][:2] == ["env", "W=3"]
-        first, second = records(daemon, "decision")
+        first, second = recorded(daemon, "decision")
         assert (first["decision"], first["command"]) == ("allowed", script)
         assert (second["decision"], second["hooks"]) == ("changed", ["change"])
         assert second["execution_id"] == first["execution_id"] == done.id
@@ -102,9 +105,9 @@ class TestBefore:
             assert "hook 'refuse' refuses it: not on a Sunday" in str(error)
             assert (await one.run("true")).notifications[-1]["params"]["exit_code"] == 0
         assert not (daemon.directory / "x").exists()
-        decisions = [(each["decision"], each["reason"]) for each in records(daemon, "decision")]
+        decisions = [(each["decision"], each["reason"]) for each in recorded(daemon, "decision")]
         assert decisions[1] == ("refused", "hook 'refuse' refuses it: not on a Sunday")
-        assert records(daemon, "outcome")[0]["outcome"] == "spawn_failed"
+        assert recorded(daemon, "outcome")[0]["outcome"] == "spawn_failed"
 
     @pytest.mark.parametrize(
         ("name", "reason", "message"),
@@ -305,6 +308,26 @@ class TestBesides:
         assert not daemon.daemon._hooks._calls.running
 
 
+async def test_a_finished_execution_is_not_kept_by_its_hooks(daemon, monkeypatch):
+    """No cycle of references: its memory is free when it is forgotten, not when the collector comes around to it."""
+    monkeypatch.setattr(records, "REMEMBERED_EXECUTIONS", 1)
+    engine, hooks = daemon.daemon._engine, daemon.daemon._hooks
+    kept = []
+    gc.collect()
+    gc.disable()
+    try:
+        async with daemon.client() as one:
+            for name in ("kept", "change", "deaf"):
+                running_one = await one.execute(command="echo x; echo y", labels={"hook": name})
+                kept.append(weakref.ref(engine.executions[running_one.id]))
+                await running_one.completed()
+            await one.run("true")
+        await wait_for(lambda: not hooks._under_way, "everything was told")
+        await wait_for(lambda: [ref() for ref in kept] == [None] * 3, "they are gone")
+    finally:
+        gc.enable()
+
+
 class TestAsking:
     """What the operator can ask, and do."""
 
@@ -351,8 +374,8 @@ class TestAsking:
         async with daemon.operator() as one:
             assert "no such hook" in str(await refused(one, "hook_run", name="nobody"))
             assert "must be one of on_output" in str(await refused(one, "hook_run", name="kept"))
-        assert not records(daemon, "decision")
-        assert {each["method"] for each in records(daemon, "call")} == {"hook_run"}
+        assert not recorded(daemon, "decision")
+        assert {each["method"] for each in recorded(daemon, "call")} == {"hook_run"}
 
     async def test_a_reload_reads_the_file_again(self, tmp_path):
         """A wrong one changes nothing; without hooks, none of it is there."""
