@@ -211,10 +211,25 @@ def connect(place: Place, timeout: float | None = None) -> Client:
         NotPermittedError: one is there, but not for us.
         UnreachableError: a daemon holds the lock, but its socket does not answer.
     """
+    connection, path = reach(place)
+    return Client(connection, path, ANSWER_TIMEOUT if timeout is None else timeout)
+
+
+def reach(place: Place) -> tuple[socket.socket, Path]:
+    """Connect to the first control socket that answers, without a word.
+
+    Returns:
+        The connected socket, which blocks, and its path.
+
+    Raises:
+        NotRunningError: nobody is behind any of the sockets.
+        NotPermittedError: one is there, but not for us.
+        UnreachableError: a daemon holds the lock, but its socket does not answer.
+    """
     failures: list[CtlError] = []
     for path in place.sockets:
         try:
-            return Client(_open(path), path, ANSWER_TIMEOUT if timeout is None else timeout)
+            return _open(path), path
         except OSError as error:
             failures.append(_explain(path, error, is_fallback=place.is_fallback(path)))
     # A daemon that is there tells the user more than the place where none is.

@@ -55,6 +55,8 @@ class CtlError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
+        if hint:
+            self.add_note(f"hint: {hint}")  # what a traceback shows
         self.message = message
         self.hint = hint
         self.facts: dict[str, Any] = {}

@@ -189,7 +189,14 @@ ONLY_IN = {
     "h11": {"ccexecd/external/wire.py", "ccexecd/external/request.py"},
     "cattrs": {"ccexecd/protocol/codec.py"},
     "prometheus_client": {"ccexecd/external/metrics.py"},
+<<<<<<< HEAD
     "cryptography": {"ccexecd/storage/signing.py"},
+=======
+    "wsproto": {"ccexecctl/api/framing.py"},
+    "json_repair": {"ccexecctl/api/json_reply.py"},
+    "jsonschema": {"ccexecctl/api/json_reply.py"},
+    "markdown_it": {"ccexecctl/api/task_file.py"},
+>>>>>>> efb0a3f (ccexecctl.api: agents from Python)
 }
 """Third-party package -> the sources that know it."""
 
@@ -222,8 +229,22 @@ HEAVY = {
     "daemon",
     "asyncio",
     "prometheus_client",
+<<<<<<< HEAD
     "cryptography",
+=======
+    "anyio",
+    "wsproto",
+    "jsonschema",
+    "json_repair",
+    "markdown_it",
+>>>>>>> efb0a3f (ccexecctl.api: agents from Python)
 }
+
+API_IMPORTS = {"ccexecd.agents", "ccexecd.protocol.errors", "ccexecd.protocol.framing"}
+"""What of the daemon the Python API imports: pure rooms and leaves."""
+
+IN_API = [path for path in SOURCES if path.parts[:2] == ("ccexecctl", "api")]
+IN_TOOL = [path for path in SOURCES if path.parts[0] == "ccexecctl" and path not in IN_API]
 
 
 @each_source
@@ -265,13 +286,25 @@ def test_these_need_nothing_but_python(path):
     assert not [each.name for each in imports_of(Path(path)) if third_party(each.name)]
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if path.parts[0] == "ccexecctl"], ids=str)
+@pytest.mark.parametrize("path", IN_TOOL, ids=str)
 def test_the_tool_shares_leaves_only(path):
     """At start-up, ccexecctl imports the small modules that are made to be shared, and no dependency ever."""
     for each in imports_of(path):
         assert each.name.partition(".")[0] not in HEAVY
         if each.at_start and each.name.partition(".")[0] == "ccexecd":
             assert each.name in SHARED_WITH_CTL
+        assert not (each.at_start and each.name.startswith("ccexecctl.api")), "only a verb that needs it, when it runs"
+
+
+@pytest.mark.parametrize("path", IN_API, ids=str)
+def test_the_python_api_is_a_client(path):
+    """It knows the wire and what agents say, and nothing of how the daemon works; no event loop but through anyio."""
+    for each in imports_of(path):
+        assert each.name.partition(".")[0] not in {"trio", "asyncio", "trio_websocket"}
+        if each.name.partition(".")[0] == "ccexecd":
+            assert each.name.startswith(tuple(API_IMPORTS))
+        if each.name in {"json_repair", "jsonschema", "markdown_it"}:
+            assert not each.at_start, "paid by who needs it"
 
 
 def run_isolated(program: str, *flags: str) -> list[str]:
@@ -282,7 +315,7 @@ def run_isolated(program: str, *flags: str) -> list[str]:
 
 def test_the_tool_loads_nothing_heavy():
     """All of its modules together load no dependency: that is what keeps a verb under 50 ms of CPU."""
-    names = [module_name(path) for path in SOURCES if path.parts[0] == "ccexecctl" and path.stem != "__main__"]
+    names = [module_name(path) for path in IN_TOOL if path.stem != "__main__"]
     program = f"import sys, {', '.join(names)}; print(*sys.modules)"
     # -S: no site-packages, whose start-up hooks (an editable install, coverage) import things of their own.
     assert not HEAVY & set(run_isolated(program, "-S"))
@@ -450,6 +483,21 @@ ELSEWHERE = {
     "ccexecd/agents/report.py": ("tests/test_agent_listener.py", "what clients are told of one that runs"),
     "ccexecd/agents/recognition.py": ("tests/agents/test_adapter.py", "beside the other agents, by one table each"),
     "ccexecctl/__main__.py": ("tests/ctl/test_help.py", "every test of a verb goes through it"),
+    "ccexecctl/api/backoff.py": ("tests/api/test_framing.py", "how long a connection is waited for"),
+    "ccexecctl/api/client.py": ("tests/e2e/test_api_link.py", "against a real daemon, through real cuts"),
+    "ccexecctl/api/connection.py": ("tests/e2e/test_api_link.py", "against a real daemon, through real cuts"),
+    "ccexecctl/api/endpoint.py": ("tests/e2e/test_api_link.py", "against a real daemon, at both doors"),
+    "ccexecctl/api/execute.py": ("tests/e2e/test_api.py", "with real agents under a real daemon"),
+    "ccexecctl/api/link.py": ("tests/e2e/test_api_link.py", "against a real daemon, through real cuts"),
+    "ccexecctl/api/options.py": ("tests/api/test_command_line.py", "what they become"),
+    "ccexecctl/api/outcome.py": ("tests/e2e/test_api.py", "what real agents come to"),
+    "ccexecctl/api/reports.py": ("tests/e2e/test_api.py", "what real agents are told to have done"),
+    "ccexecctl/api/results.py": ("tests/e2e/test_api.py", "what real agents come to"),
+    "ccexecctl/api/run.py": ("tests/e2e/test_api.py", "with real agents under a real daemon"),
+    "ccexecctl/api/sync.py": ("tests/e2e/test_api.py", "the same results without an event loop"),
+    "ccexecctl/api/task.py": ("tests/e2e/test_api.py", "with real agents under a real daemon"),
+    "ccexecctl/api/task_list.py": ("tests/e2e/test_api.py", "with real agents under a real daemon"),
+    "ccexecctl/api/watch.py": ("tests/e2e/test_api_link.py", "against a real daemon, through real cuts"),
     "ccexecctl/arguments.py": ("tests/ctl/test_help.py", "what it parses is what the help says"),
     "ccexecctl/commands/cancel.py": ("tests/ctl/test_steering.py", "one of four verbs of one kind"),
     "ccexecctl/commands/kill.py": ("tests/ctl/test_steering.py", "one of four verbs of one kind"),
@@ -522,6 +570,7 @@ ELSEWHERE = {
 def test_tests_mirror_the_source(path):
     """Whoever changes a module knows where its tests are."""
     room = Path("ctl") if path.parts[0] == "ccexecctl" else path.relative_to("ccexecd").parent
+    room = Path("api") if path in IN_API else room
     own = Path("tests") / room / f"test_{path.stem.strip('_')}.py"
     if str(path) in ELSEWHERE:
         assert (ROOT / ELSEWHERE[str(path)][0]).is_file()

@@ -86,17 +86,18 @@ def converse(prompt, *, partial):
 def main():
     """Run one prompt to its result. The exit code is 1 when the API failed."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("-p", dest="prompt", required=True)
+    parser.add_argument("-p", dest="prompt", nargs="?")
     parser.add_argument("--output-format", choices=["stream-json"], required=True)
     parser.add_argument("--verbose", action="store_true", required=True)
     parser.add_argument("--include-partial-messages", action="store_true")
     parser.add_argument("--allowedTools")
+    parser.add_argument("--resume", help="the conversation is not known here: only that it is asked for")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
     show(type="system", subtype="init", cwd=str(Path.cwd()), session_id=SESSION, tools=["Bash"], model=MODEL)
     status = None
     try:
-        result = converse(arguments.prompt, partial=arguments.include_partial_messages)
+        result = converse(arguments.prompt or sys.stdin.read(), partial=arguments.include_partial_messages)
     except ApiError as error:
         status, text = error.args
         result = f"API Error: {status} {text}"

@@ -1,0 +1,199 @@
+"""What an agent's run comes to: what it reported, how the daemon says that it ended, and what that means.
+
+Owns adding it up. Must not do any I/O.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from ccexecctl.api.results import AgentResult, Usage
+from ccexecctl.errors import CtlError, UsageError
+from ccexecd.agents.adapter import Adapter, Shape
+from ccexecd.agents.conversation import Conversation
+from ccexecd.agents.events import SUMMARY, Delta, Event, Text, ToolResult, ToolUse
+from ccexecd.agents.recognition import NAMES, agent_named
+from ccexecd.agents.verdict import Cause, Verdict, judge, judge_result
+
+STDERR_KEPT = 16 * 1024
+"""Bytes of error output that are kept, the last ones."""
+
+LOST = "connection_lost"
+"""Verdict on a run whose end nobody could tell us."""
+
+ENDINGS = {
+    "timeout": ("it ran for longer than it was allowed", "give it a longer timeout, or ask for less at a time"),
+    "stalled": ("it wrote nothing for longer than it was allowed", "give it a longer stall_timeout, or none"),
+    "cancelled": ("it was cancelled", ""),
+    "disconnected": ("its client went away", 'on_disconnect="detach" lets it go on'),
+    "session_expired": ("its client was away for too long", 'on_disconnect="detach" lets it go on'),
+    "shutdown": ("the daemon was stopped", "run it again"),
+    "lost": ("the daemon that ran it has died", "run it again; why it died: its log"),
+    "limit": ("it went beyond one of its limits", "which one: ccexecctl status"),
+    "spawn_failed": ("it could not be started when its turn came", "why: ccexecctl status"),
+}
+"""How an execution is ended from outside: what is said about each, and what to do."""
+
+WRITES_FILES = {"Write", "NotebookEdit", "write_file"}
+"""Tools that make a file; the summary of their use is its path."""
+
+
+def adapter_of(agent: str) -> Adapter:
+    """What is known of an agent.
+
+    Raises:
+        UsageError: nothing.
+    """
+    adapter = agent_named([agent])
+    if adapter is None:
+        known = ", ".join(sorted(NAMES))
+        raise UsageError(f"there is no agent {agent!r}, only {known}", "others: ccexecctl run -- COMMAND")
+    return adapter
+
+
+@attrs.define
+class Record:
+    """All that is known of a run.
+
+    Attributes:
+        task: what was asked.
+        adapter: what is known of who was.
+        execution_uuid: of the execution.
+        begun: when, on the clock of the event loop.
+        timestamp: when, for people.
+        conversation: what its events come to.
+        events: all of them.
+        unseen: those that nobody has taken yet.
+        said: finished pieces of its answers.
+        saying: what is not finished.
+        stderr: the end of its error output.
+        dropped_bytes: output that is gone.
+        ending: the params of `process.completed`.
+        lost: why nobody could tell us of its end.
+        is_over: nothing more will come.
+        elapsed: seconds that it took.
+    """
+
+    task: str
+    adapter: Adapter
+    execution_uuid: str = ""
+    begun: float = 0.0
+    timestamp: str = ""
+    conversation: Conversation = attrs.field(factory=Conversation)
+    events: list[Event] = attrs.field(factory=list)
+    unseen: deque[Event] = attrs.field(factory=deque)
+    said: list[str] = attrs.field(factory=list)
+    saying: list[str] = attrs.field(factory=list)
+    stderr: bytes = b""
+    dropped_bytes: int = 0
+    ending: Mapping[str, Any] = attrs.field(factory=dict)
+    lost: CtlError | None = None
+    is_over: bool = False
+    elapsed: float = 0.0
+    _writing: dict[str, str] = attrs.field(factory=dict)
+    files: dict[str, None] = attrs.field(factory=dict)
+
+    def take(self, events: Iterable[Event]) -> None:
+        """The agent has reported something."""
+        for event in events:
+            self.conversation.take(event)
+            self.unseen.append(event)
+            match event:
+                case Delta():
+                    if not event.is_thinking:
+                        self.saying.append(event.text)
+                    continue  # the finished piece is kept
+                case Text() if not event.parent:
+                    self.said.append(event.text)
+                    self.saying.clear()
+                case ToolUse() if event.name in WRITES_FILES and len(event.summary) < SUMMARY:
+                    self._writing[event.id] = event.summary
+                case ToolResult() if not event.is_error and event.id in self._writing:
+                    self.files[self._writing.pop(event.id)] = None
+            self.events.append(event)
+
+    def complain(self, text: bytes) -> None:
+        """It wrote to its error output."""
+        self.stderr = (self.stderr + text)[-STDERR_KEPT:]
+
+    def end(self, ending: Mapping[str, Any], now: float) -> None:
+        """It has ended."""
+        self.ending = ending
+        self.elapsed = now - self.begun
+        self.is_over = True
+
+    def lose(self, why: CtlError) -> None:
+        """Nobody will tell us more."""
+        self.lost = why
+        self.is_over = True
+
+    @property
+    def verdict(self) -> Verdict:
+        """How it went, as the agent itself and its exit code tell it."""
+        exit_code, complaint = self.ending.get("exit_code"), self.complaint
+        return judge(self.adapter, Shape.EVENTS, exit_code, self.conversation, complaint=complaint)
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether it came to a good end, whatever became of its processes then."""
+        result = self.conversation.result
+        is_done = result is not None and not self.conversation.is_open
+        return is_done and judge_result(result, self.conversation).is_success  # type: ignore[arg-type]
+
+    @property
+    def complaint(self) -> str:
+        """Its error output as text."""
+        return self.stderr.decode(errors="replace")
+
+
+def result_of(record: Record) -> AgentResult:
+    """What a run has come to."""
+    conversation = record.conversation
+    verdict, error, suggestion, warnings = _told(record)
+    answer = conversation.result
+    unfinished = ["".join(record.saying)] if record.saying else []
+    return AgentResult(
+        execution_uuid=record.execution_uuid,
+        session_id=conversation.session_id,
+        timestamp=record.timestamp,
+        task=record.task,
+        output="\n\n".join([*record.said, *unfinished]),
+        result=answer.text or "\n\n".join(record.said[-1:]) if answer is not None and error is None else None,
+        error=error,
+        suggestion=suggestion,
+        verdict=verdict,
+        return_code=record.ending.get("exit_code"),
+        reason=record.ending.get("reason", ""),
+        execution_time=record.elapsed,
+        usage=Usage.of(conversation.usage),
+        cost=conversation.cost,
+        files_created=tuple(record.files),
+        partial=answer is None or conversation.is_open,
+        model=conversation.model,
+        turns=conversation.turns,
+        stderr=record.complaint,
+        events=tuple(record.events),
+        warnings=warnings,
+        dropped_bytes=record.dropped_bytes,
+    )
+
+
+def _told(record: Record) -> tuple[str, str | None, str, tuple[str, ...]]:
+    """Verdict, error, suggestion and warnings."""
+    reason = record.ending.get("reason", "")
+    if not record.is_over:
+        return "running", "it has not ended yet", "", ()
+    if record.lost is not None:
+        return LOST, f"how it ended is not known: {record.lost}", record.lost.hint, ()
+    if reason in ENDINGS:
+        what, advice = ENDINGS[reason]
+        if record.has_answered:
+            return Cause.SUCCESS.value, None, "", (f"it stayed after its answer, until {what}",)
+        return reason, what, advice, ()
+    verdict = record.verdict
+    if verdict.is_success:
+        return verdict.cause.value, None, "", ()
+    words = verdict.text.strip() or record.complaint.strip()[-500:] or verdict.cause.value.replace("_", " ")
+    return verdict.cause.value, words, verdict.advice, ()

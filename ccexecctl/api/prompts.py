@@ -1,0 +1,141 @@
+"""What is said to an agent besides the task itself, and what is wrong with a task before it is said.
+
+Owns the words. Pure: must not start anything.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ccexecctl.errors import UsageError
+
+FEW_WORDS = 3
+"""Words below which a task says too little to be understood in one way only; `What is 2+2?` has three."""
+
+_NOTICED = (
+    (
+        re.compile(
+            r"^\s*(?:please\s+)?(?:fix|change|update|improve|finish|do|continue|try)\s+(?:it|this|that|them)\b",
+            re.IGNORECASE,
+        ),
+        "it says {found!r}, and a fresh agent has seen nothing that this could mean: name it",
+    ),
+    (
+        re.compile(
+            r"\b(?:as (?:we )?discussed|as before|like last time|the previous (?:answer|task|conversation))\b",
+            re.IGNORECASE,
+        ),
+        "it refers to {found!r}, which a fresh agent does not know: say it again, or use resume=",
+    ),
+    (
+        re.compile(r"\b(?:ask me|let me know (?:if|when|before)|wait for my|confirm with me)\b", re.IGNORECASE),
+        "it wants an answer in between ({found!r}), and nobody is there to give one: decide beforehand",
+    ),
+    (
+        re.compile(r"<(?:insert|your|todo|placeholder)[^>]*>|\b(?:TODO|TBD|FIXME|XXX)\b|\{\{[^}]*\}\}"),
+        "it holds {found!r}, which looks like a blank that was to be filled in",
+    ),
+    (
+        re.compile(r"\b(?:etc\.?|and so on|or something|or whatever|somehow)(?=\W|$)", re.IGNORECASE),
+        "it leaves open what belongs to it ({found!r}): list it",
+    ),
+)
+"""What is looked for in a task, and what is said about it."""
+
+
+def ambiguities(task: str) -> tuple[str, ...]:
+    """What in a task can be understood in more than one way, or not at all by an agent that knows nothing else.
+
+    Only warnings come of it: what a task means is its author's business.
+    """
+    found = [] if len(task.split()) >= FEW_WORDS else ["it is very short: say what is to be done, and with what"]
+    for pattern, remark in _NOTICED:
+        match = pattern.search(task)
+        if match:
+            found.append(remark.format(found=" ".join(match.group().split())[:60]))
+    return tuple(f"the task may be misunderstood: {each}" for each in found)
+
+
+def require_fit(task: str, limit: int) -> None:
+    """See that a task can be sent.
+
+    Args:
+        task: it.
+        limit: bytes that it may have.
+
+    Raises:
+        UsageError: it is empty, too long, or no text.
+    """
+    if not task.strip():
+        raise UsageError("the task is empty", 'cc_execute("What is 2+2?")')
+    try:
+        size = len(task.encode())
+    except UnicodeEncodeError as error:
+        raise UsageError("the task is no text: it has half of a character in it", "decode it as UTF-8") from error
+    if "\0" in task:
+        raise UsageError("the task has a NUL character in it, which no command line can carry", "remove it")
+    if size > limit:
+        raise UsageError(
+            f"the task has {size} bytes, {limit} at most are sent: more than a model reads at once",
+            "put the material into files and name them in the task, or raise prompt_limit",
+        )
+
+
+def asking_for_json(task: str, schema: Mapping[str, Any] | None) -> str:
+    """A task whose reply is to be JSON."""
+    if schema is None:
+        form = "one JSON object (or list)"
+    else:
+        form = f"one JSON value that conforms to this JSON Schema:\n\n{json.dumps(schema, ensure_ascii=False)}\n"
+    return f"{task}\n\nReply with {form}, and with nothing else: no explanation and no code fence."
+
+
+def asking_again(problem: str) -> str:
+    """What is said in the same conversation about a reply that is not the JSON it was to be."""
+    return (
+        f"Your reply cannot be used: {problem}. Do not do the task again. Give the same answer once more, as JSON that "
+        "conforms to what was asked for, and nothing else: no explanation and no code fence."
+    )
+
+
+def asking_afresh(task: str, reply: str, problem: str) -> str:
+    """The same to an agent that does not know the conversation."""
+    return f"{task}\n\nAn earlier reply to this was:\n\n{reply}\n\nIt cannot be used: {problem}."
+
+
+def amending(task: str) -> str:
+    """What a fresh agent is asked that shall rewrite a task."""
+    return (
+        "Rewrite the task below, so that an agent which knows nothing else and can ask nobody does exactly what its "
+        "author means: name what is vague, say what the result has to be, leave out what does not matter, and add no "
+        "work that was not asked for. Do not do the task. Reply with the rewritten task and nothing else.\n\n"
+        f"<task>\n{task}\n</task>"
+    )
+
+
+def judging(validation_prompt: str, task: str, response: str) -> str:
+    """What a fresh agent is asked that shall judge an answer."""
+    asked = validation_prompt
+    has_places = "{task}" in asked or "{response}" in asked
+    filled = re.sub(r"\{(task|response)\}", lambda place: task if place[1] == "task" else response, asked)
+    if not has_places:
+        filled += f"\n\n<task>\n{task}\n</task>\n\n<response>\n{response}\n</response>"
+    return f"Judge whether the response to a task is right. Do not do the task.\n\n{filled}"
+
+
+VERDICT_SCHEMA = {
+    "type": "object",
+    "properties": {"is_valid": {"type": "boolean"}, "reason": {"type": "string"}},
+    "required": ["is_valid", "reason"],
+}
+"""What whoever judges replies."""
+
+
+def with_outputs(prompt: str, outputs: Mapping[str, str]) -> str:
+    """A prompt with what earlier tasks have said: in the place of `{{name}}`, or behind it where that is missing."""
+    missing = [name for name in outputs if f"{{{{{name}}}}}" not in prompt]
+    names = "|".join(map(re.escape, outputs))
+    filled = re.sub(rf"\{{\{{({names})\}}\}}", lambda place: outputs[place[1]], prompt) if outputs else prompt
+    behind = [f'<output task="{name}">\n{outputs[name]}\n</output>' for name in missing]
+    return "\n\n".join([filled, *behind])
