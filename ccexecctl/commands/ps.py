@@ -16,8 +16,8 @@ examples:
   ccexecctl ps --all --json | jq -r '.[] | select(.exit_code != 0) | .execution_id'
 """
 
-LIMIT = 100_000
-"""Executions that are asked for: all of them. A daemon remembers a thousand and runs what its descriptors allow."""
+LIMIT = 10_000
+"""Executions that are asked for: the most that may be, and more than a reply holds."""
 
 HEADER = ("ID", "STATE", "PID", "STARTED", "DURATION", "CPU", "MEM", "PROCS", "COMMAND")
 
@@ -40,6 +40,8 @@ def run(arguments: Namespace) -> int:
     for row, execution in zip(rows, executions, strict=True):
         lines += [row, *_processes(execution, width)]
     render.show(executions, lines, as_json=arguments.json)
+    if reply.get("truncated"):
+        render.remark(f"these are the newest {len(executions)}; `ccexecctl status` tells how many there are")
     if "missing" in reply:
         render.remark(f"not listed: {reply['missing']}")
     return Exit.DONE

@@ -16,6 +16,9 @@ Framing = Literal["lines", "line", "raw"]
 PIECE = 64 * 1024
 """Bytes of output in one notification at most (the contract)."""
 
+MOST_LINES = 1024
+"""Lines of one piece, where each line is told by itself: what is made of a piece is some milliseconds' work."""
+
 
 @attrs.frozen
 class Piece:
@@ -144,8 +147,11 @@ class Framer:
                 end = text.index(b"\n", start) + 1
                 yield from self._long_line(text[start:end])
             else:
-                piece = text[start:end] if start or end < len(text) else text
-                yield Piece(piece, lines=piece.count(b"\n") if self._framing == "line" else 1)
+                lines = text.count(b"\n", start, end) if self._framing == "line" else 1
+                while lines > MOST_LINES:
+                    end = text.rfind(b"\n", start, (start + end) // 2) + 1 or text.index(b"\n", start) + 1
+                    lines = text.count(b"\n", start, end)
+                yield Piece(text[start:end] if start or end < len(text) else text, lines=lines)
             start = end
 
     def _long_line(self, line: bytes) -> Iterator[Piece]:

@@ -32,6 +32,9 @@ LEAST_UUID = 8
 LEAST_LINE = 4
 """Bytes that `max_line_bytes` is at least: those of the longest code point."""
 
+MAX_LISTED = 10_000
+"""Executions that one `list` may ask for: several times as many as one reply can hold."""
+
 MAX_READ = 16 * 1024 * 1024
 """Bytes of output that one `read_output` may ask for."""
 
@@ -234,6 +237,10 @@ class List:
     limit: Count = Count(1000)
     resources: bool = False
     tree: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        if self.limit > MAX_LISTED:
+            raise StructureError([{"path": "$.limit", "error": f"must be at most {MAX_LISTED}"}])
 
 
 @attrs.frozen

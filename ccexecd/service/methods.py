@@ -16,6 +16,7 @@ import trio
 from ccexecd.core.display import Display
 from ccexecd.core.entries import Chunk
 from ccexecd.core.execution import Reason, State
+from ccexecd.core.framing import MOST_LINES
 from ccexecd.core.output import Cursor
 from ccexecd.core.principals import Scope
 from ccexecd.core.spec import TerminalSize
@@ -182,7 +183,7 @@ async def read_output(peer: Peer, wanted: messages.ReadOutput) -> dict[str, Any]
             with trio.move_on_after(wanted.wait_s):
                 await growth(execution)
         shown_as = attrs.evolve(execution.shown_as, exact=True)
-        chunks, next_seq = _portion(cursor, wanted, shown_as)
+        chunks, next_seq = await _portion(cursor, wanted, shown_as)
     finally:
         cursor.close()
         execution.was_read()
@@ -198,10 +199,10 @@ async def read_output(peer: Peer, wanted: messages.ReadOutput) -> dict[str, Any]
     return result
 
 
-def _portion(cursor: Cursor, wanted: messages.ReadOutput, shown_as: Display) -> tuple[list[dict[str, Any]], int]:
+async def _portion(cursor: Cursor, wanted: messages.ReadOutput, shown_as: Display) -> tuple[list[dict[str, Any]], int]:
     """As much as was asked for and as a reply can hold, and the position after it. A gap is seen from the positions."""
     chunks: list[dict[str, Any]] = []
-    size, room = 0, REPLY_BYTES
+    size, room, made = 0, REPLY_BYTES, 0
     while size < wanted.max_bytes and (entry := cursor.take()) is not None:
         if isinstance(entry, Chunk) and entry.stream in wanted.streams:
             size += len(entry.piece.text)
@@ -210,6 +211,9 @@ def _portion(cursor: Cursor, wanted: messages.ReadOutput, shown_as: Display) -> 
                 if room < 0:
                     return chunks, params["seq"]
                 chunks.append(params)
+            if len(chunks) - made > MOST_LINES:  # others go on meanwhile
+                made = len(chunks)
+                await trio.lowlevel.checkpoint()
     return chunks, cursor.seq
 
 

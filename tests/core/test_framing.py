@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ccexecd.core import framing as framing_module
-from ccexecd.core.framing import PIECE, Framer, Piece, code_point_cut
+from ccexecd.core.framing import MOST_LINES, PIECE, Framer, Piece, code_point_cut
 
 SMALL = 8
 """Bytes of a piece where a property looks at every way to cut."""
@@ -248,3 +248,19 @@ def test_five_megabytes_without_a_line_feed(framing):
 def test_a_cut_goes_before_a_code_point_or_stays(text, end, cut):
     """The cut moves back by 3 bytes at most, never to the start, and not at all in what is no UTF-8."""
     assert code_point_cut(text, end) == cut
+
+
+@pytest.mark.usefixtures("full_size")
+@pytest.mark.parametrize(
+    "lines",
+    [b"\n" * 65536, b"x" * 60000 + b"\n" * 5536, b"\n" * 5000 + b"y" * 60000 + b"\n", b"ab\n" * 9000],
+    ids=["empty", "after a long one", "before a long one", "short"],
+)
+def test_a_piece_has_so_many_lines_at_most(lines):
+    """Where each is told by itself: nothing is lost or cut, and no step has to make more of a piece than that."""
+    pieces = list(Framer("line", 1 << 20).feed(lines))
+    assert b"".join(piece.text for piece in pieces) == lines
+    assert all(piece.lines == piece.text.count(b"\n") <= MOST_LINES for piece in pieces)
+    assert len(pieces) < 4 * len(lines) / MOST_LINES + 4
+    [whole] = Framer("lines", 1 << 20).feed(b"\n" * 5000)
+    assert whole.lines == 1

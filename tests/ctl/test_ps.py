@@ -31,7 +31,7 @@ def test_ps_prints_a_table(ctl, daemon):
     assert header.split() == ["ID", "STATE", "PID", "STARTED", "DURATION", "CPU", "MEM", "PROCS", "COMMAND"]
     assert row.split()[:3] == ["1f0c9b2e", "running", "4711"]
     assert row.endswith("12s       3.2s  12.0 MiB  2      sleep 60")
-    assert daemon.asked("list") == [{"state": "live", "limit": 100_000, "resources": True}]
+    assert daemon.asked("list") == [{"state": "live", "limit": 10_000, "resources": True}]
 
 
 def test_what_waits_shows_its_position(ctl, daemon):
@@ -77,7 +77,7 @@ def test_ps_all_asks_for_the_finished_too(ctl, daemon):
     """--all lifts the filter."""
     daemon.answers["list"] = {"executions": []}
     assert ctl("ps", "-a").code == 0
-    assert daemon.asked("list") == [{"limit": 100_000, "resources": True}]
+    assert daemon.asked("list") == [{"limit": 10_000, "resources": True}]
 
 
 def test_ps_json_is_a_list(ctl, daemon):
@@ -119,3 +119,9 @@ def test_a_reader_that_leaves_is_no_failure(daemon, ctl_process):
     process.stdout.close()
     assert process.wait(timeout=20) == 141
     assert process.stderr.read() == b""
+
+
+def test_what_does_not_fit_is_told(ctl, daemon):
+    """On stderr: the table is of the newest."""
+    daemon.answers["list"] = {"executions": [RUNNING], "truncated": True}
+    assert "these are the newest 1" in ctl("ps").err

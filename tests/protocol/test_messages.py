@@ -14,6 +14,7 @@ CLASSES = [each for each in vars(messages).values() if isinstance(each, type) an
 MINIMAL = {
     "Execute": {"command": "ls"},
     "Control": {"type": "PAUSE"},
+    "Held": {"all": True},
     "WriteStdin": {"data": ""},
     "Attach": {"execution_id": "e"},
     "ReadOutput": {"execution_id": "e"},
@@ -81,6 +82,7 @@ def test_defaults_are_those_of_the_contract():
         },
         "HookRun": {"name": "venv", "event": None, "argv": ("true",), "cwd": None, "lane": None, "labels": {}},
         "Control": {"type": "PAUSE", "execution_id": None, "signal": None, "grace": None, "wait": True},
+        "Held": {"execution_id": None, "all": True},
         "WriteStdin": {"execution_id": None, "data": "", "data_base64": None, "write_id": None},
         "Which": {"execution_id": None},
         "Attach": {"execution_id": "e", "from_seq": None},
@@ -347,3 +349,10 @@ def test_labels_fit_into_a_frame():
         messages.params({"command": "true", "labels": {"job": "x" * (messages.MAX_LABEL + 1)}}, messages.Execute)
     assert refused.value.problems[0]["path"] == "$.labels"
     assert messages.params({"command": "true", "labels": {"job": "x" * messages.MAX_LABEL}}, messages.Execute)
+
+
+def test_a_list_has_a_bound():
+    """One that no reply could hold is refused, with the bound."""
+    assert params({"limit": 10_000}, messages.List).limit == 10_000
+    with pytest.raises(StructureError, match=r"\$.limit: must be at most 10000"):
+        params({"limit": 10_001}, messages.List)

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from ccexecd.protocol import messages
+from ccexecd.protocol.codec import dumps
 from ccexecd.service.methods import EXECUTION_METHODS
 from tests.e2e.client import PATIENCE, Watched, refused
 from tests.e2e.daemon_process import eventually
@@ -345,6 +346,15 @@ def ended(message: dict[str, Any]) -> bool:
 
 class TestReadOutput:
     """The same output, pulled."""
+
+    async def test_very_many_lines_hold_up_nobody(self, client):
+        """An answer fits into a frame, however short the lines are; the next one goes on there."""
+        execution = await client.run("sh", "-c", "yes '' | head -100000", framing="line")
+        first = await client.request("read_output", execution_id=execution.id, max_bytes=1 << 24)
+        assert len(dumps(first)) < 1 << 20
+        assert [chunk["seq"] for chunk in first["chunks"]] == list(range(2, first["next_seq"]))
+        then = await client.request("read_output", execution_id=execution.id, from_seq=first["next_seq"])
+        assert then["chunks"][0]["seq"] == first["next_seq"]
 
     async def test_a_piece_at_a_time(self, client):
         """`max_bytes` bounds each answer; from position to position everything comes once, and the outcome last."""
