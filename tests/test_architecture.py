@@ -189,14 +189,11 @@ ONLY_IN = {
     "h11": {"ccexecd/external/wire.py", "ccexecd/external/request.py"},
     "cattrs": {"ccexecd/protocol/codec.py"},
     "prometheus_client": {"ccexecd/external/metrics.py"},
-<<<<<<< HEAD
     "cryptography": {"ccexecd/storage/signing.py"},
-=======
     "wsproto": {"ccexecctl/api/framing.py"},
     "json_repair": {"ccexecctl/api/json_reply.py"},
     "jsonschema": {"ccexecctl/api/json_reply.py"},
     "markdown_it": {"ccexecctl/api/task_file.py"},
->>>>>>> efb0a3f (ccexecctl.api: agents from Python)
 }
 """Third-party package -> the sources that know it."""
 
@@ -229,15 +226,12 @@ HEAVY = {
     "daemon",
     "asyncio",
     "prometheus_client",
-<<<<<<< HEAD
     "cryptography",
-=======
     "anyio",
     "wsproto",
     "jsonschema",
     "json_repair",
     "markdown_it",
->>>>>>> efb0a3f (ccexecctl.api: agents from Python)
 }
 
 API_IMPORTS = {"ccexecd.agents", "ccexecd.protocol.errors", "ccexecd.protocol.framing"}
