@@ -14,7 +14,6 @@ CLASSES = [each for each in vars(messages).values() if isinstance(each, type) an
 MINIMAL = {
     "Execute": {"command": "ls"},
     "Control": {"type": "PAUSE"},
-    "Held": {"all": True},
     "WriteStdin": {"data": ""},
     "Attach": {"execution_id": "e"},
     "ReadOutput": {"execution_id": "e"},
@@ -82,7 +81,6 @@ def test_defaults_are_those_of_the_contract():
         },
         "HookRun": {"name": "venv", "event": None, "argv": ("true",), "cwd": None, "lane": None, "labels": {}},
         "Control": {"type": "PAUSE", "execution_id": None, "signal": None, "grace": None, "wait": True},
-        "Held": {"execution_id": None, "all": True},
         "WriteStdin": {"execution_id": None, "data": "", "data_base64": None, "write_id": None},
         "Which": {"execution_id": None},
         "Attach": {"execution_id": "e", "from_seq": None},
