@@ -16,6 +16,8 @@ import trio
 from .client import Client, RefusedError, connect
 from .daemon_process import Daemon, eventually
 
+pytestmark = pytest.mark.alone
+
 QUEUED = 10_000
 
 MOST_BYTES_EACH = 16 * 1024

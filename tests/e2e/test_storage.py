@@ -262,6 +262,7 @@ def is_over(execution: Watched) -> bool:
 class TestMuch:
     """A gibibyte goes through, and the daemon stays as small as it was."""
 
+    @pytest.mark.alone
     async def test_memory_is_flat(self, start_daemon):
         """With a watcher that has left and one that reads nothing; any part of it can be read, and all is on disk."""
         daemon = start_daemon(spool_execution_bytes=2 << 30, spool_total_bytes=4 << 30)
