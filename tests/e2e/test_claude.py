@@ -27,6 +27,9 @@ ESSAY = [f"word{number} " for number in range(1, 5001)]
 SLEEPER = "python3 -c 'import time; time.sleep(300)'"
 """What the Bash tool is to run; the real program refuses a bare `sleep`."""
 
+MENTION = "API Error: 429 is what a rate limit looks like, and: Prompt is too long."
+"""An answer that speaks of errors and is none."""
+
 TOLD_NOT_TO = (
     "DISABLE_TELEMETRY",
     "DISABLE_AUTOUPDATER",
@@ -67,11 +70,13 @@ class Claude:
 
     Attributes:
         api: the model that it talks to.
+        program: the words that start it.
+        is_real: whether it has the name that the daemon knows.
     """
 
     def __init__(self, program: list[str], api: Api, home: Path) -> None:
         self.api = api
-        self._program = program
+        self.program = program
         self._env = {
             "ANTHROPIC_BASE_URL": api.url,
             "ANTHROPIC_API_KEY": "sk-ant-stand-in-" + "0" * 40,
@@ -81,11 +86,17 @@ class Claude:
             **dict.fromkeys(TOLD_NOT_TO, "1"),
         }
         self._home = str(home)
+        self.is_real = program[0].endswith("/claude")
 
     async def start(self, one: Client, prompt: str, *flags: str) -> Watched:
         """Have it answer a prompt."""
-        words = [*self._program, "-p", prompt, "--output-format", "stream-json", "--verbose", *flags]
-        return await one.execute(*words, env=self._env, cwd=self._home)
+        words = [*self.program, "-p", prompt, "--output-format", "stream-json", "--verbose", *flags]
+        return await self.execute(one, words)
+
+    async def execute(self, one: Client, words: list[str]) -> Watched:
+        """Run any words in its environment; by its name the daemon knows it, where it has that."""
+        agent = "auto" if self.is_real else "claude"
+        return await one.execute(*words, env=self._env, cwd=self._home, agent=agent)
 
     async def run(self, one: Client, prompt: str, *flags: str) -> tuple[Watched, dict[str, Any]]:
         """Have it answer a prompt, to the end; gives how it ended, too."""
@@ -173,12 +184,18 @@ class TestAnswers:
 
     async def test_a_tool(self, client, claude):
         """The Bash tool works: what it printed comes back to the model, and nothing of it stays."""
-        claude.api.answers["Use a tool"] = [Bash("echo $((6 * 7)) from the tool"), Text(["Done."])]
+        claude.api.answers["Use a tool"] = [Bash("echo $((6 * 7)) from the tool"), Text([MENTION])]
         async with client() as one:
             execution, completed = await claude.run(one, "Use a tool", "--allowedTools", "Bash")
         assert completed["exit_code"] == 0
         assert "42 from the tool" in json.dumps([event for event in events(execution) if event["type"] == "user"])
-        assert (result(execution)["result"], completed["leftovers"]) == ("Done.", [])
+        assert (result(execution)["result"], completed["leftovers"]) == (MENTION, [])
+        agent = completed["agent"]
+        assert (agent["name"], agent["tool_uses"], agent["tools_in_flight"]) == ("claude", 1, 0)
+        assert agent["session_id"] == events(execution)[0]["session_id"]
+        assert agent["verdict"]["is_success"]
+        assert f"--resume={agent['session_id']}" in agent["resume"]
+        assert execution.sequence().count("process.output") == len(execution.sequence()) - 2, "no error is told of"
 
     async def test_three_at_once(self, client, claude):
         """Three on one connection: each answer arrives with its own execution."""
@@ -199,6 +216,46 @@ class TestAnswers:
             execution, completed = await claude.run(one, "Fail")
         assert (completed["status"], completed["exit_code"], completed["reason"]) == ("failed", 1, "exited")
         assert (result(execution)["is_error"], result(execution)["subtype"]) == (True, "success")
+        assert completed["agent"]["verdict"]["cause"] == "no_credit"
+
+    async def test_limits(self, client, claude):
+        """Each is told once, as what it is, before the end, which says what to do; `status` says so afterwards, too."""
+        claude.api.answers["Too often"] = [
+            Failure(429, "rate_limit_error", "This request would exceed your rate limit.")
+        ]
+        too_long = "prompt is too long: 250000 tokens > 200000 maximum"
+        claude.api.answers["Too long"] = [Failure(400, "invalid_request_error", too_long)]
+        async with client() as one:
+            started = {prompt: await claude.start(one, prompt) for prompt in ("Too often", "Too long")}
+            for prompt, cause, method, kind in (
+                ("Too often", "rate_limited", "error.rate_limit_exceeded", "rate_limit_429"),
+                ("Too long", "token_limit", "error.token_limit_exceeded", "token_limit"),
+            ):
+                completed = await started[prompt].completed(WITHIN)
+                told = await one.notification(method, started[prompt].id)
+                assert (told["error_type"], told["agent"], told["recoverable"]) == (kind, "claude", True)
+                assert told["error_text"] == result(started[prompt])["result"]
+                sequence = started[prompt].sequence()
+                assert [each for each in sequence if each.startswith("error.")] == [method]
+                assert completed["exit_code"] == 1
+                status = await one.request("status", execution_id=started[prompt].id)
+                assert status["agent"] == completed["agent"]
+                assert (status["agent"]["verdict"]["cause"], bool(status["agent"]["verdict"]["advice"])) == (
+                    cause,
+                    True,
+                )
+
+    async def test_a_conversation_goes_on(self, client, claude):
+        """The words that are told for that, and the next prompt: it remembers what was said."""
+        if claude_program.NATIVE not in claude.program[0]:
+            pytest.skip("one that keeps conversations is enough; the stand-in keeps none")
+        claude.api.answers["What is 3+3?"] = [Text(["6"]), Text(["I said 6."])]
+        async with client() as one:
+            _, completed = await claude.run(one, "What is 3+3?")
+            execution = await claude.execute(one, [*completed["agent"]["resume"], "What did you say?"])
+            again = await execution.completed(WITHIN)
+        assert answers(execution) == ["I said 6."]
+        assert again["agent"]["session_id"] == completed["agent"]["session_id"]
 
 
 class TestCut:
@@ -237,10 +294,13 @@ class TestCut:
             execution = await claude.start(one, "Work for long", "--allowedTools", "Bash")
             tool = await eventually(lambda: sleeper_of(daemon, execution), "the tool runs", WITHIN)
             assert os.getsid(tool) != execution.pid
+            agent = (await one.request("status", execution_id=execution.id))["agent"]
+            assert (agent["tool"], agent["verdict"]) == ({"name": "Bash", "summary": SLEEPER}, None)
             await execution.control(kind)
             assert daemon.processes(execution.id) == []
             assert state_of(tool) == ""
-            assert (await execution.completed())["reason"] == "cancelled"
+            completed = await execution.completed()
+            assert (completed["reason"], completed["agent"]["verdict"]["cause"]) == ("cancelled", "interrupted")
 
     async def test_cut_by_a_client_that_closes(self, client, claude, daemon):
         """A client that says goodbye takes its agent with it, tool and all."""
