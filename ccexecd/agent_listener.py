@@ -24,6 +24,10 @@ from ccexecd.process.listening import Listener
 if TYPE_CHECKING:  # what judges and reports is imported when an agent runs: a daemon starts sooner without it
     from ccexecd.agents.verdict import Cause, Verdict
 
+LONGEST_LINE = 8 * 1024 * 1024
+"""Bytes of a line that is waited for: to parse it holds the event loop up for some 10 ms. Models answer with less than
+a mebibyte; what is longer are results of tools."""
+
 SAID = 2048
 """Bytes of the beginning of text that are kept: an error is all that is printed."""
 
@@ -59,7 +63,7 @@ class AgentListener(Listener):
         self._shape = adapter.shape_of(self._command.words)
         self._adapter = adapter
         self._execution: Execution | None = execution
-        self._reader: EventReader | None = EventReader(adapter, self._read_as(), is_brief=True)
+        self._reader: EventReader | None = EventReader(adapter, self._read_as(), is_brief=True, longest=LONGEST_LINE)
         self._conversation = Conversation()
         self._last_word = LastWord(adapter.name)
         self._last_event_at: float | None = None

@@ -23,6 +23,7 @@ from ccexecd.agents.events import (
     Thinking,
     ToolResult,
     ToolUse,
+    Unread,
 )
 
 MOST_IN_FLIGHT = 1000
@@ -48,6 +49,7 @@ class Conversation:
         limit: how the account stands, if it said so.
         failure: what it last said of a failure.
         was_interrupted: whether somebody stopped its last turn.
+        has_unread: whether a line was too long to be read that may have been the result of its last turn.
         events: how many there were, as far as they are told apart.
     """
 
@@ -69,6 +71,7 @@ class Conversation:
     limit: RateLimit | None = None
     failure: Failure | None = None
     was_interrupted: bool = False
+    has_unread: bool = False
     events: int = 0
     _denied_in_turn: list[str] = attrs.field(factory=list)
 
@@ -106,6 +109,8 @@ class Conversation:
                 self.failure = event
             case Interrupted():
                 self.was_interrupted = True
+            case Unread(is_too_long=True):
+                self.has_unread = True
             case _:
                 pass
 
@@ -131,6 +136,7 @@ class Conversation:
         self.cwd = event.cwd or self.cwd
         self.permission_mode = event.permission_mode or self.permission_mode
         self.is_open = True
+        self.has_unread = False
         self.failure = None
         self.was_interrupted = False
 

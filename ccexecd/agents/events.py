@@ -3,6 +3,7 @@
 Owns the records. Whose output they are read from, and how, is the adapters' business.
 """
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -220,9 +221,11 @@ class Unread:
 
     Attributes:
         size: its bytes, as far as they were seen.
+        is_too_long: whether it was that; else it is broken, as one that was cut off.
     """
 
     size: int
+    is_too_long: bool = False
 
 
 Event = (
@@ -277,12 +280,16 @@ def records(value: Any) -> list[dict[str, Any]]:
 
 
 def counts(value: Any) -> dict[str, int]:
-    """The whole numbers of a JSON object, by name."""
-    return {name[:NAME]: each for name, each in record(value).items() if whole(each) is not None}
+    """The whole numbers of a JSON object, by name: `MOST_COUNTS` at most."""
+    found = ((name[:NAME], each) for name, each in record(value).items() if whole(each) is not None)
+    return dict(itertools.islice(found, MOST_COUNTS))
 
 
 NAME = 200
 """Characters of a name that are kept: of a session, a model, a tool. Real ones have at most some sixty."""
+
+MOST_COUNTS = 20
+"""Kinds of tokens that are counted; real agents have at most six."""
 
 SUMMARY = 200
 """Characters of what a tool is asked to do that are kept."""

@@ -81,7 +81,7 @@ class EventLines:
         elif size > self._longest:
             self._forget()
             self._is_passed_over = True
-            found.append(Unread(size))
+            found.append(Unread(size, is_too_long=True))
         else:
             self._held.append(part)
             self._held_size = size
@@ -116,7 +116,7 @@ class Document:
     def finish(self) -> list[bytes | Unread]:
         """Everything has been read. Returns it, from the first line that begins with a brace."""
         if self._size > self._longest:
-            return [Unread(self._size)]
+            return [Unread(self._size, is_too_long=True)]
         text = b"".join(self._held)
         start = 0 if text.startswith(b"{") else text.find(b"\n{") + 1
         return [text[start:]] if text[start:].startswith(b"{") else []

@@ -18,6 +18,9 @@ from ccexecd.agents.events import Result
 TOLD = 500
 """Characters of an agent's own words that are told."""
 
+MOST_DENIED = 20
+"""Tools that are named as denied."""
+
 
 class Cause(Enum):
     """How a run went."""
@@ -44,7 +47,7 @@ class Cause(Enum):
 
 ADVICE = {
     Cause.SUCCESS: "It finished.",
-    Cause.UNVERIFIED: "It ended with exit code 0, and text does not tell more: ask for --output-format stream-json.",
+    Cause.UNVERIFIED: "It ended with exit code 0, and what it printed does not tell more: have it print events.",
     Cause.API_ERROR: "The model's API failed: try again; if it stays, look at the status page of the provider.",
     Cause.RATE_LIMITED: "A limit of the account is reached: wait until it is reset, or run fewer at the same time.",
     Cause.OVERLOADED: "The provider is overloaded, which passes: try again in some minutes.",
@@ -129,7 +132,8 @@ def judge(
         return judge_result(result, conversation, exit_code)
     ended = _by_exit_code(adapter, exit_code)
     if conversation.events or shape is not Shape.TEXT:
-        return _without_result(ended, exit_code, _last_trouble(conversation), complaint)
+        trouble = _last_trouble(conversation)
+        return _without_result(ended, exit_code, trouble, complaint, is_unread=conversation.has_unread)
     if exit_code == 0:
         return _verdict(Cause.UNVERIFIED, "")
     return _without_result(ended, exit_code, said, complaint)
@@ -143,7 +147,7 @@ def judge_result(result: Result, conversation: Conversation, exit_code: int | No
         conversation: all that it has reported.
         exit_code: of the program, if that has ended, too.
     """
-    denied = tuple(dict.fromkeys(conversation.denied))
+    denied = tuple(dict.fromkeys(conversation.denied))[:MOST_DENIED]
     if not result.is_error and result.subtype == "success" and exit_code == 0:
         if conversation.denied and len(conversation.denied) >= conversation.tool_uses:
             return _verdict(Cause.PERMISSION_DENIED, result.text, denied=denied)
@@ -243,11 +247,13 @@ def _last_trouble(conversation: Conversation) -> str:
     return conversation.failure.text if conversation.failure is not None else ""
 
 
-def _without_result(ended: Cause | None, exit_code: int | None, told: str, complaint: str) -> Verdict:
+def _without_result(
+    ended: Cause | None, exit_code: int | None, told: str, complaint: str, *, is_unread: bool = False
+) -> Verdict:
     if ended is not None:
         return _verdict(ended, told or complaint)
     if exit_code in (0, None):
-        return _verdict(Cause.TRUNCATED, told)
+        return _verdict(Cause.UNVERIFIED if is_unread else Cause.TRUNCATED, told)
     for text in (told, complaint):
         cause = _by_words(text, None, "") if _SPEAKS.match(text) else _by_complaint(text)
         if cause is not Cause.FAILED:

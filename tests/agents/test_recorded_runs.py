@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from ccexecd.agents.adapter import EventReader
+from ccexecd.agents.adapter import EventReader, Shape
 from ccexecd.agents.claude import CLAUDE
 from ccexecd.agents.conversation import Conversation
-from ccexecd.agents.verdict import judge
+from ccexecd.agents.verdict import Cause, judge
 
 RECORDED = Path(__file__).with_name("recorded")
 RUNS = [json.loads(line) for line in (RECORDED / "runs.jsonl").read_text().splitlines()]
@@ -111,3 +111,12 @@ def test_the_api_is_asked_again():
     assert retry is not None
     assert (retry.attempt, retry.most, retry.delay, retry.status) == (2, 10, 1.002, 429)
     assert conversation_in(b"".join(lines[:5]), 65536).retry is None
+
+
+def test_an_output_that_was_cut_off():
+    """In the middle of the answer, and of the result: with exit code 0, as when a pipe was not drained."""
+    whole = (RECORDED / "2.1.112" / "answer_stream.out").read_bytes()
+    for length in (len(whole) - 100, len(whole) // 2, 10, 0):
+        conversation = conversation_in(whole[:length], 4096)
+        assert judge(CLAUDE, Shape.EVENTS, 0, conversation).cause is Cause.TRUNCATED
+    assert judge(CLAUDE, Shape.EVENTS, 0, conversation_in(whole[:-1], 4096)).is_success, "only its line feed is missing"

@@ -41,7 +41,9 @@ def test_what_is_too_long_is_told_and_not_kept(size):
     output = b'{"a":1}\n{"x":"' + b"x" * 2000 + b'"}\n{"b":2}\n'
     found = lines_in(output, size)
     if size < 5000:  # a read that brings the whole of a line has kept nothing
-        assert isinstance(found.pop(), Unread)
+        unread = found.pop()
+        assert isinstance(unread, Unread)
+        assert unread.is_too_long
         assert found == [b'{"a":1}', b'{"b":2}']
     reader = EventLines(longest=1000)
     for start in range(0, len(output), size):
@@ -128,4 +130,4 @@ def test_a_document_is_bounded():
     document = Document(longest=10)
     document.feed(b'{"a":"')
     document.feed(b"x" * 10)
-    assert document.finish() == [Unread(16)]
+    assert document.finish() == [Unread(16, is_too_long=True)]

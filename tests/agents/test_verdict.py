@@ -47,9 +47,18 @@ def test_success_takes_exit_code_and_result():
     assert verdict_of(Init(), GOOD, exit_code=143).cause is Cause.INTERRUPTED
     assert verdict_of(Init(), GOOD, exit_code=-11).cause is Cause.CRASHED
     assert verdict_of(Init(), GOOD, Init()).cause is Cause.TRUNCATED
-    assert verdict_of(Init()).cause is verdict_of(Init(), Unread(9)).cause is Cause.TRUNCATED
+    assert verdict_of(Init()).cause is Cause.TRUNCATED
     assert verdict_of().cause is Cause.TRUNCATED
     assert verdict_of(Init(), exit_code=None).cause is Cause.TRUNCATED
+
+
+def test_what_could_not_be_read_is_not_taken_for_missing():
+    """A line that was too long may have been the result; one of an earlier turn was not."""
+    too_long = Unread(9, is_too_long=True)
+    assert verdict_of(Init(), too_long).cause is Cause.UNVERIFIED
+    assert verdict_of(Init(), Unread(9)).cause is Cause.TRUNCATED, "it was cut off"
+    assert verdict_of(Init(), too_long, GOOD, Init()).cause is Cause.TRUNCATED
+    assert verdict_of(Init(), too_long, GOOD).is_success
 
 
 @pytest.mark.parametrize(
