@@ -1,0 +1,160 @@
+"""How long a command may take, from how long others took: the arithmetic.
+
+Theory of operation. A run that came to its end by itself, successfully, is an observation of how long the command
+takes. Any other (ended by its time-out, cancelled, failed half-way) says only that it would have taken *at least*
+that long: it is censored, and counts as such (Kaplan and Meier, "Nonparametric Estimation from Incomplete
+Observations", JASA 53, 1958). Durations of programs are skewed and spread over orders of magnitude, so everything is
+done on their logarithms.
+
+The time-out is the larger of two, since each is wrong where the other is right:
+
+- the 95 % quantile of the observations times `MARGIN`: right where there are two sorts of runs (a cold cache, a warm
+  one), of which a spread around the middle knows nothing;
+- the median and three standard deviations: right where there are few observations, whose largest is no bound of
+  anything. The deviation is 1.4826 times the median absolute deviation, which one wild value does not move (Rousseeuw
+  and Croux, "Alternatives to the Median Absolute Deviation", JASA 88, 1993). With n observations it is taken 1 +
+  2/sqrt(n) times.
+
+A value alone beyond 3.5 such deviations is an accident and passed over (Iglewicz and Hoaglin, "How to Detect and Handle
+Outliers", ASQC 1993); more than one of twenty are a habit, and count. Runs that were ended teach no longer and longer
+time-outs: what they say is cut at `GROWTH` times the longest run that came to its end, and nothing is more than `SPAN`
+times that one.
+
+Owns these rules. Must not know commands.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import attrs
+
+QUANTILE = 0.95
+"""Share of the runs within the quantile that is looked for; the margin is for the rest."""
+
+MARGIN = 1.5
+"""How many times that quantile a run may take."""
+
+DEVIATIONS = 3.0
+"""Deviations from the median: beyond so many are 0.13 % of a normal distribution."""
+
+LEAST_DEVIATION = 0.2
+"""A factor of 1.22 up or down: programs that were never seen to vary still do."""
+
+OUTLIER = 3.5
+"""Deviations beyond which a value is an outlier."""
+
+OUTLIERS = 20
+"""Of so many observations, one may be passed over as an accident."""
+
+LEAST_FOR_OUTLIERS = 5
+"""Observations before anybody can say that one is far from the others."""
+
+GROWTH = 4.0
+"""How many times the longest run that came to its end, those which were ended can make us wait."""
+
+SPAN = 10.0
+"""How many times that one anything can."""
+
+COVERED = 0.9
+"""Share of future runs that the longest of the past is to cover; `confidence` is how sure it is that it does."""
+
+_LEAST = 0.001  # seconds: what takes less is all the same
+
+
+@attrs.frozen
+class Bound:
+    """How long a command may take.
+
+    Attributes:
+        seconds: as a time-out, before any floor.
+        quantile: seconds within which nearly all runs were.
+        median: seconds within which half of them were.
+        complete: runs that came to their end.
+        censored: runs that were ended, or failed.
+    """
+
+    seconds: float
+    quantile: float
+    median: float
+    complete: int
+    censored: int
+
+
+def observed(seconds: float, *, is_complete: bool) -> float:
+    """One run as this module keeps it: the seconds; negative where they are a lower bound only."""
+    return max(seconds, _LEAST) if is_complete else -max(seconds, _LEAST)
+
+
+def bound(runs: Iterable[float]) -> Bound | None:
+    """How long a command may take, by its past runs.
+
+    Args:
+        runs: as `observed` gives them, in any order.
+
+    Returns:
+        None where none of them came to its end: nobody knows.
+    """
+    ordered = sorted(runs, key=abs)
+    complete = [run for run in ordered if run > 0]
+    if not complete:
+        return None
+    median = _median(complete)
+    logarithms = [math.log(run / median) for run in complete]
+    deviation = max(1.4826 * _median(sorted(map(abs, logarithms))), LEAST_DEVIATION)
+    passed_over = _outliers(logarithms, deviation)
+    if passed_over:
+        accidents = set(complete[-passed_over:])
+        ordered = [run for run in ordered if run not in accidents]
+    longest = complete[-1 - passed_over]
+    high = min(quantile(ordered), GROWTH * longest)
+    spread = median * math.exp(min(DEVIATIONS * deviation * (1 + 2 / math.sqrt(len(complete))), 50.0))
+    seconds = min(max(MARGIN * high, spread), SPAN * longest)
+    return Bound(seconds, high, median, len(complete), sum(run < 0 for run in ordered))
+
+
+def quantile(ordered: Sequence[float], share: float = QUANTILE) -> float:
+    """The quantile of runs some of which are censored, by the product-limit estimator of Kaplan and Meier.
+
+    Args:
+        ordered: runs by their seconds.
+        share: which quantile, from 0 to 1.
+
+    Returns:
+        Seconds; where the longest runs are censored, so that it lies beyond all, the longest.
+    """
+    surviving, at_risk = 1.0, len(ordered)
+    for run in ordered:
+        if run > 0:
+            surviving *= 1 - 1 / at_risk
+            if surviving <= 1 - share + 1e-9:
+                return run
+        at_risk -= 1
+    return abs(ordered[-1])
+
+
+def confidence(complete: int) -> float:
+    """How sure it is that the longest of so many runs is longer than `COVERED` of all to come.
+
+    That is 1 - COVERED^n, whatever their distribution is (Wilks, "Determination of Sample Sizes for Setting Tolerance
+    Limits", Annals of Mathematical Statistics 12, 1941).
+    """
+    return 1 - COVERED**complete
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """A percentile of plain numbers, in order, not empty: the smallest that is not less than that share of them."""
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def _median(ordered: Sequence[float]) -> float:
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def _outliers(logarithms: Sequence[float], deviation: float) -> int:
+    """How many of the largest are accidents."""
+    if len(logarithms) < LEAST_FOR_OUTLIERS:
+        return 0
+    most = max(1, len(logarithms) // OUTLIERS)
+    beyond = sum(each > OUTLIER * deviation for each in logarithms)
+    return beyond if beyond <= most else 0

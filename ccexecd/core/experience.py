@@ -1,0 +1,215 @@
+"""What is remembered of past runs, and what is concluded from it for the next one.
+
+Runs are kept by the marks of their command (`kinds`), from the closest likeness to the widest; the estimate is that
+of the closest one of which enough is known. What may be concluded depends on the likeness, because the marks can
+deceive: two directories may hold a `make test` of a second and one of an hour, and nobody knows by a prompt how much
+work it is.
+
+- Runs of the same command in the same directory are evidence: they may set a time-out, down to a floor.
+- Runs of the same form in the same directory are a hint: they may set one, but never below what a command of that
+  category is given when nothing is known of it.
+- All else is told to whoever asks, and never acted on.
+
+Bounded: `MOST_GROUPS` groups of `MOST_COMPLETE` and `MOST_CENSORED` runs for each principal, `MOST_PRINCIPALS` of them;
+who has not been seen for longest is forgotten. Owns the choice of the likeness. Must not read any clock or disk.
+"""
+
+from collections import OrderedDict, deque
+from enum import Enum
+
+import attrs
+
+from ccexecd.core.estimate import Bound, bound, confidence, observed
+from ccexecd.core.execution import Reason
+from ccexecd.core.kinds import Category, Kind
+
+MOST_COMPLETE = 40
+"""Newest runs of a group that came to their end: twice as many as an outlier needs to be told from a habit."""
+
+MOST_CENSORED = 10
+"""Newest ones that did not: apart, so that a program which hangs again and again does not push out what is known."""
+
+MOST_GROUPS = 400
+"""Groups of one principal; each takes about 2 KiB of memory."""
+
+MOST_PRINCIPALS = 20
+"""Principals of whom anything is remembered."""
+
+LEAST_TOLD = 3
+"""Runs to their end that make a likeness worth telling."""
+
+
+class Likeness(Enum):
+    """What runs have in common with a command; the value is its name on the wire."""
+
+    SAME = "same command"
+    PLACE = "same form, same directory"
+    FORM = "same form"
+    PROGRAM = "same program"
+    CATEGORY = "same category"
+    NONE = "nothing"
+
+
+CLOSENESS = {
+    Likeness.SAME: 1.0,
+    Likeness.PLACE: 0.8,
+    Likeness.FORM: 0.35,
+    Likeness.PROGRAM: 0.2,
+    Likeness.CATEGORY: 0.1,
+    Likeness.NONE: 0.0,
+}
+"""How much of the confidence in an estimate is left where its runs have no more in common than that. Chosen so that
+only the two that may act reach `ACTING`."""
+
+ACTING = 0.4
+"""Confidence from which an estimate may end a run: five runs of the same command, seven of its form in its
+directory."""
+
+
+@attrs.frozen
+class ColdStart:
+    """What is said of a command of which nothing is known.
+
+    Attributes:
+        seconds: a generous time-out.
+        reason: why so much.
+    """
+
+    seconds: float
+    reason: str
+
+
+COLD_STARTS = {
+    Category.AGENT: ColdStart(3600.0, "agents work for minutes to an hour, and nobody can tell by the prompt"),
+    Category.TEST: ColdStart(3600.0, "whole test suites take up to an hour"),
+    Category.BUILD: ColdStart(3600.0, "builds from scratch take up to an hour"),
+    Category.INSTALL: ColdStart(1800.0, "downloads and compilers, mostly minutes"),
+    Category.TRANSFER: ColdStart(3600.0, "it depends on the network and on how much there is"),
+    Category.CHECK: ColdStart(900.0, "linters and type checkers read each file once"),
+    Category.SCRIPT: ColdStart(3600.0, "a script may do anything"),
+    Category.SHELL: ColdStart(3600.0, "several programs, of which nothing is known"),
+    Category.BRIEF: ColdStart(300.0, "such programs answer within seconds; a slow disk or network gets some minutes"),
+    Category.OTHER: ColdStart(3600.0, "a program of which nothing is known"),
+}
+
+
+@attrs.frozen
+class Estimate:
+    """How long a command may take.
+
+    Attributes:
+        kind: the command.
+        seconds: as a time-out, the floor and the load of the machine not counted.
+        likeness: what the runs that it is based on have in common with the command.
+        bound: what these runs say; None where there are none.
+        confidence: how sure it is, from 0 to 1.
+        may_act: whether it may end a run.
+    """
+
+    kind: Kind
+    seconds: float
+    likeness: Likeness
+    bound: Bound | None
+    confidence: float
+    may_act: bool
+
+
+class _Group:
+    """Runs that have a mark in common."""
+
+    __slots__ = ("_bound", "_censored", "_complete", "_is_known")
+
+    def __init__(self) -> None:
+        self._complete: deque[float] = deque(maxlen=MOST_COMPLETE)
+        self._censored: deque[float] = deque(maxlen=MOST_CENSORED)
+        self._bound: Bound | None = None
+        self._is_known = True
+
+    def add(self, run: float) -> None:
+        (self._complete if run > 0 else self._censored).append(run)
+        self._is_known = False
+
+    def has(self, complete: int) -> bool:
+        return len(self._complete) >= complete
+
+    @property
+    def bound(self) -> Bound | None:
+        if not self._is_known:
+            self._bound, self._is_known = bound([*self._complete, *self._censored]), True
+        return self._bound
+
+
+class Experience:
+    """What is remembered, of each principal by itself: nobody learns what others run, nor teaches them anything."""
+
+    def __init__(self) -> None:
+        self._principals: OrderedDict[str, OrderedDict[tuple[Likeness, str], _Group]] = OrderedDict()
+
+    def learn(self, principal: str, kind: Kind, seconds: float, *, is_complete: bool) -> None:
+        """Remember a run.
+
+        Args:
+            principal: whose.
+            kind: of which command.
+            seconds: how long it ran, pauses not counted.
+            is_complete: whether it came to its end by itself, successfully.
+        """
+        groups = self._principals.setdefault(principal, OrderedDict())
+        self._principals.move_to_end(principal)
+        if len(self._principals) > MOST_PRINCIPALS:
+            self._principals.popitem(last=False)
+        run = observed(seconds, is_complete=is_complete)
+        for key in reversed(_keys(kind)):  # what is widest is used most often, and yet forgotten first among equals
+            group = groups.get(key)
+            if group is None:
+                group = groups[key] = _Group()
+            else:
+                groups.move_to_end(key)
+            group.add(run)
+        while len(groups) > MOST_GROUPS:
+            groups.popitem(last=False)
+
+    def estimate(self, principal: str, kind: Kind) -> Estimate:
+        """How long a command of a principal may take, by the closest of its runs."""
+        cold = COLD_STARTS[kind.category]
+        groups = self._principals.get(principal)
+        told: Estimate | None = None
+        for key in _keys(kind) if groups is not None else ():
+            group = groups.get(key) if groups is not None else None
+            if group is None or not group.has(LEAST_TOLD) or group.bound is None:
+                continue
+            estimate = _estimate(kind, key[0], group.bound, cold)
+            if estimate.may_act:
+                return estimate
+            told = told or estimate
+        return told or Estimate(kind, cold.seconds, Likeness.NONE, None, 0.0, may_act=False)
+
+
+def came_to_its_end(reason: str | None, exit_code: int | None) -> bool:
+    """Whether a run shows how long its command takes: it ended by itself, successfully.
+
+    Args:
+        reason: why it ended, as the contract names it.
+        exit_code: with what.
+    """
+    return reason in _BY_ITSELF and exit_code == 0
+
+
+_BY_ITSELF = frozenset({Reason.EXITED.value, Reason.POST_RESULT.value})
+
+
+def _keys(kind: Kind) -> tuple[tuple[Likeness, str], ...]:
+    """The groups that a run belongs to, the closest first."""
+    return (
+        (Likeness.SAME, kind.same),
+        (Likeness.PLACE, kind.place),
+        (Likeness.FORM, kind.form),
+        (Likeness.PROGRAM, kind.program),
+        (Likeness.CATEGORY, kind.category.value),
+    )
+
+
+def _estimate(kind: Kind, likeness: Likeness, known: Bound, cold: ColdStart) -> Estimate:
+    sure = CLOSENESS[likeness] * confidence(known.complete)
+    seconds = known.seconds if likeness is Likeness.SAME else max(known.seconds, cold.seconds)
+    return Estimate(kind, seconds, likeness, known, round(sure, 3), may_act=sure >= ACTING)
