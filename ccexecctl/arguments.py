@@ -187,5 +187,6 @@ def _add_global_options(parser: argparse.ArgumentParser) -> None:
 def _suggestion(verb: str) -> str:
     import difflib  # noqa: PLC0415  # only a mistake pays for it
 
-    close = difflib.get_close_matches(verb, commands.SUMMARIES, n=1)
+    close = difflib.get_close_matches(verb, commands.SUMMARIES)
+    close.sort(key=lambda each: sorted(each) != sorted(verb))  # letters that have changed places come first
     return f"did you mean {close[0]!r}?" if close else "ccexecctl --help"

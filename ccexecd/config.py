@@ -19,7 +19,7 @@ from ccexecd.core.hooks import Hook
 from ccexecd.core.patterns import PatternError
 from ccexecd.core.redaction import Redactor
 from ccexecd.core.rules import Policy
-from ccexecd.keys import FIELDS, MOST_IN_LANE, Config, Update, allowed, kind_of, rules
+from ccexecd.keys import FIELDS, MOST_IN_LANE, Config, Update, allowed, kind_of, redis_fault, rules
 from ccexecd.paths import Places, default_places
 
 __all__ = ["Config", "ConfigError", "LoadedConfig", "Problem", "Update", "load"]
@@ -246,9 +246,10 @@ class _Merge:
             self.take(key, f"flag --{key.replace('_', '-')}", value, directory)
 
     def policy(self) -> Policy | None:
-        """Read the policy that the values name, and check the words of `redact` and `lanes`."""
+        """Read the policy that the values name, and check what is in `redact`, `lanes` and `estimate_redis`."""
         self._check_redaction(self.values.get("redact", ()))
         self._check_lanes(self.values.get("lanes", ()))
+        self._check_redis(self.values.get("estimate_redis"))
         if "policy_file" not in self.values:
             return None
         from ccexecd import policy_file  # noqa: PLC0415  # few have one
@@ -286,6 +287,11 @@ class _Merge:
         except ValueError as error:
             text = f"must be NAME=LIMIT, each name once, the limit from 0 to {MOST_IN_LANE}"
             self.problems.append(Problem(f"lanes[{error}]", self.sources["lanes"], text))
+
+    def _check_redis(self, url: str | None) -> None:
+        fault = None if url is None else redis_fault(url)
+        if fault is not None:
+            self.problems.append(Problem("estimate_redis", self.sources["estimate_redis"], fault))
 
     def take_text(self, key: str, source: str, text: str, directory: Path) -> None:
         try:

@@ -161,6 +161,7 @@ class Daemon:
                     self._engine_nursery = engine_nursery
                     self._use_hooks(self._loaded)  # before the engine takes up what an earlier daemon has left
                     await engine_nursery.start(self._engine.run)
+                    engine_nursery.start_soon(self._engine.records.estimates.run)
                     async with trio.open_nursery() as external_nursery:
                         await self._door.open(self._engine.config, self._listen_fds)
                         await external_nursery.start(self._door.run)
@@ -203,6 +204,7 @@ class Daemon:
             self._loaded = self._reports.loaded = loaded
             self._sources = {**loaded.sources, **{key: self._sources[key] for key in update.needs_restart}}
             self._engine.reconfigure(update.config, loaded.policy)
+            self._engine.records.estimates.reconfigure(update.config)
             self._use_hooks(loaded)
             self._rates.reconfigure(update.config)
             self._log_output.redact(self._engine.gate.redactor)

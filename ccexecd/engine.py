@@ -36,10 +36,10 @@ from ccexecd.process.supervisor import Start, supervise
 from ccexecd.records import Records, retention_of
 from ccexecd.repeats import Repeats
 from ccexecd.session import Session, part
-from ccexecd.storage.archive import Archive, HistoryUnavailableError
+from ccexecd.storage.archive import Archive
 from ccexecd.storage.audit import Audit
 from ccexecd.storage.history import SessionRecord, Wanted
-from ccexecd.storage.past import PastExecution
+from ccexecd.storage.past import HistoryUnavailableError, PastExecution
 from ccexecd.turns import Turns
 
 # What the doors are given, executions and their errors among it: they do not import `process`.
@@ -107,9 +107,9 @@ class Engine:
         self.config = config
         self.turns = Turns(config, budget, self._begin, self._withdrawn)
         self.held = Held(self._released, self._withdrawn)
-        self.records = Records(archive)
+        self.records = Records(archive, config, environ)
         self.repeats = Repeats(archive)
-        self.companions: list[Companion] = [accompany]
+        self.companions: list[Companion] = [accompany, self.records.estimates.listen]
         self.executions: dict[str, Execution] = {}
         self.live: dict[str, Execution] = {}
         self.sessions: dict[str, Session] = {}

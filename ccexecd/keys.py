@@ -171,6 +171,26 @@ class Config:
         minimum=0,
         maximum=LONGEST,
     )
+    estimate_timeouts: bool = _key(
+        False, "give an execution whose request does not say a time-out by its past runs, where enough is known of them"
+    )
+    estimate_floor: float = _key(60.0, "seconds that an estimated time-out has at least", minimum=1, maximum=LONGEST)
+    estimate_load: float = _key(
+        14.0,
+        "per cent of the processors or of a GPU in use from which an estimated time-out is multiplied",
+        minimum=0,
+        maximum=100,
+    )
+    estimate_multiplier: float = _key(3.0, "by how much it is multiplied then", minimum=1, maximum=1000)
+    estimate_redis: str | None = _key(
+        None,
+        "URL of a Redis server through which daemons share how long commands take (extra `redis`): "
+        "`redis://host:6379/0`, `rediss://…`, `unix:///path`; without a password in it; not set: none",
+        reloadable=False,
+    )
+    estimate_redis_password_file: str | None = _key(
+        None, "file that holds its password, or user and password as `USER:PASSWORD`", is_path=True, reloadable=False
+    )
     drain_timeout: float = _key(
         0.0, "seconds that a stop lets running executions finish by themselves before TERM", minimum=0, maximum=LONGEST
     )
@@ -300,3 +320,13 @@ def allowed(key: str) -> str:
     if rule.maximum is not None:
         return f"{text} from {rule.minimum} to {rule.maximum}"
     return text if rule.minimum is None else f"{text} of at least {rule.minimum}"
+
+
+def redis_fault(url: str) -> str | None:
+    """Say what is wrong with the address of a Redis server, without repeating any of it; None if nothing is."""
+    kind, separator, place = url.partition("://")
+    if kind not in {"redis", "rediss", "unix"} or not separator or not place:
+        return "must be redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH"
+    if "@" in place or "password" in place.lower():
+        return "must not hold a password, which everybody may see here; estimate_redis_password_file names its file"
+    return None

@@ -4,8 +4,9 @@ Owns the way between an execution and the archive, and the finished executions i
 """
 
 import logging
-from collections import Counter, OrderedDict, deque
-from collections.abc import Sequence
+import os
+from collections import ChainMap, Counter, OrderedDict, deque
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ import attrs
 
 from ccexecd.config import Config
 from ccexecd.core.execution import State
+from ccexecd.estimates import Estimates
 from ccexecd.process.description import describe
 from ccexecd.process.execution import Execution
 from ccexecd.storage.archive import Archive
@@ -79,13 +81,17 @@ class Records:
 
     Args:
         archive: what outlives the daemon; None where nothing does.
+        config: the configuration in force, for the estimates.
+        environ: the daemon's environment.
 
     Attributes:
         totals: what has come of those that have finished.
+        estimates: how long the next ones may take.
     """
 
-    def __init__(self, archive: Archive | None) -> None:
+    def __init__(self, archive: Archive | None, config: Config, environ: Mapping[str, str]) -> None:
         self.totals = Totals()
+        self.estimates = Estimates(config, archive, environ.get("PATH", os.defpath))
         self._archive = archive
         self._left: list[Waiting] = []
         if archive is not None:
@@ -218,6 +224,7 @@ def _record(execution: Execution, store: StoredLog | None) -> Record:
     """What the history keeps of an execution."""
     outcome, ended, once = execution.outcome, execution.finished_at, execution.spec.once
     described = describe(execution)
+    besides = dict(ChainMap(*(dict(listener.kept()) for listener in execution.listeners)))
     return Record(
         id=execution.id,
         session_id=execution.session_id,
@@ -233,4 +240,5 @@ def _record(execution: Execution, store: StoredLog | None) -> Record:
         completion=execution.completion(outcome) if outcome is not None else None,
         idempotency_key=once.key if once is not None else None,
         fingerprint=once.fingerprint if once is not None else None,
+        **besides,
     )

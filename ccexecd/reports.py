@@ -57,7 +57,7 @@ class Reports:
     @property
     def problems(self) -> dict[str, str]:
         """What is wrong, in words for everybody, and why, for those who may know."""
-        return self.archive.problems | self.audit.problems
+        return self.archive.problems | self.audit.problems | self.engine.records.estimates.problems
 
     async def status(self) -> dict[str, Any]:
         """What it is doing."""

@@ -101,14 +101,14 @@ MAY_IMPORT = {
     "agents": {"protocol", "core"},
     "process": {"core", "sparse"},
     "storage": {"core", "sparse"},
-    "service": {"protocol", "core", "process", "engine", "config"},
+    "service": {"protocol", "core", "process", "engine", "estimates", "config"},
     "external": DOOR,
     "control": DOOR,
     "hooks": {"core", "process", "protocol"},
     "preparation": {"admission", "core", "process"},
     "session": {"core", "process"},
     "waiting": {"core", "process", "protocol"},
-    "records": {"core", "process", "storage", "config", "waiting"},
+    "records": {"core", "estimates", "process", "storage", "config", "waiting"},
     "held": {"admission", "core", "process", "session", "waiting"},
     "launching": {"agents", "config", "core", "process"},
     "judgement": {"core", "keys", "process"},
@@ -117,6 +117,7 @@ MAY_IMPORT = {
     "turns": {"admission", "core", "keys", "process", "session"},
     "agent_listener": {"agents", "core", "process"},
     "accompaniment": {"agent_listener", "agents", "process"},
+    "estimates": {"core", "keys", "process", "storage"},
     "engine": {
         "accompaniment",
         "turns",
@@ -194,6 +195,7 @@ ONLY_IN = {
     "json_repair": {"ccexecctl/api/json_reply.py"},
     "jsonschema": {"ccexecctl/api/json_reply.py"},
     "markdown_it": {"ccexecctl/api/task_file.py"},
+    "redis": {"ccexecd/storage/shared_timings.py"},
 }
 """Third-party package -> the sources that know it."""
 
@@ -533,6 +535,8 @@ ELSEWHERE = {
     "ccexecd/core/entries.py": ("tests/core/test_output.py", "values that the log holds"),
     "ccexecd/core/store.py": ("tests/storage/test_stored_log.py", "the one that there is"),
     "ccexecd/service/figures.py": ("tests/external/test_metrics.py", "what is read there"),
+    "ccexecd/protocol/limits.py": ("tests/protocol/test_messages.py", "params like the others"),
+    "ccexecd/storage/schema.py": ("tests/storage/test_history.py", "what it is made of"),
     "ccexecd/storage/stored_reader.py": ("tests/storage/test_stored_log.py", "a place in one"),
     "ccexecd/storage/arrears.py": ("tests/storage/test_stored_log.py", "what a failing disk has left to a log"),
     "ccexecd/storage/log_files.py": (
@@ -582,7 +586,8 @@ def test_what_is_tested_elsewhere_exists():
 
 CONTRACT = {
     "execute", "control", "write_stdin", "close_stdin", "resize_pty", "attach", "detach", "read_output", "wait",
-    "list", "verify", "receipt", "resume_session", "hook_status", "pong", "release", "drop",
+    "list", "estimate", "history", "stats", "verify", "receipt", "resume_session", "hook_status", "pong", "release",
+    "drop",
 }  # fmt: skip
 """What both doors serve besides `status`, of the contract's methods."""
 

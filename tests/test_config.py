@@ -121,6 +121,7 @@ def test_every_key_can_be_set_in_every_layer(read, key: str, monkeypatch):
         "max_running": 5,
         "max_per_session": 5,
         "lanes": ["builds=2", "nightly=0"],
+        "estimate_redis": "unix:///run/redis.sock",
     }
     value = samples.get(key, {int: 5, float: 5.0, bool: True, tuple[str, ...]: ["a", "b"]}.get(FIELDS[key].type))
     if value is None:
@@ -258,6 +259,20 @@ def test_every_word_of_a_list_is_told(problems):
     """All that is wrong in a list is told at once, in the order of the list."""
     told = problems("allowed_commands = [1, 'ls', '', 'a\\u0000b']".replace("'", '"'))
     assert [problem.key for problem in told] == [f"allowed_commands[{index}]" for index in (0, 2, 3)]
+
+
+@pytest.mark.parametrize("url", ["http://h", "redis:", "h:6379", "redis://", "redis://me:pw@h", "redis://h?password=x"])
+def test_a_redis_server_is_named_without_a_password(problems, url: str):
+    """The configuration is shown to whoever may look; a secret is never repeated either."""
+    (problem,) = problems(f'estimate_redis = "{url}"')
+    assert problem.key == "estimate_redis"
+    assert "pw" not in problem.message
+
+
+def test_redis_servers_that_may_be_named(read):
+    """By TCP, by TLS, by a Unix socket."""
+    for url in ("redis://h", "redis://h:6379/0", "rediss://h/1", "unix:///run/redis.sock"):
+        assert read(f'estimate_redis = "{url}"').config.estimate_redis == url
 
 
 @pytest.mark.parametrize("text", ["a,,b", "a,", " , "])

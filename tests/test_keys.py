@@ -21,7 +21,8 @@ def test_what_a_running_daemon_binds_is_not_reloadable():
     """Exactly the keys that were used up at the start need a restart."""
     fixed = [key for key in FIELDS if not rules(key).reloadable]
     places = ["host", "port", "state_dir", "control_socket", "pidfile", "log_file", "token_file"]
-    assert fixed == [*places, "control_read_groups", "control_write_groups"]
+    shared = ["estimate_redis", "estimate_redis_password_file"]
+    assert fixed == [*places, *shared, "control_read_groups", "control_write_groups"]
 
 
 def test_public_dict_is_json():

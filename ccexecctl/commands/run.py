@@ -54,6 +54,9 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--shell", metavar="COMMAND", help="run COMMAND by the shell, instead of CMD ARGS")
     parser.add_argument("--detach", action="store_true", help="print the id and return; it outlives this terminal")
     parser.add_argument("--timeout", dest="run_timeout", type=seconds, metavar="S", help="end it after S seconds")
+    parser.add_argument(
+        "--estimate", action="store_true", help="end it by a time-out that its past runs suggest, if any"
+    )
     parser.add_argument("--grace", type=seconds, metavar="S", help="seconds between TERM and KILL when it is ended")
     parser.add_argument("--cwd", metavar="DIR", help="run it in DIR (default: this directory)")
     parser.add_argument("--env", action="append", default=[], type=pair, metavar="K=V", help="set a variable")
@@ -138,6 +141,7 @@ def _request(arguments: Namespace) -> dict[str, Any]:
         "cwd": cwd,
         "env": ({} if arguments.no_env else _own_environment()) | dict(arguments.env),
         "timeout": arguments.run_timeout,
+        "estimate_timeout": arguments.estimate or None,
         "grace": arguments.grace,
         "labels": dict(arguments.label),
         "limits": dict(arguments.limit) or None,

@@ -7,7 +7,7 @@ import attrs
 
 from ccexecd.core.framing import Framing
 
-TimeoutSource = Literal["request", "default", "none"]
+TimeoutSource = Literal["request", "estimated", "default", "none"]
 
 
 @attrs.frozen

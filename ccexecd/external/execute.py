@@ -197,7 +197,8 @@ class _Exchange:
             del self._left[known]
 
     async def _start(self, step: messages.Execute) -> "_Place":
-        execution = await admitted(self._engine, self._session, spec_of(self._engine, step, "lines"))
+        spec = spec_of(self._engine, step, "lines", self._session.principal)
+        execution = await admitted(self._engine, self._session, spec)
         self._place = _Place(execution)
         self._adopt(execution.session_id)
         if isinstance(execution, PastExecution):

@@ -6,7 +6,7 @@ what any of them does.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ccexecd.core.entries import Stream
 
@@ -52,6 +52,10 @@ class Listener:
 
     def facts(self) -> Mapping[str, object]:
         """What `status` and the history are to tell of it besides, as JSON has it."""
+        return {}
+
+    def kept(self) -> Mapping[str, Any]:
+        """What the history is to keep of it besides, in the columns of its record of these names; it is not told."""
         return {}
 
     def final_facts(self) -> Mapping[str, object]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 import attrs
 
 from ccexecd.protocol.codec import Cells, Count, Seconds, StructureError, Text, structure
+from ccexecd.protocol.limits import Limits
 
 P = TypeVar("P")
 
@@ -39,35 +40,6 @@ MAX_READ = 16 * 1024 * 1024
 """Bytes of output that one `read_output` may ask for."""
 
 
-LIMITS = {
-    "memory_bytes": (1 << 20, 1 << 60),
-    "cpu_seconds": (0.01, 1e9),
-    "processes": (1, 1 << 22),
-    "open_files": (3, 1 << 30),
-    "file_bytes": (0, 1 << 60),
-    "nice": (0, 19),
-}
-"""The least and the most of each limit: at least what any program needs to start, at most what the kernel can count."""
-
-
-@attrs.frozen
-class Limits:
-    """What an execution may use: its whole tree, or each of its processes, as docs/protocol.md says."""
-
-    memory_bytes: Count | None = None
-    cpu_seconds: Seconds | None = None
-    processes: Count | None = None
-    open_files: Count | None = None
-    file_bytes: Count | None = None
-    nice: Count | None = None
-
-    def __attrs_post_init__(self) -> None:
-        for name, (least, most) in LIMITS.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                raise StructureError([{"path": f"$.{name}", "error": f"must be from {least} to {most}"}])
-
-
 @attrs.frozen
 class TerminalSize:
     """`pty` of `execute`."""
@@ -83,6 +55,7 @@ class Execute:
     command: Text | None = None
     argv: tuple[Text, ...] | None = None
     timeout: Seconds | None = None
+    estimate_timeout: bool | None = None
     stall_timeout: Seconds | None = None
     grace: Seconds | None = None
     cwd: Text | None = None
@@ -269,6 +242,53 @@ class Receipt:
     """`receipt`: an execution's receipt with its proof; without an id, the public key."""
 
     execution_id: str | None = None
+
+
+@attrs.frozen
+class Estimate:
+    """`estimate`: how long a command may take; exactly one of `command` and `argv`, as for `execute`."""
+
+    command: Text | None = None
+    argv: tuple[Text, ...] | None = None
+    cwd: Text | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if (self.command is None) == (self.argv is None):
+            raise StructureError([{"path": "$", "error": "exactly one of command and argv is required"}])
+        if not (self.command or "").strip() and not (self.argv and self.argv[0]):
+            raise StructureError([{"path": "$", "error": "the command must not be empty"}])
+
+
+CategoryName = Literal["agent", "test", "build", "install", "transfer", "check", "script", "shell", "brief", "other"]
+"""What sort of work a command is (`core.kinds.Category`)."""
+
+MAX_HISTORY = 10_000
+"""Past executions that one `history` may ask for."""
+
+
+@attrs.frozen
+class History:
+    """`history`: finished executions with their durations, newest first; `before` goes on where a reply has ended."""
+
+    category: CategoryName | None = None
+    program: str | None = None
+    reason: str | None = None
+    since: Seconds | None = None
+    before: Count | None = None
+    limit: Count = Count(100)
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 < self.limit <= MAX_HISTORY:
+            raise StructureError([{"path": "$.limit", "error": f"must be from 1 to {MAX_HISTORY}"}])
+
+
+@attrs.frozen
+class Stats:
+    """`stats`: how long what took, in percentiles; `since` is how many seconds to look back."""
+
+    by: Literal["category", "program", "form"] = "program"
+    category: CategoryName | None = None
+    since: Seconds | None = None
 
 
 @attrs.frozen

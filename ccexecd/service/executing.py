@@ -23,31 +23,27 @@ from ccexecd.service.dispatch import Answer
 from ccexecd.service.peer import Peer
 
 
-def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing) -> Spec:
+def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing, principal: str) -> Spec:
     """What to run, from what a client asked for and the configuration.
 
     Args:
         engine: whose configuration gives the defaults.
         wanted: the request.
         framing: used where it names none, and there is no terminal, on which lines end when they like.
+        principal: who asks, by whose runs a time-out is estimated.
 
     Raises:
         StructureError: what it asks for does not go together.
     """
     config = engine.config
-    timeout, source = _timeout_of(config, wanted)
     terminal = TerminalSize(wanted.pty.cols, wanted.pty.rows) if wanted.pty is not None else None
-    framing = wanted.framing or (framing if terminal is None else "raw")
-    if framing == "raw" and wanted.max_line_bytes is not None:
-        raise StructureError(
-            [{"path": "$.max_line_bytes", "error": 'belongs to framing "lines" or "line": raw has none'}]
-        )
     if wanted.lane is not None:
         _require_lane(config, wanted.lane)
-    argv = wanted.argv if wanted.command is None else (config.shell or default_shell(), "-c", wanted.command)
+    argv, display = _command_of(config, wanted)
+    timeout, source = _timeout_of(engine, wanted, argv, display, principal)
     return Spec(
-        argv=tuple(argv or ()),
-        display=wanted.command if wanted.command is not None else shlex.join(argv or ()),
+        argv=argv,
+        display=display,
         shell=wanted.command is not None,
         cwd=wanted.cwd,
         env={str(name): value for name, value in wanted.env.items()},
@@ -56,7 +52,7 @@ def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing)
         timeout_source=source,
         stall_timeout=wanted.stall_timeout,
         grace=config.process_cleanup_timeout if wanted.grace is None else wanted.grace,
-        framing=framing,
+        framing=_framing_of(wanted, framing if terminal is None else "raw"),
         max_line_bytes=wanted.max_line_bytes,
         policy=wanted.policy,
         stdin_open=wanted.stdin == "open" or terminal is not None,
@@ -75,10 +71,36 @@ def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing)
     )
 
 
-def _timeout_of(config: Config, wanted: messages.Execute) -> tuple[Seconds | None, TimeoutSource]:
+def _framing_of(wanted: messages.Execute, usual: messages.Framing) -> messages.Framing:
+    """How its output is cut; a longest line goes with lines only."""
+    framing = wanted.framing or usual
+    if framing == "raw" and wanted.max_line_bytes is not None:
+        raise StructureError(
+            [{"path": "$.max_line_bytes", "error": 'belongs to framing "lines" or "line": raw has none'}]
+        )
+    return framing
+
+
+def _command_of(config: Config, wanted: messages.Execute) -> tuple[tuple[str, ...], str]:
+    """The words to run, and the command as people read it."""
+    if wanted.command is not None:
+        return (config.shell or default_shell(), "-c", wanted.command), wanted.command
+    words = wanted.argv or ()
+    return words, shlex.join(words)
+
+
+def _timeout_of(
+    engine: Engine, wanted: messages.Execute, argv: tuple[str, ...], display: str, principal: str
+) -> tuple[Seconds | None, TimeoutSource]:
     """How long it may run, and who says so."""
     if wanted.timeout is not None:
         return wanted.timeout, "request"
+    config = engine.config
+    if wanted.estimate_timeout or (wanted.estimate_timeout is None and config.estimate_timeouts):
+        is_shell = wanted.command is not None
+        estimated = engine.records.estimates.timeout(principal, argv, display, wanted.cwd, shell=is_shell)
+        if estimated is not None:
+            return Seconds(estimated), "estimated"
     if config.default_execution_timeout is not None:
         return Seconds(config.default_execution_timeout), "default"
     return None, "none"
@@ -96,13 +118,13 @@ def execute(peer: Peer, wanted: messages.Execute) -> Answer | Awaitable[Answer]:
     """Start a command; answered when it runs, has failed to, or has to wait for its turn."""
     if peer.session is None or wanted.idempotency_key is not None:
         return _execute_later(peer, wanted)
-    return _admit(peer, peer.session, spec_of(peer.engine, wanted, peer.manner.framing))
+    return _admit(peer, peer.session, spec_of(peer.engine, wanted, peer.manner.framing, peer.principal.name))
 
 
 async def _execute_later(peer: Peer, wanted: messages.Execute) -> Answer:
     """The same where something has to be waited for: a session, or what is known of an idempotency key."""
     session = await peer.claim_session()
-    spec = spec_of(peer.engine, wanted, peer.manner.framing)
+    spec = spec_of(peer.engine, wanted, peer.manner.framing, peer.principal.name)
     if spec.once is None:
         answer = _admit(peer, session, spec)
     else:

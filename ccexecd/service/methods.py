@@ -33,6 +33,7 @@ from ccexecd.service.holding import drop, release
 from ccexecd.service.listing import REPLY_BYTES, completion_of, list_executions, size_of
 from ccexecd.service.naming import known, upon
 from ccexecd.service.peer import Peer
+from ccexecd.service.timings import estimate, history, stats
 
 R = TypeVar("R")
 
@@ -307,6 +308,9 @@ EXECUTION_METHODS = {
     "wait": Method(messages.Wait, wait, Kind.WAITING),
     "list": Method(messages.List, list_executions),
     **EVIDENCE_METHODS,
+    "estimate": Method(messages.Estimate, estimate),
+    "history": Method(messages.History, history),
+    "stats": Method(messages.Stats, stats),
     "resume_session": Method(messages.ResumeSession, resume_session),
     "hook_status": Method(messages.Nothing, hook_status),
     "pong": Method(messages.Nothing, pong),

@@ -26,7 +26,7 @@ from ccexecd.storage.history import History, HistoryError, Record, SessionRecord
 from ccexecd.storage.journal import JournalError
 from ccexecd.storage.left_behind import LeftBehind
 from ccexecd.storage.notary import MOST_WAITING, Notary
-from ccexecd.storage.past import PastExecution
+from ccexecd.storage.past import HistoryUnavailableError, PastExecution
 from ccexecd.storage.receipts import Receipts
 from ccexecd.storage.shelf import Shelf
 from ccexecd.storage.spool import Retention, Spool
@@ -53,13 +53,6 @@ MOST_AT_ONCE = 1000
 
 LAST_WRITE = 10.0
 """Seconds that a stop waits for the last transaction: a disk that hangs must not keep the daemon."""
-
-
-class HistoryUnavailableError(Exception):
-    """What has left the memory cannot be told now; the text says so in words for everybody."""
-
-    def __init__(self) -> None:
-        super().__init__("the history cannot be read now: it is locked, or its disk fails; ask again in a moment")
 
 
 class Archive:
@@ -187,6 +180,10 @@ class Archive:
         """
         return [self._past(each) for each in await self._ask(lambda: self._history.newest(wanted))]
 
+    async def told(self, question: Callable[[sqlite3.Connection], list[T]]) -> list[T]:
+        """What the history answers to a question. Raises HistoryUnavailableError where it cannot be asked now."""
+        return await self._ask(lambda: self._history.ask(question))
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Go through what an earlier daemon has left, then write whenever there is something, until cancelled."""
         task_status.started()
@@ -288,7 +285,7 @@ class Archive:
     async def _record_of(self, execution_id: str) -> Record | None:
         return next(iter(await self._ask(lambda: self._history.find(execution_id))), None)
 
-    async def _ask(self, question: Callable[[], list[Record]]) -> list[Record]:
+    async def _ask(self, question: Callable[[], list[T]]) -> list[T]:
         await self.opened.wait()
         if self._begun is not None or self._damage is not None or self._is_empty:  # it does not know what it should
             raise HistoryUnavailableError

@@ -8,59 +8,16 @@ here blocks. Whoever changes it does so from one thread at a time; what is asked
 import contextlib
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import orjson
 
-MIGRATIONS: Sequence[str] = (
-    """
-    CREATE TABLE sessions (
-        id TEXT PRIMARY KEY,
-        principal TEXT NOT NULL,
-        created_at REAL NOT NULL,
-        ended_at REAL,
-        ending TEXT
-    ) WITHOUT ROWID;
-    CREATE TABLE executions (
-        number INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
-        session_id TEXT NOT NULL,
-        principal TEXT NOT NULL,
-        created_at REAL NOT NULL,
-        finished_at REAL,
-        reason TEXT,
-        exit_code INTEGER,
-        duration REAL NOT NULL,
-        command TEXT NOT NULL,
-        output_bytes INTEGER NOT NULL,
-        description TEXT NOT NULL,
-        completion TEXT
-    );
-    CREATE INDEX executions_by_session ON executions (session_id);
-    CREATE INDEX executions_by_age ON executions (finished_at);
-    CREATE TABLE labels (
-        execution TEXT NOT NULL REFERENCES executions (id) ON DELETE CASCADE,
-        name TEXT NOT NULL,
-        value TEXT NOT NULL,
-        PRIMARY KEY (name, value, execution)
-    ) WITHOUT ROWID;
-    CREATE INDEX labels_by_execution ON labels (execution);
-    """,
-    """
-    ALTER TABLE executions ADD COLUMN idempotency_key TEXT;
-    ALTER TABLE executions ADD COLUMN fingerprint TEXT;
-    CREATE INDEX executions_by_key ON executions (principal, idempotency_key) WHERE idempotency_key IS NOT NULL;
-    """,
-    """
-    ALTER TABLE executions ADD COLUMN receipt INTEGER;
-    UPDATE executions SET receipt = 0 WHERE finished_at IS NOT NULL;
-    CREATE INDEX executions_without_receipt ON executions (number) WHERE receipt IS NULL AND finished_at IS NOT NULL;
-    """,
-)
-"""What leads from each version of the schema to the next; the first one from an empty file. Only ever added to."""
+from ccexecd.storage.schema import MIGRATIONS
+
+T = TypeVar("T")
 
 BUSY = 5.0
 """Seconds that a change waits for somebody who has the file locked: a person with the sqlite3 shell."""
@@ -100,6 +57,9 @@ class Record:
         idempotency_key: the client's name for the request; None if it gave none.
         fingerprint: what tells that request from another one under that name.
         receipt: the number of its receipt; 0 if it gets none, None while it has none yet.
+        category, program, form, same, place: the marks of its command (`core.kinds`); None while it has not finished.
+        active_seconds: how long it ran, pauses not counted; None if it never did, or nobody knows.
+        load: how busy the machine was when it ended, in per cent.
     """
 
     id: str
@@ -117,6 +77,13 @@ class Record:
     idempotency_key: str | None = None
     fingerprint: str | None = None
     receipt: int | None = None
+    category: str | None = None
+    program: str | None = None
+    form: str | None = None
+    same: str | None = None
+    place: str | None = None
+    active_seconds: float | None = None
+    load: float | None = None
 
 
 @attrs.frozen
@@ -361,13 +328,20 @@ class History:
         self._connect()
         return f"the history was damaged ({damage}); it was put aside as {aside}"
 
-    def _asked(self, condition: str, values: Sequence[Any]) -> list[Record]:
-        """What a client asks for, by a connection of its own: it does not wait for what is being written."""
+    def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """What a client asks for, by a connection of its own: it does not wait for what is being written.
+
+        Raises:
+            sqlite3.Error: it could not be read.
+        """
         if self._connection is None:
             raise sqlite3.OperationalError("the history is not open")
         place = f"{self.path.absolute().as_uri()}?mode=rw"
         with contextlib.closing(sqlite3.connect(place, uri=True, timeout=BUSY_ASKING)) as db:
-            return _records(db, condition, values)
+            return question(db)
+
+    def _asked(self, condition: str, values: Sequence[Any]) -> list[Record]:
+        return self.ask(lambda db: _records(db, condition, values))
 
 
 def _records(db: sqlite3.Connection, condition: str, values: Sequence[Any]) -> list[Record]:

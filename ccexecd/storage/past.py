@@ -18,6 +18,13 @@ _START_AND_END = 2
 """Entries of an execution that wrote nothing, and with which nothing was done."""
 
 
+class HistoryUnavailableError(Exception):
+    """What has left the memory cannot be told now; the text says so in words for everybody."""
+
+    def __init__(self) -> None:
+        super().__init__("the history cannot be read now: it is locked, or its disk fails; ask again in a moment")
+
+
 class PastExecution:
     """One finished execution.
 

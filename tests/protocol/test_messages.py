@@ -13,6 +13,7 @@ CLASSES = [each for each in vars(messages).values() if isinstance(each, type) an
 
 MINIMAL = {
     "Execute": {"command": "ls"},
+    "Estimate": {"command": "ls"},
     "Control": {"type": "PAUSE"},
     "WriteStdin": {"data": ""},
     "Attach": {"execution_id": "e"},
@@ -46,6 +47,7 @@ def test_defaults_are_those_of_the_contract():
             "command": "ls",
             "argv": None,
             "timeout": None,
+            "estimate_timeout": None,
             "grace": None,
             "cwd": None,
             "env": {},
@@ -71,6 +73,12 @@ def test_defaults_are_those_of_the_contract():
         "Limits": dict.fromkeys(["memory_bytes", "cpu_seconds", "processes", "open_files", "file_bytes", "nice"]),
         "TerminalSize": {"cols": 80, "rows": 24},
         "ResizePty": {"execution_id": None, "cols": 80, "rows": 24},
+        "Estimate": {"command": "ls", "argv": None, "cwd": None},
+        "History": {
+            **dict.fromkeys(["category", "program", "reason", "since", "before"]),
+            "limit": 100,
+        },
+        "Stats": {"by": "program", "category": None, "since": None},
         "HookTest": {
             "command": "ls",
             "argv": None,

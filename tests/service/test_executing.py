@@ -17,7 +17,7 @@ from tests.in_process import running
 
 
 def spec(wanted: messages.Execute, framing: messages.Framing = "lines", **config: Any) -> Any:
-    return spec_of(SimpleNamespace(config=Config(**config)), wanted, framing)
+    return spec_of(SimpleNamespace(config=Config(**config)), wanted, framing, "uid:0")
 
 
 class TestSpec:

@@ -8,6 +8,7 @@ import attrs
 import pytest
 
 from ccexecd.core.spec import Spec
+from ccexecd.keys import Config
 from ccexecd.process.description import describe
 from ccexecd.process.execution import Execution
 from ccexecd.process.pump import Pump
@@ -31,7 +32,7 @@ def execution_of(**spec) -> Execution:
 
 def peer_of(*executions: Execution) -> SimpleNamespace:
     """Somebody who asks a daemon that remembers these."""
-    engine = SimpleNamespace(records=Records(None), executions={each.id: each for each in executions})
+    engine = SimpleNamespace(records=Records(None, Config(), {}), executions={each.id: each for each in executions})
     return SimpleNamespace(engine=engine, sees=lambda _: True, principal=SimpleNamespace(sees_only=None))
 
 

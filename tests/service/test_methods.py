@@ -21,6 +21,7 @@ def test_a_method_is_listed_under_its_name():
     assert set(EXECUTION_METHODS) == {
         *("execute", "control", "release", "drop", "write_stdin", "close_stdin", "resize_pty"),
         *("attach", "detach", "read_output", "wait", "list", "verify", "receipt"),
+        *("estimate", "history", "stats"),
         *("resume_session", "hook_status", "pong"),
     }
     assert all(method.params.__module__ == messages.__name__ for method in EXECUTION_METHODS.values())

@@ -33,6 +33,7 @@ READERS, WRITERS = (group.gr_name for group in sorted(grp.getgrall(), key=lambda
 OBSERVE = {
     *("attach", "detach", "read_output", "wait", "status", "list", "hook_status", "pong"),
     *("health", "version", "config", "policy", "hook_test", "verify", "receipt"),
+    *("estimate", "history", "stats"),
 }
 EXECUTE = OBSERVE | {
     *("execute", "control", "release", "drop", "write_stdin", "close_stdin", "resize_pty", "resume_session"),

@@ -18,10 +18,10 @@ from ccexecd.core.entries import Chunk, Gap, Note
 from ccexecd.core.framing import Framer
 from ccexecd.core.output import OutputLog
 from ccexecd.storage import archive as archive_module
-from ccexecd.storage.archive import Archive, HistoryUnavailableError
+from ccexecd.storage.archive import Archive
 from ccexecd.storage.audit import Audit
 from ccexecd.storage.history import MIGRATIONS, History, Record, SessionRecord, Wanted
-from ccexecd.storage.past import PastExecution
+from ccexecd.storage.past import HistoryUnavailableError, PastExecution
 from ccexecd.storage.recovery import ONCE
 from ccexecd.storage.spool import Retention
 

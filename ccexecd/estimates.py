@@ -1,0 +1,319 @@
+"""Learning how long commands take: from every execution that ends, for those that begin.
+
+Theory of operation. Every execution has a listener that tells, at its end, what it was and how long it ran: that goes
+into the history, and into what is remembered here (`core.experience`). A time-out is looked up in memory, in the step
+in which an execution is asked for; nothing waits for a disk or a network. What earlier daemons have seen is read from
+the history once, at the start, in its thread; what other daemons see is exchanged in a thread, when there is
+something to tell or somebody asks. While no execution runs, nothing happens here.
+
+Owns what is remembered, and the answer to how long something may take. Must not end anything: it gives a time-out,
+which is an execution's own from then on.
+"""
+
+import logging
+import shlex
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from ccexecd.core.execution import Reason
+from ccexecd.core.experience import COLD_STARTS, Estimate, Experience, Likeness, came_to_its_end
+from ccexecd.core.kinds import Kind, kind_of
+from ccexecd.core.spec import Spec
+from ccexecd.keys import LONGEST, Config
+from ccexecd.process.execution import Execution
+from ccexecd.process.listening import Listener
+from ccexecd.process.load import Load
+from ccexecd.storage.archive import Archive
+from ccexecd.storage.past import HistoryUnavailableError
+from ccexecd.storage.shared_timings import SharedTimings, SharingError
+from ccexecd.storage.timings import Asked, Timing, learnt, spread, told
+
+__all__ = ["Asked", "Estimates", "question"]
+
+log = logging.getLogger(__name__)
+
+GATHER = 0.5
+"""Seconds in which runs come together before they are shared."""
+
+RETRY = 5.0
+"""Seconds at least between two attempts at a server that did not answer: each may hold up the thread for a while."""
+
+UNSHARED = 1000
+"""Runs that wait for a server; of more, the oldest are not shared."""
+
+STALL_SHARE = 0.5
+"""Share of a time-out that is proposed as stall time-out: no run was ever silent for longer than it ran."""
+
+LEAST_STALL = 120.0
+"""Seconds of silence that are proposed at least: agents think, and linkers link."""
+
+_UNLEARNT = frozenset({Reason.LOST, Reason.SPAWN_FAILED})
+"""Ends that say nothing of how long anything takes."""
+
+
+class Estimates:
+    """What is known of how long commands take.
+
+    Args:
+        config: the configuration in force; `reconfigure` replaces it.
+        archive: what earlier daemons have left; None is nothing.
+        path: where to look for programs that tell of the machine, as PATH.
+
+    Attributes:
+        load: how busy the machine is.
+    """
+
+    def __init__(self, config: Config, archive: Archive | None, path: str) -> None:
+        self.load = Load(path)
+        self._config = config
+        self._archive = archive
+        self._began = time.time()
+        self._experience = Experience()
+        self._since_start: list[Timing] | None = []  # until what is older has been learnt
+        self._shared = _shared(config, archive)
+        self._unshared: deque[Timing] = deque(maxlen=UNSHARED)
+        self._wanted = trio.Event()
+        self._problem = ""
+        self._exchanging = trio.Lock()
+
+    def reconfigure(self, config: Config) -> None:
+        """Use another configuration from now on."""
+        self._config = config
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """What is wrong, in words for everybody, and why."""
+        return {"durations are not shared with other daemons": self._problem} if self._problem else {}
+
+    async def run(self) -> None:
+        """Learn from what there is, then share and look at the machine whenever that is wanted, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.load.run)
+            if self._shared is not None:
+                nursery.start_soon(self._share, self._shared)
+            await self._learn_from_history()
+
+    # Executions
+
+    def listen(self, execution: Execution) -> Listener:
+        """Hear of an execution's end."""
+        return _Run(self, execution)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether executions are given estimates without asking for them."""
+        return self._config.estimate_timeouts
+
+    def timeout(
+        self, principal: str, argv: Sequence[str], display: str, cwd: str | None, *, shell: bool
+    ) -> float | None:
+        """The time-out of an execution that is about to begin; None where too little is known to end it by.
+
+        Args:
+            principal: whose it is.
+            argv: its words.
+            display: the command as people read it.
+            cwd: where it runs.
+            shell: whether `display` is a string for a shell.
+        """
+        estimate = self._experience.estimate(principal, kind_of(argv, display, cwd, shell=shell))
+        self._wanted.set()
+        return self._seconds(estimate, self._multiplier()) if estimate.may_act else None
+
+    def ended(self, execution: Execution, kind: Kind, seconds: float) -> None:
+        """An execution has ended: remember how long it took."""
+        outcome = execution.outcome
+        if outcome is None or outcome.reason in _UNLEARNT:
+            return
+        if outcome.reason is Reason.TIMEOUT and execution.spec.timeout is not None:
+            seconds = min(seconds, execution.spec.timeout)  # it was given some time to end, but not to go on
+        is_complete = came_to_its_end(outcome.reason.value, outcome.exit_code)
+        timing = Timing(execution.principal, kind, seconds, is_complete)
+        self._learn(timing)
+        if self._since_start is not None:
+            self._since_start.append(timing)
+        if self._shared is not None:
+            self._unshared.append(timing)
+            self._wanted.set()
+
+    # Questions
+
+    async def told(self, principal: str, spec: Spec) -> dict[str, Any]:
+        """What is answered to how long a command may take, with what others know by now and the load of this moment."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.load.measure)
+            if self._shared is not None and not self._problem:
+                nursery.start_soon(self._exchange, self._shared)
+        kind = kind_of(spec.argv, spec.display, spec.cwd, shell=spec.shell)
+        estimate = self._experience.estimate(principal, kind)
+        multiplier = self._multiplier()
+        timeout = self._seconds(estimate, multiplier)
+        known = estimate.bound
+        return {
+            "timeout": timeout,
+            "stall_timeout": min(timeout, max(LEAST_STALL, round(STALL_SHARE * timeout, 3))),
+            "based_on": estimate.likeness.value,
+            "samples": known.complete if known is not None else 0,
+            "confidence": estimate.confidence,
+            "multiplier": multiplier,
+            "censored": known.censored if known is not None else 0,
+            "median": round(known.median, 3) if known is not None else None,
+            "quantile": round(known.quantile, 3) if known is not None else None,
+            "acts": estimate.may_act,
+            "category": kind.category.value,
+            "program": kind.program,
+            "form": kind.form,
+            "load": self.load.busy,
+            "reason": _reason(estimate),
+        }
+
+    async def past(self, asked: Asked) -> list[dict[str, Any]]:
+        """Finished executions and how long they took, the newest first."""
+        return await self._archive.told(lambda db: told(db, asked)) if self._archive is not None else []
+
+    async def spread(self, asked: Asked, by: str) -> list[dict[str, Any]]:
+        """How long what took, in percentiles: see `storage.timings.spread`."""
+        return await self._archive.told(lambda db: spread(db, asked, by)) if self._archive is not None else []
+
+    def _multiplier(self) -> float:
+        return self._config.estimate_multiplier if self.load.busy >= self._config.estimate_load else 1.0
+
+    def _seconds(self, estimate: Estimate, multiplier: float) -> float:
+        return round(min(max(estimate.seconds, self._config.estimate_floor) * multiplier, LONGEST), 3)
+
+    # What is learnt from elsewhere
+
+    def _learn(self, timing: Timing) -> None:
+        self._experience.learn(timing.principal, timing.kind, timing.seconds, is_complete=timing.is_complete)
+
+    async def _learn_from_history(self) -> None:
+        """Once: what this daemon has seen meanwhile is newer, and comes behind it."""
+        if self._archive is not None:
+            try:
+                found = await self._archive.told(lambda db: learnt(db, self._began))
+                experience = await trio.to_thread.run_sync(_experience_of, found) if found else Experience()
+            except (HistoryUnavailableError, RuntimeError) as error:  # the latter: no thread is to be had
+                log.warning("how long commands took earlier is not known: %s", error)
+                experience = Experience()
+            for timing in self._since_start or ():
+                experience.learn(timing.principal, timing.kind, timing.seconds, is_complete=timing.is_complete)
+            self._experience = experience
+        self._since_start = None
+
+    async def _share(self, shared: SharedTimings) -> None:
+        """Exchange with other daemons whenever there is something to tell, and once at the start."""
+        self._wanted.set()
+        while True:
+            await self._wanted.wait()
+            await trio.sleep(RETRY if self._problem else GATHER)
+            self._wanted = trio.Event()
+            await self._exchange(shared)
+
+    async def _exchange(self, shared: SharedTimings) -> None:
+        """Once. Whatever goes wrong is told of in `problems`, and tried again when there is something to tell again."""
+        async with self._exchanging:
+            ours = list(self._unshared)
+            try:
+                found = await trio.to_thread.run_sync(shared.exchange, ours, abandon_on_cancel=True)
+            except (SharingError, RuntimeError) as error:  # the latter: no thread is to be had
+                if not self._problem:
+                    log.warning("durations are not shared with other daemons: %s", error)
+                self._problem = str(error)
+                return
+            self._problem = ""
+            for _ in range(min(len(ours), len(self._unshared))):
+                self._unshared.popleft()
+            for timing in found:
+                self._learn(timing)
+
+
+class _Run(Listener):
+    """One execution, from its start to what is kept of it."""
+
+    def __init__(self, estimates: Estimates, execution: Execution) -> None:
+        self._estimates = estimates
+        self._execution: Execution | None = execution  # which holds us: it is let go of at the end
+        self._started_at: float | None = None
+        self._is_sampled = False
+        self._kept: dict[str, Any] = {}
+
+    def has_started(self) -> None:
+        """Its own clock counts from now on."""
+        if self._execution is not None:
+            self._started_at = self._execution.clock.now
+        if self._estimates.is_wanted:
+            self._is_sampled = True
+            self._estimates.load.begin()
+
+    def has_ended(self) -> None:
+        """Note what it was, how long it ran, and how busy the machine was."""
+        execution, self._execution = self._execution, None
+        if execution is None:
+            return
+        spec = execution.spec
+        kind = kind_of(spec.argv, spec.display, spec.cwd, shell=spec.shell)
+        seconds = execution.clock.now - self._started_at if self._started_at is not None else None
+        self._kept = {
+            "category": kind.category.value,
+            "program": kind.program,
+            "form": kind.form,
+            "same": kind.same,
+            "place": kind.place,
+            "active_seconds": round(seconds, 6) if seconds is not None else None,
+            "load": self._estimates.load.busy,
+        }
+        if seconds is not None:
+            self._estimates.ended(execution, kind, seconds)
+        if self._is_sampled:
+            self._estimates.load.end()
+
+    def kept(self) -> Mapping[str, Any]:
+        """The columns of its record."""
+        return self._kept
+
+
+def _shared(config: Config, archive: Archive | None) -> SharedTimings | None:
+    if config.estimate_redis is None or archive is None:
+        return None
+    file = config.estimate_redis_password_file
+    return SharedTimings(config.estimate_redis, Path(file) if file else None, archive.spool.root)
+
+
+def _experience_of(timings: Sequence[Timing]) -> Experience:
+    """In a thread: there may be thousands."""
+    experience = Experience()
+    for timing in timings:
+        experience.learn(timing.principal, timing.kind, timing.seconds, is_complete=timing.is_complete)
+    return experience
+
+
+_SHARED_MARKS = {
+    Likeness.SAME: "of the same command in the same directory",
+    Likeness.PLACE: "of commands of the same form in the same directory",
+    Likeness.FORM: "of commands of the same form",
+    Likeness.PROGRAM: "of the same program",
+    Likeness.CATEGORY: "of commands of the same category",
+}
+
+
+def _reason(estimate: Estimate) -> str:
+    """In words, where it comes from and what it is good for."""
+    known, cold = estimate.bound, COLD_STARTS[estimate.kind.category]
+    if known is None:
+        return f"no runs to go by; for category {estimate.kind.category.value}: {cold.reason}"
+    ended = f", {known.censored} more were ended or failed" if known.censored else ""
+    use = "" if estimate.may_act else "; too little in common, or too few, to end anything by it"
+    return f"{known.complete} runs {_SHARED_MARKS[estimate.likeness]}{ended}{use}"
+
+
+def question(argv: Sequence[str] | None, command: str | None, cwd: str | None) -> Spec:
+    """A command as it would be executed, as far as its marks go."""
+    if command is not None:
+        return Spec(("sh", "-c", command), command, shell=True, cwd=cwd)  # noqa: S604  # nothing is called here
+    words = tuple(argv or ())
+    return Spec(words, shlex.join(words), cwd=cwd)

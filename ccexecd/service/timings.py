@@ -1,0 +1,52 @@
+"""`estimate`, `history` and `stats`: how long things may take, and took.
+
+Owns what is asked and answered. A principal is told of its own executions, and who sees everybody's of all. What is
+estimated goes by the caller's own runs in any case.
+"""
+
+import time
+from typing import Any
+
+from ccexecd.estimates import Asked, question
+from ccexecd.protocol import messages
+from ccexecd.service.listing import REPLY_BYTES, size_of
+from ccexecd.service.peer import Peer
+
+
+async def estimate(peer: Peer, wanted: messages.Estimate) -> dict[str, Any]:
+    """How long a command may take, by the caller's past runs."""
+    spec = question(wanted.argv, wanted.command, wanted.cwd)
+    return await peer.engine.records.estimates.told(peer.principal.name, spec)
+
+
+async def history(peer: Peer, wanted: messages.History) -> dict[str, Any]:
+    """Finished executions with their durations, newest first, as many as were asked for and as a reply can hold."""
+    found = await peer.engine.records.estimates.past(
+        Asked(
+            principal=peer.principal.sees_only,
+            category=wanted.category,
+            program=wanted.program,
+            reason=wanted.reason,
+            since=_moment(wanted.since),
+            before=wanted.before,
+            limit=wanted.limit,
+        )
+    )
+    rows: list[dict[str, Any]] = []
+    room = REPLY_BYTES
+    for each in found:
+        room -= size_of(each)
+        if room < 0:
+            return {"executions": rows, "before": rows[-1]["number"], "truncated": True}
+        rows.append(each)
+    return {"executions": rows, "before": rows[-1]["number"] if rows else wanted.before, "truncated": False}
+
+
+async def stats(peer: Peer, wanted: messages.Stats) -> dict[str, Any]:
+    """How long what took, in percentiles of the runs that came to their end."""
+    asked = Asked(principal=peer.principal.sees_only, category=wanted.category, since=_moment(wanted.since))
+    return {"by": wanted.by, "groups": await peer.engine.records.estimates.spread(asked, wanted.by)}
+
+
+def _moment(seconds_ago: float | None) -> float | None:
+    return time.time() - seconds_ago if seconds_ago is not None else None

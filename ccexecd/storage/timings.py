@@ -1,0 +1,184 @@
+"""How long past executions took: what the history is asked about durations.
+
+Owns the questions, as SQL, and their answers. Everything in here blocks, in the archive's thread. Must not know what is
+concluded from the answers.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from ccexecd.core.estimate import percentile
+from ccexecd.core.experience import came_to_its_end
+from ccexecd.core.kinds import Category, Kind
+
+MOST_LEARNT = 5000
+"""Executions from which a daemon learns at its start, the newest: 20 ms of a thread."""
+
+MOST_COUNTED = 100_000
+"""Executions of which percentiles are made, the newest: half a second of a thread."""
+
+MOST_GROUPS = 200
+"""Groups of percentiles that are told, those of the most executions."""
+
+PERCENTILES = (0.5, 0.9, 0.95, 0.99)
+
+
+@attrs.frozen
+class Timing:
+    """How long one execution ran.
+
+    Attributes:
+        principal: whose it was.
+        kind: what it was.
+        seconds: how long, pauses not counted.
+        is_complete: whether it came to its end by itself, successfully.
+    """
+
+    principal: str
+    kind: Kind
+    seconds: float
+    is_complete: bool
+
+
+@attrs.frozen
+class Asked:
+    """Which executions are asked for; None is any.
+
+    Attributes:
+        principal: whose.
+        category, program, reason: of which sort, of which program, ended how.
+        since: finished at this moment or later, in seconds since the epoch.
+        before: whose number in the history is smaller.
+        limit: how many at most, the newest first.
+    """
+
+    principal: str | None = None
+    category: str | None = None
+    program: str | None = None
+    reason: str | None = None
+    since: float | None = None
+    before: int | None = None
+    limit: int = 100
+
+
+def learnt(db: sqlite3.Connection, before: float) -> list[Timing]:
+    """What can be learnt from, the oldest first.
+
+    Args:
+        db: the history.
+        before: what was accepted at this moment or later is left out, in seconds since the epoch.
+
+    Raises:
+        sqlite3.Error: it could not be read.
+    """
+    query = (
+        "SELECT principal, category, program, form, same, place, active_seconds, reason, exit_code FROM executions"
+        " WHERE active_seconds IS NOT NULL AND created_at < ? ORDER BY number DESC LIMIT ?"
+    )
+    found = []
+    for principal, category, program, form, same, place, seconds, reason, code in db.execute(
+        query, (before, MOST_LEARNT)
+    ):
+        try:
+            kind = Kind(Category(category), str(program), str(form), str(same), str(place))
+            is_complete = came_to_its_end(reason, code)
+            found.append(Timing(principal, kind, float(seconds), is_complete))
+        except (TypeError, ValueError):  # somebody has written something else there
+            continue
+    return found[::-1]
+
+
+_COLUMNS = {
+    "number": "number",
+    "execution_id": "id",
+    "session_id": "session_id",
+    "principal": "principal",
+    "command": "command",
+    "category": "category",
+    "program": "program",
+    "form": "form",
+    "created_at": "created_at",
+    "finished_at": "finished_at",
+    "duration": "duration",
+    "active_seconds": "active_seconds",
+    "reason": "reason",
+    "exit_code": "exit_code",
+    "load": "load",
+    "timeout": "json_extract(description, '$.timeout')",
+    "timeout_source": "json_extract(description, '$.timeout_source')",
+}
+
+
+def told(db: sqlite3.Connection, asked: Asked) -> list[dict[str, Any]]:
+    """Finished executions as `history` tells them, the newest first.
+
+    Raises:
+        sqlite3.Error: they could not be read.
+    """
+    condition, values = _condition(asked)
+    columns = ", ".join(_COLUMNS.values())
+    rows = db.execute(
+        f"SELECT {columns} FROM executions WHERE {condition} ORDER BY number DESC LIMIT ?",  # noqa: S608
+        (*values, asked.limit),
+    )
+    return [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
+
+
+def spread(db: sqlite3.Connection, asked: Asked, by: str) -> list[dict[str, Any]]:
+    """How long what took, in percentiles of the runs that came to their end; most runs first.
+
+    Args:
+        db: the history.
+        asked: which executions; `limit` is left unread.
+        by: the column whose values are told apart.
+
+    Raises:
+        sqlite3.Error: they could not be read.
+    """
+    condition, values = _condition(asked)
+    rows = db.execute(
+        f"SELECT {by}, active_seconds, reason, exit_code FROM executions"  # noqa: S608
+        f" WHERE {condition} AND active_seconds IS NOT NULL ORDER BY number DESC LIMIT ?",
+        (*values, MOST_COUNTED),
+    )
+    groups: dict[str, list[tuple[float, bool, str]]] = {}
+    for name, seconds, reason, code in rows:
+        groups.setdefault(str(name), []).append((seconds, came_to_its_end(reason, code), reason))
+    summed = [_summary(name, runs) for name, runs in groups.items()]
+    return sorted(summed, key=lambda each: (-each["runs"], each["name"]))[:MOST_GROUPS]
+
+
+def _condition(asked: Asked) -> tuple[str, list[Any]]:
+    conditions, values = ["finished_at IS NOT NULL"], list[Any]()
+    for text, value in (
+        ("principal = ?", asked.principal),
+        ("category = ?", asked.category),
+        ("program = ?", asked.program),
+        ("reason = ?", asked.reason),
+        ("finished_at >= ?", asked.since),
+        ("number < ?", asked.before),
+    ):
+        if value is not None:
+            conditions.append(text)
+            values.append(value)
+    return " AND ".join(conditions), values
+
+
+def _summary(name: str, runs: Sequence[tuple[float, bool, str]]) -> dict[str, Any]:
+    complete = sorted(seconds for seconds, is_complete, _ in runs if is_complete)
+    ended = sum(reason in {"timeout", "stalled"} for _, _, reason in runs)
+    return {
+        "name": name,
+        "runs": len(runs),
+        "complete": len(complete),
+        "timed_out": ended,
+        **{
+            f"p{round(share * 100)}": round(percentile(complete, share), 6) if complete else None
+            for share in PERCENTILES
+        },
+        "longest": round(complete[-1], 6) if complete else None,
+        "total_seconds": round(sum(seconds for seconds, _, _ in runs), 6),
+    }
