@@ -18,7 +18,15 @@ from ccexecd.core.entries import Chunk, Entry, Gap, Stream
 from ccexecd.core.execution import State
 from ccexecd.core.principals import Scope
 from ccexecd.core.sessions import Parting
-from ccexecd.engine import AdmissionError, Engine, Execution, PastExecution, Session, SpawnError
+from ccexecd.engine import (
+    AdmissionError,
+    Engine,
+    Execution,
+    HistoryUnavailableError,
+    PastExecution,
+    Session,
+    SpawnError,
+)
 from ccexecd.external.request import Reject, Request, Response, Route
 from ccexecd.external.throttle import too_often
 from ccexecd.protocol import messages
@@ -50,6 +58,7 @@ _STATUS = {
     ErrorCode.QUEUE_FULL: 429,
     ErrorCode.DRAINING: 503,
     ErrorCode.AUDIT_UNAVAILABLE: 503,
+    ErrorCode.HISTORY_UNAVAILABLE: 503,
 }
 
 
@@ -68,7 +77,7 @@ def execute_route(engine: Engine, rates: Rates) -> Route:
     async def answer(request: Request) -> Response:
         try:
             return await _answer(engine, rates, request, left)
-        except (RPCError, StructureError, AdmissionError, SpawnError) as error:
+        except (RPCError, StructureError, AdmissionError, SpawnError, HistoryUnavailableError) as error:
             raise _rejection(as_rpc_error(error, "POST /execute")) from None
 
     return Route(("POST",), answer, scope=Scope.EXECUTE)
@@ -220,7 +229,7 @@ class _Exchange:
         for number, step in enumerate(self._steps, 1):
             try:
                 place = self._place if not self._is_list and self._place else await self._start(step)
-            except (AdmissionError, SpawnError, RPCError) as error:
+            except (AdmissionError, SpawnError, RPCError, HistoryUnavailableError) as error:
                 results.append(
                     {**_task(number, step), "exit_code": None, "error": as_rpc_error(error, "a task").message}
                 )

@@ -1,6 +1,7 @@
 """`POST /execute` against a real daemon: one command, a list of tasks, a stream of events, and clients that leave."""
 
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -504,6 +505,23 @@ class TestKey:
             "new\n",
         )
         assert (tmp_path / "ran").read_text() == "ran\n"
+
+    async def test_a_key_that_cannot_be_looked_up_runs_nothing(self, tmp_path, monkeypatch):
+        """The history is locked: it may stand for something that has run, and 503 says when to ask again."""
+        monkeypatch.setattr("ccexecd.storage.history.BUSY", 0.01)
+        somebody = sqlite3.connect(tmp_path / "history.db", isolation_level=None)
+        somebody.execute("PRAGMA locking_mode = EXCLUSIVE")
+        somebody.execute("BEGIN EXCLUSIVE")
+        wanted = {"command": f"touch {tmp_path}/ran", "idempotency_key": "k"}
+        async with running(tmp_path) as daemon:
+            answer = await post(daemon, wanted, "Connection: close")
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+            [result] = (await post(daemon, {"tasks": [wanted]}, "Connection: close")).json["results"]
+            assert (result["exit_code"], "history cannot be read" in result["error"]) == (None, True)
+            await nothing_left(daemon)
+            daemon.errors.clear()
+            somebody.close()
+        assert not (tmp_path / "ran").exists()
 
     async def test_a_client_that_goes_leaves_it_for_the_next_one(self, daemon, tmp_path):
         """It is not cancelled; who sends the request again holds it, and gets all of it."""
