@@ -715,9 +715,12 @@ async def test_what_ran_when_it_died_gets_a_receipt_that_says_so(tmp_path):
     directory = tmp_path / "state"
     await killed(directory, "one")
     with sqlite3.connect(directory / "history.db") as db:
-        taken = "session_id, principal, created_at, ?, 'exited', 0, duration, command, 0"
-        made = "replace(description, 'one', 'two'), '{}', NULL, NULL, NULL"
-        db.execute(f"INSERT INTO executions SELECT 9, 'two', {taken}, {made} FROM executions", [time.time()])
+        kept = "session_id, principal, created_at, duration, command"
+        made = "replace(description, 'one', 'two') AS description, '{}' AS completion"
+        ended = "? AS finished_at, 'exited' AS reason, 0 AS exit_code, 0 AS output_bytes"
+        names = f"number, id, {kept}, description, completion, finished_at, reason, exit_code, output_bytes"
+        row = f"SELECT 9, 'two', {kept}, {made}, {ended} FROM executions"
+        db.execute(f"INSERT INTO executions ({names}) {row}", [time.time()])
     db.close()
     async with opened(directory) as archive:
         one, two = await attested(archive, "one"), await attested(archive, "two")
@@ -745,6 +748,14 @@ async def test_no_execution_has_two_receipts(tmp_path, until):
         assert await attested(archive, "one") == before
 
 
+def parts_of(db: sqlite3.Connection, kind: str) -> set[str]:
+    """The columns of the executions in a history, or its indexes."""
+    query = "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+    return {
+        name for (name,) in db.execute(query if kind == "index" else "SELECT name FROM pragma_table_info('executions')")
+    }
+
+
 async def test_what_is_older_than_receipts_gets_none(tmp_path):
     """A history of an earlier version is not attested after the fact."""
     History(tmp_path / "history.db", MIGRATIONS[:2]).open()
@@ -752,10 +763,13 @@ async def test_what_is_older_than_receipts_gets_none(tmp_path):
         Run(archive, "one").start().finish()
         await attested(archive, "one")
     path = tmp_path / "history.db"
-    with sqlite3.connect(path) as db:
-        db.executescript(
-            "DROP INDEX executions_without_receipt; ALTER TABLE executions DROP COLUMN receipt; PRAGMA user_version = 2"
-        )
+    with sqlite3.connect(path) as db, sqlite3.connect(":memory:") as earlier:
+        earlier.executescript("".join(MIGRATIONS[:2]))
+        for kind, drop in (("index", "DROP INDEX"), ("column", "ALTER TABLE executions DROP COLUMN")):
+            for name in parts_of(db, kind) - parts_of(earlier, kind):
+                db.execute(f"{drop} {name}")
+        db.execute("PRAGMA user_version = 2")
+    earlier.close()
     db.close()
     async with opened(tmp_path) as archive:
         assert await archive.evidence.receipt("one") is None
