@@ -10,13 +10,12 @@ from typing import Any
 
 import attrs
 
-from ccexecd.agents.events import Event, Other, Unread
+from ccexecd.agents.events import SOMETHING, Event, Unread
 from ccexecd.agents.options import Command
 from ccexecd.agents.stream import LONGEST_LINE, Document, EventLines, parse
 
 _EVENT = re.compile(rb'^[{\[][^\n]*"type"', re.MULTILINE)
 
-SOMETHING = Other("")
 """Events of which nothing more is known than that there were some."""
 
 
@@ -64,7 +63,9 @@ class Adapter:
             session_id: its name.
         """
         is_plain = bool(session_id) and not session_id.startswith("-") and session_id.isprintable()
-        return self.resumed(command.words, session_id) if command.is_literal and is_plain else None
+        if not is_plain or not command.is_literal or self.shape_of(command.words) is Shape.NONE:
+            return None
+        return self.resumed(command.words, session_id)
 
 
 class EventReader:

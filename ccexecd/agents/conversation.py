@@ -16,6 +16,7 @@ from ccexecd.agents.events import (
     Failure,
     Init,
     Interrupted,
+    Other,
     RateLimit,
     Result,
     Task,
@@ -95,7 +96,7 @@ class Conversation:
             self._take_tools(event)
             return
         match event:
-            case Text() | Thinking() | Delta():
+            case Text() | Thinking() | Delta() | Other(type=""):  # or `SOMETHING`: it answers
                 self.retry = None
             case Init():
                 self._begin(event)

@@ -215,6 +215,10 @@ class Other:
     is_closing: bool = False
 
 
+SOMETHING = Other("")
+"""Events of which nothing more is known than that there were some: a part of an answer, mostly."""
+
+
 @attrs.frozen
 class Unread:
     """A line that begins like an event and could not be read: broken, or longer than is waited for.

@@ -8,11 +8,12 @@ import json
 
 import pytest
 
-from ccexecd.agents.adapter import SOMETHING, EventReader, Shape
+from ccexecd.agents.adapter import EventReader, Shape
 from ccexecd.agents.claude import CLAUDE
 from ccexecd.agents.codex import CODEX
 from ccexecd.agents.conversation import Conversation
 from ccexecd.agents.events import (
+    SOMETHING,
     ApiRetry,
     Delta,
     Failure,
@@ -157,6 +158,8 @@ def test_how_it_prints_is_in_its_words(adapter, text, shape):
         ),
         (CLAUDE, "node cli.js -p x", "node cli.js --resume=ID -p"),
         (CLAUDE, "claude -p x --no-session-persistence", None),
+        (CLAUDE, "cd /x && claude -p x", None),
+        (CLAUDE, "wrapper --fast", None),
         (CLAUDE, "claude -p x --model $MODEL", None),
         (
             CODEX,

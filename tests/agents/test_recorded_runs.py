@@ -110,7 +110,8 @@ def test_the_api_is_asked_again():
     retry = conversation_in(b"".join(lines[:3]), 65536).retry
     assert retry is not None
     assert (retry.attempt, retry.most, retry.delay, retry.status) == (2, 10, 1.002, 429)
-    assert conversation_in(b"".join(lines[:5]), 65536).retry is None
+    for is_brief in (False, True):
+        assert conversation_in(b"".join(lines[:4]), 65536, is_brief=is_brief).retry is None
 
 
 def test_an_output_that_was_cut_off():
