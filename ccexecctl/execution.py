@@ -68,7 +68,7 @@ def _agent_facts(agent: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if verdict:
         yield "verdict", f"{verdict['cause'].replace('_', ' ')}: {verdict['advice']}"
         if verdict["text"] and not verdict["is_success"]:
-            yield "it said", verdict["text"]
+            yield "details", verdict["text"]
         if verdict["denied_tools"]:
             yield "denied", ", ".join(verdict["denied_tools"])
     if agent["resume"]:

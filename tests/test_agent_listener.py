@@ -24,6 +24,7 @@ OPTIONS = ("-p", "x", "--output-format", "stream-json", "--verbose")
 INIT = {"type": "system", "subtype": "init", "session_id": "5e55", "model": "opus", "claude_code_version": "2.1"}
 TOOL = {"type": "tool_use", "id": "t1", "name": "Bash", "input": {"command": "make\nall"}}
 USE = {"type": "assistant", "message": {"content": [TOOL]}}
+TASK = {"type": "system", "subtype": "task_started", "task_id": "b1", "tool_use_id": "t1", "description": "make"}
 TOOL_ENDS = {"type": "user", "message": {"content": [{"type": "tool_result", "tool_use_id": "t1"}]}}
 RETRY = {"type": "system", "subtype": "api_retry", "attempt": 2, "max_retries": 10, "retry_delay_ms": 500, "error": "x"}
 GOOD = {"type": "result", "subtype": "success", "is_error": False, "total_cost_usd": 0.5, "num_turns": 2}
@@ -78,18 +79,19 @@ def alarms_of(execution: Execution) -> list[tuple[str, dict[str, Any]]]:
 async def test_what_is_known_while_it_runs_and_afterwards():
     """Session, model, tool in flight, the API that fails; at the end cost, tokens, verdict, and how to go on."""
     async with running_engine() as engine:
-        execution = await begin(engine, showing(INIT, USE, None, TOOL_ENDS, RETRY, None, GOOD), stdin_open=True)
+        execution = await begin(engine, showing(INIT, USE, TASK, None, TOOL_ENDS, RETRY, None, GOOD), stdin_open=True)
         assert agent(execution)["name"] == "claude"
-        await lines_of(execution, 2)
+        await lines_of(execution, 3)
         told = await wait_for(lambda: agent(execution)["tool"] and agent(execution), "the tool is known")
         assert told["tool"] == {"name": "Bash", "summary": "make all"}
         assert (told["session_id"], told["model"], told["version"]) == ("5e55", "opus", "2.1")
         assert (told["tools_in_flight"], told["tool_uses"], told["verdict"]) == (1, 1, None)
+        assert told["background_tasks"] == 0, "the tool is in front"
         assert told["last_event_at"].startswith("20")
         await execution.stdin.write(b"\n")
         told = await wait_for(lambda: agent(execution)["api_retry"] and agent(execution), "the retry is known")
         assert told["api_retry"] == {"attempt": 2, "max_retries": 10, "delay": 0.5, "status": None, "error": "x"}
-        assert (told["tool"], told["tools_in_flight"]) == (None, 0)
+        assert (told["tool"], told["tools_in_flight"], told["background_tasks"]) == (None, 0, 1)
         await execution.stdin.write(b"\n")
         await end_of(execution)
         told = agent(execution)

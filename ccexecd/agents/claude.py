@@ -178,7 +178,11 @@ def _of_system(found: Mapping[str, Any]) -> Event:
                 error=words(found.get("error"), NAME),
             )
         case "task_started":
-            return Task(words(found.get("task_id"), NAME), words(found.get("description"), NAME))
+            return Task(
+                words(found.get("task_id"), NAME),
+                words(found.get("description"), NAME),
+                tool=words(found.get("tool_use_id"), NAME),
+            )
         case "task_notification":
             return Task(words(found.get("task_id"), NAME), is_running=False)
         case _:

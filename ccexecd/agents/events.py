@@ -110,11 +110,13 @@ class Task:
         id: its name.
         description: what it does; empty where only its end is told.
         is_running: whether it has begun; else it has ended.
+        tool: id of the tool use that has begun it; empty if none has.
     """
 
     id: str
     description: str = ""
     is_running: bool = True
+    tool: str = ""
 
 
 @attrs.frozen

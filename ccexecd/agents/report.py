@@ -39,7 +39,7 @@ def facts_of(name: str, known: Conversation, verdict: Verdict | None, resume: Se
         "tool": None if newest is None else {"name": newest.name, "summary": newest.summary},
         "tools_in_flight": len(known.tools),
         "tool_uses": known.tool_uses,
-        "background_tasks": len(known.tasks),
+        "background_tasks": sum(task.tool not in known.tools for task in known.tasks.values()),
         "api_retry": None
         if retry is None
         else {

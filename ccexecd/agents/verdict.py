@@ -243,7 +243,8 @@ def _last_trouble(conversation: Conversation) -> str:
     retry = conversation.retry
     if retry is not None:
         status = "" if retry.status is None else f" ({retry.status})"
-        return f"it was about to ask the API again, for the {retry.attempt}. time, after: {retry.error}{status}"
+        most = "" if retry.most is None else f" of {retry.most}"
+        return f"while it asked the API again (attempt {retry.attempt}{most}), after: {retry.error}{status}"
     return conversation.failure.text if conversation.failure is not None else ""
 
 

@@ -92,7 +92,7 @@ def test_an_agent_that_has_ended():
     ended = described(state="FINISHED", exit_code=1, reason="exited", agent={**AGENT, "verdict": VERDICT, "tool": None})
     assert execution.lines(ended)[0].endswith("is finished: exited, exit code 1")
     facts = facts_of(ended)
-    assert (facts["verdict"], facts["it said"], facts["denied"]) == ("rate limited: Wait.", "API Error: 429", "Bash")
+    assert (facts["verdict"], facts["details"], facts["denied"]) == ("rate limited: Wait.", "API Error: 429", "Bash")
 
 
 def test_what_waits_or_never_ran():
