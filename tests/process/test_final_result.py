@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from ccexecd.agent_listener import AgentListener
 from ccexecd.core.entries import Note
 from ccexecd.core.execution import Reason
 from ccexecd.core.spec import Spec
@@ -151,7 +152,7 @@ async def test_a_result_that_is_taken_back_in_a_pause_ends_nothing():
         execution = await begin(engine, sh("echo ready; exec sleep 1000"), post_result_grace=0.0)
         await lines_of(execution, 1)
         await execution.pause()
-        (listener,) = execution.listeners
+        listener = next(each for each in execution.listeners if isinstance(each, AgentListener))
         listener.has_output("stdout", json.dumps(RESULT).encode() + b"\n")
         await wait_all_tasks_blocked()
         listener.has_output("stdout", json.dumps(TURN).encode() + b"\n")
