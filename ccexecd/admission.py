@@ -86,6 +86,7 @@ class Gate:
     Attributes:
         judge: who decides.
         redactor: what keeps secrets out of the record.
+        deadline: when the daemon ends at the latest, once it is shutting down.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Gate:
     ) -> None:
         self._inherited = inherited
         self._audit = audit
+        self.deadline = ""
         self._turned_away: dict[str, tuple[int, float]] = {}  # door -> how many since it was told, and when it was
         self.reconfigure(config, rules)
 
@@ -148,6 +150,13 @@ class Gate:
         if not was_recorded and self._is_required and self._audit is not None:
             text = f"nothing is executed that cannot be recorded (audit_required): {self._audit.problem}"
             raise AdmissionError(Refusal.UNRECORDED, text)
+
+    def closed(self) -> AdmissionError:
+        """What is said to whoever comes while the daemon shuts down."""
+        text = "the daemon is shutting down and takes no new commands"
+        if not self.deadline:
+            return AdmissionError(Refusal.DRAINING, text)
+        return AdmissionError(Refusal.DRAINING, f"{text}; it ends by {self.deadline}", deadline=self.deadline)
 
     def admit_again(self, claim: Claim, execution: Execution) -> None:
         """Judge, and put on record, one that was admitted by an earlier daemon and is about to be released.

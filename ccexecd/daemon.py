@@ -248,7 +248,7 @@ class Daemon:
         ended = [
             {
                 "execution_id": execution.id,
-                "command": execution.spec.display,
+                "command": self._engine.gate.redactor.text(execution.spec.display),
                 "reason": execution.outcome.reason.value if execution.outcome else None,
                 "exit_code": execution.outcome.exit_code if execution.outcome else None,
             }
@@ -293,6 +293,7 @@ class Daemon:
         self._notifier.stopping(f"ending {len(self._engine.live)} executions")
         self._notifier.extend(longest + 30)
         deadline = datetime.fromtimestamp(time.time() + longest, UTC)
+        self._engine.gate.deadline = deadline.isoformat()
         self._door.announce("server.draining", {"deadline": deadline.isoformat()})
         running = list(self._engine.live.values())
         self._draining.relative_deadline = self._drain

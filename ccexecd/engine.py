@@ -247,7 +247,7 @@ class Engine:
 
     def _admitted(self, session: Session, spec: Spec) -> Execution:
         if self.draining or session.nursery is None or session.ended:
-            raise AdmissionError(Refusal.DRAINING, "the daemon is shutting down and takes no new commands")
+            raise self.gate.closed()
         if not self._claim(session):
             limit = self.config.max_sessions
             raise AdmissionError(
@@ -296,7 +296,7 @@ class Engine:
 
     def _released(self, execution: Execution, session: Session) -> None:
         if self.draining:
-            raise AdmissionError(Refusal.DRAINING, "the daemon is shutting down and starts nothing any more")
+            raise self.gate.closed()
         self.gate.admit_again(session, execution)
         execution.apply(Event.RELEASE)
         self._goes_live(execution, session)

@@ -256,13 +256,14 @@ class TestStop:
             stubborn = await one.execute(command=STUBBORN, grace=600)
             await stubborn.printed("ready")
             stop = await operator.ask("stop")
-            await one.notification("server.draining")
+            announced = await one.notification("server.draining")
             assert (await daemon.ask("status"))["state"] == "draining"
             assert (await daemon.ask("health"))["status"] == "draining"
             assert (await daemon.ask("list"))["executions"][0]["state"] == "TERMINATING"
             with pytest.raises(RefusedError) as refused:
                 await daemon.ask("execute", argv=["true"])
             assert refused.value.code == -32010
+            assert refused.value.facts == {"deadline": announced["deadline"]}
             assert (await daemon.ask("control", type="KILL", execution_id=stubborn.id))["status"] == "killed"
             assert len((await operator.answer(stop))["ended"]) == 1
 

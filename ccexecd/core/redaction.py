@@ -124,6 +124,18 @@ class Redactor:
         """
         if joined is not None and len(joined) <= MAX_TEXT and not self._configured and not _is_suspect(joined):
             return joined
+        return self.text(" ".join(map(_quoted, self._each(argv))))
+
+    def listed(self, argv: Sequence[str]) -> list[str]:
+        """The same as words; one word, where a secret spans several."""
+        if not self._configured and not _is_suspect(" ".join(argv)):
+            return list(argv)
+        shown = self._each(argv)
+        joined = " ".join(shown)
+        redacted = self.text(joined)
+        return shown if redacted in (joined, joined[:MAX_TEXT] + "…") else [redacted]
+
+    def _each(self, argv: Sequence[str]) -> list[str]:
         shown: list[str] = []
         is_value, size = False, 0
         for word in argv:
@@ -132,7 +144,7 @@ class Redactor:
             size += len(shown[-1]) + 1
             if size > MAX_TEXT:
                 break
-        return self.text(" ".join(map(_quoted, shown)))
+        return shown
 
     def _word(self, word: str) -> str:
         assigned = _ASSIGNMENT.match(word)

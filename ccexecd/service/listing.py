@@ -3,10 +3,12 @@
 Owns the choice, and keeping replies so small that every client can take them. Must not change anything.
 """
 
+import functools
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ccexecd.core.execution import State
+from ccexecd.core.redaction import Redactor
 from ccexecd.engine import Execution, HistoryUnavailableError, PastExecution, Wanted
 from ccexecd.process.description import describe
 from ccexecd.process.measure import MEASURED, usage_of_each
@@ -36,7 +38,7 @@ def list_executions(peer: Peer, wanted: messages.List) -> dict[str, Any] | Await
     may_be_past = wanted.state in (None, State.FINISHED.value) and len(matching) < wanted.limit
     if may_be_past or wanted.resources or wanted.tree:
         return _with_more(peer, wanted, matching, may_be_past=may_be_past)
-    return _reply(matching, {})
+    return _reply(matching, {}, peer.engine.gate.redactor)
 
 
 async def _with_more(
@@ -53,7 +55,7 @@ async def _with_more(
         except HistoryUnavailableError as error:
             missing = f"finished executions that have left the memory: {error}"
     resources = await _resources(matching, tree=wanted.tree) if wanted.resources or wanted.tree else {}
-    reply = _reply([*matching, *past], resources)
+    reply = _reply([*matching, *past], resources, peer.engine.gate.redactor)
     return reply | {"missing": missing} if missing else reply
 
 
@@ -78,8 +80,19 @@ async def _resources(executions: Sequence[Execution], *, tree: bool) -> dict[str
 
 
 def described_of(execution: Execution | PastExecution) -> dict[str, Any]:
-    """What is told of an execution, whether it is in memory or not."""
+    """What is known of an execution, whether it is in memory or not."""
     return execution.description if isinstance(execution, PastExecution) else describe(execution)
+
+
+def told(described: Mapping[str, Any], redactor: Redactor) -> dict[str, Any]:
+    """What is known of an execution, as it is told: without the secrets of its command."""
+    command, argv = _shown(redactor, described["command"], tuple(described["argv"]))
+    return {**described, "command": command, "argv": argv}
+
+
+@functools.lru_cache(maxsize=2048)  # who looks often looks at the same ones
+def _shown(redactor: Redactor, command: str, argv: tuple[str, ...]) -> tuple[str, list[str]]:
+    return redactor.text(command), redactor.listed(argv)
 
 
 def completion_of(execution: Execution | PastExecution) -> dict[str, Any] | None:
@@ -94,11 +107,13 @@ def has_processes(execution: Execution) -> bool:
     return execution.is_live or execution.leaves_running
 
 
-def _reply(executions: Iterable[Execution | PastExecution], resources: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def _reply(
+    executions: Iterable[Execution | PastExecution], resources: Mapping[str, dict[str, Any]], redactor: Redactor
+) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
     room = REPLY_BYTES
     for execution in executions:
-        described = described_of(execution) | resources.get(execution.id, {})
+        described = told(described_of(execution), redactor) | resources.get(execution.id, {})
         room -= size_of(described)
         if room < 0:
             return {"executions": found, "truncated": True}

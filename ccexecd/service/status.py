@@ -7,7 +7,7 @@ from ccexecd.engine import Engine, PastExecution
 from ccexecd.process.measure import usage
 from ccexecd.protocol import messages
 from ccexecd.service.dispatch import Method
-from ccexecd.service.listing import described_of, has_processes
+from ccexecd.service.listing import described_of, has_processes, told
 from ccexecd.service.naming import known
 from ccexecd.service.peer import Peer
 
@@ -40,7 +40,8 @@ def counts_of(engine: Engine) -> dict[str, int]:
 async def _of_execution(peer: Peer, name: str) -> dict[str, Any]:
     execution = await known(peer, name)
     if isinstance(execution, PastExecution):
-        return {**execution.looked_up, "resources": None}
+        return {**told(execution.looked_up, peer.engine.gate.redactor), "resources": None}
+    described = told(described_of(execution), peer.engine.gate.redactor)
     if not has_processes(execution):
-        return {**described_of(execution), "resources": None}
-    return {**described_of(execution), "resources": await usage(await execution.processes())}
+        return {**described, "resources": None}
+    return {**described, "resources": await usage(await execution.processes())}

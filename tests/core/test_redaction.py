@@ -178,3 +178,12 @@ def test_no_text_takes_long(piece):
     for _ in range(5):
         Redactor().text(text)
     assert (time.process_time() - began) / 5 < 0.2  # seconds; one that doubles with each character takes years
+
+
+def test_words_stay_words_without_their_secrets():
+    """A value behind its option, a token, an assignment; and one word for all where a secret spans several."""
+    words = ["sh", "--password", "hunter2", "sk-ant-" + "x" * 40, "a=b"]
+    assert Redactor().listed(words) == ["sh", "--password", REDACTED, REDACTED, "a=b"]
+    assert Redactor().listed(["ls", "-l"]) == ["ls", "-l"]
+    [all_of_them] = Redactor(["top secret"]).listed(["echo", "top", "secret"])
+    assert all_of_them == f"echo {REDACTED}"

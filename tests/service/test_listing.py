@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import attrs
 import pytest
 
+from ccexecd.core.redaction import REDACTED, Redactor
 from ccexecd.core.spec import Spec
 from ccexecd.keys import Config
 from ccexecd.process.description import describe
@@ -32,7 +33,10 @@ def execution_of(**spec) -> Execution:
 
 def peer_of(*executions: Execution) -> SimpleNamespace:
     """Somebody who asks a daemon that remembers these."""
-    engine = SimpleNamespace(records=Records(None, Config(), {}), executions={each.id: each for each in executions})
+    gate = SimpleNamespace(redactor=Redactor())
+    engine = SimpleNamespace(
+        records=Records(None, Config(), {}), executions={each.id: each for each in executions}, gate=gate
+    )
     return SimpleNamespace(engine=engine, sees=lambda _: True, principal=SimpleNamespace(sees_only=None))
 
 
@@ -141,3 +145,20 @@ async def test_what_a_list_tells_of_processes_is_bounded(tmp_path, monkeypatch):
             for each in (await one.request("list", tree=True))["executions"]
         ]
         assert counts == [(3, 2), (3, 2), (None, 0)]
+
+
+async def test_secrets_of_a_command_line_are_not_told(tmp_path):
+    """By `list`, `status` and `stop`, of what runs and of what is past, by what is known and by configuration."""
+    argv = ["sh", "-c", "sleep 60", "--password", "hunter2", "ACME-777", "sk-ant-" + "x" * 40]
+    async with running(tmp_path, redact=["ACME-[0-9]+"]) as daemon, daemon.client() as one:
+        execution = await one.execute(*argv)
+        hidden = [*argv[:4], REDACTED, REDACTED, REDACTED]
+        [listed] = (await one.request("list"))["executions"]
+        status = await one.request("status", execution_id=execution.id)
+        assert listed["argv"] == status["argv"] == hidden
+        stopped = await daemon.ask("stop", grace=0)
+    for told in (listed["command"], status["command"], stopped["ended"][0]["command"]):
+        assert "sleep 60" in told
+        assert not [secret for secret in ("hunter2", "ACME-777", "x" * 40) if secret in told]
+    async with running(tmp_path, redact=["ACME-[0-9]+"]) as daemon:
+        assert (await daemon.ask("status", execution_id=execution.id))["argv"] == hidden
