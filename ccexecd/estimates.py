@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -30,8 +30,10 @@ from ccexecd.process.listening import Listener
 from ccexecd.process.load import Load
 from ccexecd.storage.archive import Archive
 from ccexecd.storage.past import HistoryUnavailableError
-from ccexecd.storage.shared_timings import SharedTimings, SharingError
 from ccexecd.storage.timings import Asked, Timing, learnt, spread, told
+
+if TYPE_CHECKING:  # few daemons share
+    from ccexecd.storage.shared_timings import SharedTimings
 
 __all__ = ["Asked", "Estimates", "question"]
 
@@ -123,9 +125,9 @@ class Estimates:
         """
         estimate = self._experience.estimate(principal, kind_of(argv, display, cwd, shell=shell))
         self._wanted.set()
-        return self._seconds(estimate, self._multiplier()) if estimate.may_act else None
+        return self._seconds(estimate, self._multiplier(estimate)) if estimate.may_act else None
 
-    def ended(self, execution: Execution, kind: Kind, seconds: float) -> None:
+    def ended(self, execution: Execution, kind: Kind, seconds: float, load: float) -> None:
         """An execution has ended: remember how long it took."""
         outcome = execution.outcome
         if outcome is None or outcome.reason in _UNLEARNT:
@@ -133,7 +135,7 @@ class Estimates:
         if outcome.reason is Reason.TIMEOUT and execution.spec.timeout is not None:
             seconds = min(seconds, execution.spec.timeout)  # it was given some time to end, but not to go on
         is_complete = came_to_its_end(outcome.reason.value, outcome.exit_code)
-        timing = Timing(execution.principal, kind, seconds, is_complete)
+        timing = Timing(execution.principal, kind, seconds, is_complete, load)
         self._learn(timing)
         if self._since_start is not None:
             self._since_start.append(timing)
@@ -151,7 +153,7 @@ class Estimates:
                 nursery.start_soon(self._exchange, self._shared)
         kind = kind_of(spec.argv, spec.display, spec.cwd, shell=spec.shell)
         estimate = self._experience.estimate(principal, kind)
-        multiplier = self._multiplier()
+        multiplier = self._multiplier(estimate)
         timeout = self._seconds(estimate, multiplier)
         known = estimate.bound
         return {
@@ -180,8 +182,13 @@ class Estimates:
         """How long what took, in percentiles: see `storage.timings.spread`."""
         return await self._archive.told(lambda db: spread(db, asked, by)) if self._archive is not None else []
 
-    def _multiplier(self) -> float:
-        return self._config.estimate_multiplier if self.load.busy >= self._config.estimate_load else 1.0
+    def _multiplier(self, estimate: Estimate) -> float:
+        """By how much an estimate is multiplied now: nothing that was learnt on a busy machine is slower on one."""
+        is_busy = self._is_busy(self.load.busy) and not estimate.is_of_busy
+        return self._config.estimate_multiplier if is_busy else 1.0
+
+    def _is_busy(self, load: float) -> bool:
+        return load >= self._config.estimate_load
 
     def _seconds(self, estimate: Estimate, multiplier: float) -> float:
         return round(min(max(estimate.seconds, self._config.estimate_floor) * multiplier, LONGEST), 3)
@@ -189,23 +196,30 @@ class Estimates:
     # What is learnt from elsewhere
 
     def _learn(self, timing: Timing) -> None:
-        self._experience.learn(timing.principal, timing.kind, timing.seconds, is_complete=timing.is_complete)
+        _teach(self._experience, timing, is_busy=self._is_busy(timing.load))
 
     async def _learn_from_history(self) -> None:
         """Once: what this daemon has seen meanwhile is newer, and comes behind it."""
         if self._archive is not None:
             try:
                 found = await self._archive.told(lambda db: learnt(db, self._began))
-                experience = await trio.to_thread.run_sync(_experience_of, found) if found else Experience()
+                experience = await trio.to_thread.run_sync(self._experience_of, found) if found else Experience()
             except (HistoryUnavailableError, RuntimeError) as error:  # the latter: no thread is to be had
                 log.warning("how long commands took earlier is not known: %s", error)
                 experience = Experience()
             for timing in self._since_start or ():
-                experience.learn(timing.principal, timing.kind, timing.seconds, is_complete=timing.is_complete)
+                _teach(experience, timing, is_busy=self._is_busy(timing.load))
             self._experience = experience
         self._since_start = None
 
-    async def _share(self, shared: SharedTimings) -> None:
+    def _experience_of(self, timings: Sequence[Timing]) -> Experience:
+        """In a thread: there may be thousands."""
+        experience = Experience()
+        for timing in timings:
+            _teach(experience, timing, is_busy=self._is_busy(timing.load))
+        return experience
+
+    async def _share(self, shared: "SharedTimings") -> None:
         """Exchange with other daemons whenever there is something to tell, and once at the start."""
         self._wanted.set()
         while True:
@@ -214,8 +228,10 @@ class Estimates:
             self._wanted = trio.Event()
             await self._exchange(shared)
 
-    async def _exchange(self, shared: SharedTimings) -> None:
+    async def _exchange(self, shared: "SharedTimings") -> None:
         """Once. Whatever goes wrong is told of in `problems`, and tried again when there is something to tell again."""
+        from ccexecd.storage.shared_timings import SharingError  # noqa: PLC0415  # it is imported already
+
         async with self._exchanging:
             ours = list(self._unshared)
             try:
@@ -258,6 +274,7 @@ class _Run(Listener):
         spec = execution.spec
         kind = kind_of(spec.argv, spec.display, spec.cwd, shell=spec.shell)
         seconds = execution.clock.now - self._started_at if self._started_at is not None else None
+        load = self._estimates.load.busy
         self._kept = {
             "category": kind.category.value,
             "program": kind.program,
@@ -265,10 +282,10 @@ class _Run(Listener):
             "same": kind.same,
             "place": kind.place,
             "active_seconds": round(seconds, 6) if seconds is not None else None,
-            "load": self._estimates.load.busy,
+            "load": load,
         }
         if seconds is not None:
-            self._estimates.ended(execution, kind, seconds)
+            self._estimates.ended(execution, kind, seconds, load)
         if self._is_sampled:
             self._estimates.load.end()
 
@@ -277,19 +294,18 @@ class _Run(Listener):
         return self._kept
 
 
-def _shared(config: Config, archive: Archive | None) -> SharedTimings | None:
+def _shared(config: Config, archive: Archive | None) -> "SharedTimings | None":
     if config.estimate_redis is None or archive is None:
         return None
+    from ccexecd.storage.shared_timings import SharedTimings  # noqa: PLC0415  # few have one
+
     file = config.estimate_redis_password_file
     return SharedTimings(config.estimate_redis, Path(file) if file else None, archive.spool.root)
 
 
-def _experience_of(timings: Sequence[Timing]) -> Experience:
-    """In a thread: there may be thousands."""
-    experience = Experience()
-    for timing in timings:
-        experience.learn(timing.principal, timing.kind, timing.seconds, is_complete=timing.is_complete)
-    return experience
+def _teach(experience: Experience, timing: Timing, *, is_busy: bool) -> None:
+    principal, kind, seconds = timing.principal, timing.kind, timing.seconds
+    experience.learn(principal, kind, seconds, is_complete=timing.is_complete, is_busy=is_busy)
 
 
 _SHARED_MARKS = {

@@ -53,21 +53,21 @@ async def test_what_is_seen_while_it_learns_counts_once():
     known = Estimates(Config(), None, "")
     kind = kind_of(("true",), "true", None, shell=False)
     execution = _Ended()
-    known.ended(execution, kind, 1.0)
+    known.ended(execution, kind, 1.0, 0.0)
     assert known._experience.estimate("me", kind).bound is None  # one run is not worth telling
     asked: list[float] = []
 
     class _Archive:
         async def told(self, _question):
             asked.append(time.time())
-            known.ended(execution, kind, 1.0)
+            known.ended(execution, kind, 1.0, 0.0)
             return [_timing(kind)] * 3
 
     known._archive = _Archive()
     await known._learn_from_history()
     assert len(asked) == 1
     assert known._experience.estimate("me", kind).bound.complete == 5
-    known.ended(execution, kind, 1.0)
+    known.ended(execution, kind, 1.0, 0.0)
     assert known._experience.estimate("me", kind).bound.complete == 6
     assert known._since_start is None
 
@@ -110,7 +110,7 @@ async def test_a_time_out_is_looked_up_without_waiting(tmp_path):
     execution = _Ended()
     for number in range(2000):
         command = f"make target{number % 500} N={number}"
-        known.ended(execution, kind_of(("sh", "-c", command), command, "/w", shell=True), 1.0)
+        known.ended(execution, kind_of(("sh", "-c", command), command, "/w", shell=True), 1.0, 0.0)
     took = []
     for number in range(300):
         command = f"make target{number} N={number}"

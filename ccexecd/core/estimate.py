@@ -40,6 +40,10 @@ DEVIATIONS = 3.0
 LEAST_DEVIATION = 0.2
 """A factor of 1.22 up or down: programs that were never seen to vary still do."""
 
+FEW = 4.0
+"""With n observations, the deviations are taken 1 + FEW/n times: from n = 5 on within a quarter of what Student's t
+distribution asks for the next value of a normal one whose spread is known from n values only."""
+
 OUTLIER = 3.5
 """Deviations beyond which a value is an outlier."""
 
@@ -107,7 +111,7 @@ def bound(runs: Iterable[float]) -> Bound | None:
         ordered = [run for run in ordered if run not in accidents]
     longest = complete[-1 - passed_over]
     high = min(quantile(ordered), GROWTH * longest)
-    spread = median * math.exp(min(DEVIATIONS * deviation * (1 + 2 / math.sqrt(len(complete))), 50.0))
+    spread = median * math.exp(min(DEVIATIONS * deviation * (1 + FEW / len(complete)), 50.0))
     seconds = min(max(MARGIN * high, spread), SPAN * longest)
     return Bound(seconds, high, median, len(complete), sum(run < 0 for run in ordered))
 

@@ -104,6 +104,7 @@ class Estimate:
         bound: what these runs say; None where there are none.
         confidence: how sure it is, from 0 to 1.
         may_act: whether it may end a run.
+        is_of_busy: whether most of these runs were made on a busy machine: they tell of that already.
     """
 
     kind: Kind
@@ -112,22 +113,32 @@ class Estimate:
     bound: Bound | None
     confidence: float
     may_act: bool
+    is_of_busy: bool = False
 
 
 class _Group:
     """Runs that have a mark in common."""
 
-    __slots__ = ("_bound", "_censored", "_complete", "_is_known")
+    __slots__ = ("_bound", "_busy", "_censored", "_complete", "_is_known")
 
     def __init__(self) -> None:
         self._complete: deque[float] = deque(maxlen=MOST_COMPLETE)
+        self._busy: deque[bool] = deque(maxlen=MOST_COMPLETE)  # of each complete one
         self._censored: deque[float] = deque(maxlen=MOST_CENSORED)
         self._bound: Bound | None = None
         self._is_known = True
 
-    def add(self, run: float) -> None:
-        (self._complete if run > 0 else self._censored).append(run)
+    def add(self, run: float, *, is_busy: bool) -> None:
+        if run > 0:
+            self._complete.append(run)
+            self._busy.append(is_busy)
+        else:
+            self._censored.append(run)
         self._is_known = False
+
+    @property
+    def is_of_busy(self) -> bool:
+        return 2 * sum(self._busy) > len(self._busy)
 
     def has(self, complete: int) -> bool:
         return len(self._complete) >= complete
@@ -145,7 +156,7 @@ class Experience:
     def __init__(self) -> None:
         self._principals: OrderedDict[str, OrderedDict[tuple[Likeness, str], _Group]] = OrderedDict()
 
-    def learn(self, principal: str, kind: Kind, seconds: float, *, is_complete: bool) -> None:
+    def learn(self, principal: str, kind: Kind, seconds: float, *, is_complete: bool, is_busy: bool = False) -> None:
         """Remember a run.
 
         Args:
@@ -153,6 +164,7 @@ class Experience:
             kind: of which command.
             seconds: how long it ran, pauses not counted.
             is_complete: whether it came to its end by itself, successfully.
+            is_busy: whether the machine had much else to do.
         """
         groups = self._principals.setdefault(principal, OrderedDict())
         self._principals.move_to_end(principal)
@@ -165,7 +177,7 @@ class Experience:
                 group = groups[key] = _Group()
             else:
                 groups.move_to_end(key)
-            group.add(run)
+            group.add(run, is_busy=is_busy)
         while len(groups) > MOST_GROUPS:
             groups.popitem(last=False)
 
@@ -178,7 +190,7 @@ class Experience:
             group = groups.get(key) if groups is not None else None
             if group is None or not group.has(LEAST_TOLD) or group.bound is None:
                 continue
-            estimate = _estimate(kind, key[0], group.bound, cold)
+            estimate = _estimate(kind, key[0], group.bound, cold, is_of_busy=group.is_of_busy)
             if estimate.may_act:
                 return estimate
             told = told or estimate
@@ -209,7 +221,7 @@ def _keys(kind: Kind) -> tuple[tuple[Likeness, str], ...]:
     )
 
 
-def _estimate(kind: Kind, likeness: Likeness, known: Bound, cold: ColdStart) -> Estimate:
+def _estimate(kind: Kind, likeness: Likeness, known: Bound, cold: ColdStart, *, is_of_busy: bool) -> Estimate:
     sure = CLOSENESS[likeness] * confidence(known.complete)
     seconds = known.seconds if likeness is Likeness.SAME else max(known.seconds, cold.seconds)
-    return Estimate(kind, seconds, likeness, known, round(sure, 3), may_act=sure >= ACTING)
+    return Estimate(kind, seconds, likeness, known, round(sure, 3), may_act=sure >= ACTING, is_of_busy=is_of_busy)

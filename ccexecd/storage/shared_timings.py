@@ -7,7 +7,6 @@ library is imported there, when it is first needed; without it, and without a se
 alone.
 """
 
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
@@ -31,6 +30,7 @@ PATIENCE = 2.0
 
 _LONGEST_TEXT = 256
 _LONGEST = 1e9  # seconds
+_ALL = 100.0  # per cent
 _DIGEST = 16  # characters
 
 
@@ -128,6 +128,7 @@ class SharedTimings:
             "place": kind.place,
             "seconds": f"{timing.seconds:.6g}",
             "complete": "1" if timing.is_complete else "0",
+            "load": f"{timing.load:.6g}",
         }
 
     def _others(self, entries: Iterable[tuple[bytes, Mapping[bytes, bytes]]]) -> Iterable[Timing]:
@@ -154,10 +155,10 @@ def _timing(fields: Mapping[str, str], daemon: str) -> Timing | None:
     try:
         if fields["daemon"] == daemon or any(len(value) > _LONGEST_TEXT for value in fields.values()):
             return None
-        same, place, seconds = fields["same"], fields["place"], float(fields["seconds"])
-        if not (len(same) == len(place) == _DIGEST and math.isfinite(seconds) and 0 <= seconds <= _LONGEST):
+        same, place, seconds, load = fields["same"], fields["place"], float(fields["seconds"]), float(fields["load"])
+        if not (len(same) == len(place) == _DIGEST and 0 <= seconds <= _LONGEST and 0 <= load <= _ALL):  # nan is none
             return None
         kind = Kind(Category(fields["category"]), fields["program"], fields["form"], same, place)
-        return Timing(fields["principal"], kind, seconds, fields["complete"] == "1")
+        return Timing(fields["principal"], kind, seconds, fields["complete"] == "1", load)
     except (KeyError, ValueError):
         return None

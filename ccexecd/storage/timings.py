@@ -35,12 +35,14 @@ class Timing:
         kind: what it was.
         seconds: how long, pauses not counted.
         is_complete: whether it came to its end by itself, successfully.
+        load: how busy the machine was, in per cent.
     """
 
     principal: str
     kind: Kind
     seconds: float
     is_complete: bool
+    load: float = 0.0
 
 
 @attrs.frozen
@@ -75,17 +77,17 @@ def learnt(db: sqlite3.Connection, before: float) -> list[Timing]:
         sqlite3.Error: it could not be read.
     """
     query = (
-        "SELECT principal, category, program, form, same, place, active_seconds, reason, exit_code FROM executions"
-        " WHERE active_seconds IS NOT NULL AND created_at < ? ORDER BY number DESC LIMIT ?"
+        "SELECT principal, category, program, form, same, place, active_seconds, reason, exit_code, load FROM"
+        " executions WHERE active_seconds IS NOT NULL AND created_at < ? ORDER BY number DESC LIMIT ?"
     )
     found = []
-    for principal, category, program, form, same, place, seconds, reason, code in db.execute(
+    for principal, category, program, form, same, place, seconds, reason, code, load in db.execute(
         query, (before, MOST_LEARNT)
     ):
         try:
             kind = Kind(Category(category), str(program), str(form), str(same), str(place))
             is_complete = came_to_its_end(reason, code)
-            found.append(Timing(principal, kind, float(seconds), is_complete))
+            found.append(Timing(principal, kind, float(seconds), is_complete, float(load or 0.0)))
         except (TypeError, ValueError):  # somebody has written something else there
             continue
     return found[::-1]

@@ -111,6 +111,15 @@ def test_the_newest_runs_count():
     assert known.estimate("me", kind("make")).bound.median == 1000
 
 
+def test_it_is_known_whether_the_machine_was_busy():
+    """When it mostly was: who multiplies for a busy machine does not do so twice."""
+    known = taught("make", times=4)
+    for busy, expected in enumerate([False] * 4 + [True] * 3, 1):
+        known.learn("me", kind("make"), 100, is_complete=True, is_busy=True)
+        known.learn("me", kind("make"), 900, is_complete=False, is_busy=False)
+        assert known.estimate("me", kind("make")).is_of_busy is expected, busy
+
+
 def test_memory_is_bounded(monkeypatch):
     """So many groups of so many principals; who was not seen for longest is forgotten first."""
     monkeypatch.setattr(experience, "MOST_GROUPS", 20)

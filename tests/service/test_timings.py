@@ -82,14 +82,19 @@ async def test_what_was_seen_sets_a_time_out(daemon, client):
 
 
 async def test_a_busy_machine_multiplies(daemon, client):
-    """From the threshold on, by the configured number, told and done."""
+    """From the threshold on, by the configured number, told and done; not what was learnt on a busy machine."""
+    configure(daemon, estimate_load=101.0)
     for _ in range(5):
         await client.run("true")
-    for threshold, multiplier in ((-1.0, 3.0), (101.0, 1.0)):
+    configure(daemon, estimate_load=-1.0)
+    for _ in range(5):
+        await client.run("echo")
+    for threshold, argv, multiplier in ((101.0, "true", 1.0), (-1.0, "true", 3.0), (-1.0, "echo", 1.0)):
         configure(daemon, estimate_load=threshold)
-        told = await client.request("estimate", argv=["true"])
+        told = await client.request("estimate", argv=[argv])
         assert (told["multiplier"], told["timeout"]) == (multiplier, 60.0 * multiplier)
-        assert (await client.run("true", estimate_timeout=True)).reply["timeout"] == 60.0 * multiplier
+        assert (await client.run(argv, estimate_timeout=True)).reply["timeout"] == 60.0 * multiplier
+    assert (await client.request("estimate", argv=["make"]))["multiplier"] == 3.0
 
 
 async def test_what_hangs_is_ended_and_teaches_no_longer_time_out(daemon, client):

@@ -30,7 +30,7 @@ def client(server):
 
 def timing(command: str, seconds: float = 1.0, principal: str = "me", *, is_complete: bool = True) -> Timing:
     kind = kind_of(("sh", "-c", command), command, "/w", shell=True)
-    return Timing(principal, kind, seconds, is_complete)
+    return Timing(principal, kind, seconds, is_complete, 12.5)
 
 
 @pytest.fixture
@@ -78,7 +78,18 @@ def test_nothing_of_a_command_leaves_the_machine(daemons, client):
     ((_, fields),) = client.xrange(STREAM)
     assert not any(word in repr(fields) for word in ("hunter2", "select", "secret"))
     assert set(fields) == {
-        *(b"daemon", b"principal", b"category", b"program", b"form", b"same", b"place", b"seconds", b"complete")
+        *(
+            b"daemon",
+            b"principal",
+            b"category",
+            b"program",
+            b"form",
+            b"same",
+            b"place",
+            b"seconds",
+            b"complete",
+            b"load",
+        )
     }
 
 
@@ -92,6 +103,7 @@ GOOD = {
     "place": "1" * 16,
     "seconds": "5",
     "complete": "1",
+    "load": "50",
 }
 
 
@@ -104,6 +116,8 @@ GOOD = {
         {"seconds": "-1"},
         {"seconds": "1e300"},
         {"seconds": "soon"},
+        {"load": "nan"},
+        {"load": "101"},
         {"same": "0" * 15},
         {"place": ""},
         {"form": "x" * 257},
