@@ -3,14 +3,17 @@
 Owns the way between an execution and the archive, and the finished executions in memory. Must not start or end any.
 """
 
+import errno
 import logging
 import os
+import sqlite3
 from collections import ChainMap, Counter, OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
+import trio
 
 from ccexecd.config import Config
 from ccexecd.core.execution import State
@@ -19,13 +22,19 @@ from ccexecd.process.description import describe
 from ccexecd.process.execution import Execution
 from ccexecd.storage.archive import Archive
 from ccexecd.storage.history import Record, Wanted
+from ccexecd.storage.ledger import Ledger, LedgerError
 from ccexecd.storage.past import PastExecution
 from ccexecd.storage.recovery import ONCE
 from ccexecd.storage.spool import Retention
 from ccexecd.storage.stored_log import StoredLog
 from ccexecd.waiting import UnreadableError, Waiting, as_text, from_text
 
+# What the methods about prompts are given: they do not import `storage`.
+__all__ = ["Ledger", "LedgerError", "Records", "Totals", "retention_of"]
+
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 REMEMBERED_EXECUTIONS = 1000
 """Finished executions that stay in memory: `list` after a burst asks no disk."""
@@ -93,6 +102,7 @@ class Records:
         self.totals = Totals()
         self.estimates = Estimates(config, archive, environ.get("PATH", os.defpath))
         self._archive = archive
+        self._one_at_a_time = trio.CapacityLimiter(1)
         self._left: list[Waiting] = []
         if archive is not None:
             archive.is_left = self._is_left
@@ -203,6 +213,21 @@ class Records:
     async def receipts_status(self) -> dict[str, Any]:
         """The public key of receipts, and where they are; nothing where there are none."""
         return await self._archive.evidence.status() if self._archive is not None else {}
+
+    async def in_ledger(self, deed: Callable[[Ledger], T]) -> T:
+        """Do something with the ledger of prompts, one after another.
+
+        Raises:
+            LedgerError: it cannot be done; the text says why.
+            OSError: the ledger cannot be used.
+        """
+        if self._archive is None:
+            raise LedgerError("nothing is kept here")
+        ledger = self._archive.ledger
+        try:
+            return await trio.to_thread.run_sync(lambda: deed(ledger), limiter=self._one_at_a_time)
+        except (sqlite3.Error, RuntimeError) as error:  # or no thread is to be had
+            raise OSError(errno.EIO, f"prompts.db: {error}") from error
 
     async def newest(self, wanted: Wanted) -> Sequence[PastExecution]:
         """Executions that have left the memory, the newest first."""

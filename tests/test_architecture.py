@@ -101,7 +101,7 @@ MAY_IMPORT = {
     "agents": {"protocol", "core"},
     "process": {"core", "sparse"},
     "storage": {"core", "sparse"},
-    "service": {"protocol", "core", "process", "engine", "estimates", "config"},
+    "service": {"protocol", "core", "process", "engine", "estimates", "records", "config"},
     "external": DOOR,
     "control": DOOR,
     "hooks": {"core", "process", "protocol"},
@@ -525,6 +525,7 @@ ELSEWHERE = {
     "ccexecd/preparation.py": ("tests/hooks/test_register.py", "hooks are most of it; stdbuf is in test_engine.py"),
     "ccexecd/core/result.py": ("tests/agents/test_final_result.py", "values that a reader gives"),
     "ccexecd/external/site.py": ("tests/external/test_http.py", "values that http is given"),
+    "ccexecd/protocol/prompts.py": ("tests/protocol/test_messages.py", "with the params of all other methods"),
     "ccexecd/process/inheritance.py": ("tests/process/test_keeper_client.py", "what a lost keeper leaves"),
     "ccexecd/process/keeper_link.py": ("tests/process/test_keeper_client.py", "every question goes through it"),
     "ccexecd/process/packets.py": ("tests/process/test_keeper.py", "how the keeper hears and speaks"),
@@ -586,8 +587,9 @@ def test_what_is_tested_elsewhere_exists():
 
 CONTRACT = {
     "execute", "control", "write_stdin", "close_stdin", "resize_pty", "attach", "detach", "read_output", "wait",
-    "list", "estimate", "history", "stats", "verify", "receipt", "resume_session", "hook_status", "pong", "release",
-    "drop",
+    "list", "estimate", "history", "stats", "verify", "receipt", "prompts_list", "prompts_show",
+    "prompts_history", "prompts_record", "prompts_count", "prompts_graduate", "resume_session", "hook_status", "pong",
+    "release", "drop",
 }  # fmt: skip
 """What both doors serve besides `status`, of the contract's methods."""
 

@@ -34,6 +34,7 @@ SUMMARIES = {
     "hooks": "list, try and test the programs that are called at events",
     "verify": "whether executions happened as is said",
     "receipt": "hand out the receipt of an execution",
+    "prompts": "prompts, what became of their versions, and which is in use",
     "audit": "verify the audit, or look into it",
     "stress": "test a daemon with an agent, or with a stand-in",
     "config": "show or check the configuration",

@@ -10,6 +10,7 @@ import attrs
 
 from ccexecd.protocol.codec import Cells, Count, Seconds, StructureError, Text, structure
 from ccexecd.protocol.limits import Limits
+from ccexecd.protocol.prompts import PromptsRecord, PromptsShow  # noqa: F401  # every class is found here
 
 P = TypeVar("P")
 
@@ -226,7 +227,7 @@ class ResumeSession:
 
 @attrs.frozen
 class Verify:
-    """`verify`: whether an execution happened as its receipt says; `expect_uuid` is what its reply must repeat."""
+    """`verify`, `prompts_count`: whether it happened as its receipt says; `expect_uuid` is what a reply must repeat."""
 
     execution_id: str
     expect_uuid: Text | None = None

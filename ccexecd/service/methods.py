@@ -33,6 +33,7 @@ from ccexecd.service.holding import drop, release
 from ccexecd.service.listing import REPLY_BYTES, completion_of, list_executions, size_of
 from ccexecd.service.naming import known, upon
 from ccexecd.service.peer import Peer
+from ccexecd.service.prompts import PROMPT_METHODS
 from ccexecd.service.timings import estimate, history, stats
 
 R = TypeVar("R")
@@ -311,6 +312,7 @@ EXECUTION_METHODS = {
     "estimate": Method(messages.Estimate, estimate),
     "history": Method(messages.History, history),
     "stats": Method(messages.Stats, stats),
+    **PROMPT_METHODS,
     "resume_session": Method(messages.ResumeSession, resume_session),
     "hook_status": Method(messages.Nothing, hook_status),
     "pong": Method(messages.Nothing, pong),

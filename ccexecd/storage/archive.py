@@ -24,6 +24,7 @@ import trio
 from ccexecd.storage.evidence import Evidence
 from ccexecd.storage.history import History, HistoryError, Record, SessionRecord, Wanted
 from ccexecd.storage.journal import JournalError
+from ccexecd.storage.ledger import Ledger
 from ccexecd.storage.left_behind import LeftBehind
 from ccexecd.storage.notary import MOST_WAITING, Notary
 from ccexecd.storage.past import HistoryUnavailableError, PastExecution
@@ -69,6 +70,7 @@ class Archive:
             it can still be run.
         notary: who writes receipts.
         evidence: what is asked about them.
+        ledger: prompts, and what came of them.
         opened: set when it is known what an earlier daemon has left; nothing may be begun before.
     """
 
@@ -79,6 +81,7 @@ class Archive:
         self._left_waiting: set[str] = set()
         self.notary = Notary(Receipts(directory / "receipts"), self.spool.root)
         self.evidence = Evidence(self.notary, self.spool.root, self._record_of, lambda: self.is_settled)
+        self.ledger = Ledger(directory / "prompts.db")
         self._history = History(directory / "history.db")
         self._left_behind = LeftBehind(self._history, self.spool, directory / "audit")
         self._problem = ""

@@ -12,7 +12,7 @@ Owns what a receipt tells, and what waits for one. Must not know how receipts ar
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ _TOLD = (
 )  # fmt: skip
 """What a receipt tells of what is known of its execution, besides its labels."""
 
+_VERDICT = ("cause", "is_success")  # of what is told of how an agent's run went
 _LABELS = 4096  # bytes of labels, as JSON, that are in a receipt; of more, only how many there were
 _READ = 1024 * 1024
 
@@ -171,6 +172,7 @@ class Notary:
         labels = known.get("labels", {})
         short = len(orjson.dumps(labels)) <= _LABELS
         told = {name: known[name] for name in _TOLD if known.get(name) is not None}
+        told |= agent_of(known)
         asked = asked_of(labels, record.id)
         reply = {"asked": asked, "repeated": has_repeated(self._outputs / record.id, asked)} if asked else {}
         return {
@@ -187,6 +189,14 @@ class Notary:
             log.error("receipts cannot be written: %s", error)
         self.problem = str(error)
         self._retry_at = time.monotonic() + RETRY
+
+
+def agent_of(known: Mapping[str, Any]) -> dict[str, Any]:
+    """What a receipt tells of an agent, of what is known of its execution: who it was, and how it went."""
+    agent = known.get("agent") or {}
+    verdict = agent.get("verdict") or {}
+    told = {"name": agent.get("name"), "model": agent.get("model"), **{key: verdict.get(key) for key in _VERDICT}}
+    return {"agent": told} if agent else {}
 
 
 def has_repeated(directory: Path, uuid: str) -> bool:

@@ -20,6 +20,8 @@ MINIMAL = {
     "ReadOutput": {"execution_id": "e"},
     "Wait": {"execution_id": "e"},
     "Verify": {"execution_id": "e"},
+    "PromptsShow": {"name": "n"},
+    "PromptsRecord": {"name": "n", "text": "t", "why": "w"},
     "Held": {"execution_id": "e"},
     "TerminalSize": {"cols": 80, "rows": 24},
     "ResizePty": {"cols": 80, "rows": 24},
@@ -102,6 +104,8 @@ def test_defaults_are_those_of_the_contract():
         "Wait": {"execution_id": "e", "timeout": None},
         "Verify": {"execution_id": "e", "expect_uuid": None},
         "Receipt": {"execution_id": None},
+        "PromptsShow": {"name": "n", "version": None},
+        "PromptsRecord": {"name": "n", "text": "t", "why": "w", "kind": "prompt"},
         "Held": {"execution_id": "e", "all": False},
         "Status": {"execution_id": None},
         "List": {

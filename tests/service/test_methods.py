@@ -22,9 +22,10 @@ def test_a_method_is_listed_under_its_name():
         *("execute", "control", "release", "drop", "write_stdin", "close_stdin", "resize_pty"),
         *("attach", "detach", "read_output", "wait", "list", "verify", "receipt"),
         *("estimate", "history", "stats"),
+        *("prompts_list", "prompts_show", "prompts_history", "prompts_record", "prompts_count", "prompts_graduate"),
         *("resume_session", "hook_status", "pong"),
     }
-    assert all(method.params.__module__ == messages.__name__ for method in EXECUTION_METHODS.values())
+    assert all(vars(messages)[method.params.__name__] is method.params for method in EXECUTION_METHODS.values())
 
 
 class TestControl:

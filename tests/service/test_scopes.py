@@ -34,8 +34,10 @@ OBSERVE = {
     *("attach", "detach", "read_output", "wait", "status", "list", "hook_status", "pong"),
     *("health", "version", "config", "policy", "hook_test", "verify", "receipt"),
     *("estimate", "history", "stats"),
+    *("prompts_list", "prompts_show", "prompts_history"),
 }
 EXECUTE = OBSERVE | {
+    *("prompts_record", "prompts_count", "prompts_graduate"),
     *("execute", "control", "release", "drop", "write_stdin", "close_stdin", "resize_pty", "resume_session"),
 }
 ADMIN = EXECUTE | {
@@ -206,6 +208,7 @@ ABOUT_ONE = {
     "read_output": {},
     "wait": {"timeout": 0},
     "verify": {},
+    "prompts_count": {},
     "receipt": {},
     "control": {"type": "PAUSE"},
     "release": {},
