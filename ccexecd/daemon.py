@@ -200,7 +200,8 @@ class Daemon:
             self._reopen_log()
             update = self._engine.config.updated(loaded.config)
             changed = loaded.changes(update, self._loaded)
-            self._change_door(update.config)
+            if self._change_door(update.config) and "certfile" not in changed:
+                changed.append("certfile")
             self._loaded = self._reports.loaded = loaded
             self._sources = {**loaded.sources, **{key: self._sources[key] for key in update.needs_restart}}
             self._engine.reconfigure(update.config, loaded.policy)
@@ -225,9 +226,9 @@ class Daemon:
         if self._hooks is not None:
             self._hooks.reconfigure(loaded.hooks, loaded.config.unset_environment)
 
-    def _change_door(self, config: Config) -> None:
+    def _change_door(self, config: Config) -> bool:
         try:
-            self._door.reconfigure(self._budget.fitted(config))
+            return self._door.reconfigure(self._budget.fitted(config))
         except OSError as error:
             key = "certfile" if config.certfile or config.keyfile else "allow_plaintext"
             raise ConfigError([Problem(key, self._sources[key], str(error))]) from error

@@ -57,6 +57,7 @@ class Door:
         )
         self._acceptor: Acceptor | None = None
         self._tls: ssl.SSLContext | None = None
+        self._certificate = b""
         self._over_tls = 0
         self._guests: set[Connection] = set()
         self._connections: trio.Nursery | None = None
@@ -101,16 +102,21 @@ class Door:
         """How many connections are being served, WebSockets and others."""
         return self._site.counters.open
 
-    def reconfigure(self, config: Config) -> None:
+    def reconfigure(self, config: Config) -> bool:
         """Use another configuration for what comes; the certificate is read again, also where it has the same name.
+
+        Returns:
+            Whether that is another one.
 
         Raises:
             ListenError: it would no longer be secret what is said here; nothing has changed.
             CertificateError: the certificate is none; nothing has changed.
         """
+        earlier = self._certificate
         self._tls = self._prepared(config)
         self._site.policy = self._policy(config)
         self._site.limits = _limits(config)
+        return self._certificate != earlier
 
     def announce(self, method: str, params: dict[str, object]) -> None:
         """Tell every client something about the daemon."""
@@ -144,6 +150,7 @@ class Door:
         context = tls.load(config.certfile, config.keyfile)
         if context is None and not config.allow_plaintext:
             require_secrecy(self._opened.addresses)
+        self._certificate = tls.fingerprint(config.certfile, config.keyfile)
         return context
 
     async def _serve(self, stream: trio.SocketStream) -> None:

@@ -6,9 +6,11 @@ without. What is decided about the other end is decided by the socket that was a
 Nothing of `ssl` is imported where no certificate is configured.
 """
 
+import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -60,6 +62,15 @@ def load(certfile: str | None, keyfile: str | None) -> "ssl.SSLContext | None":
         reason = getattr(error, "strerror", None) or str(error)
         raise CertificateError(f"cannot use the certificate {files}: {reason}") from error
     return context
+
+
+def fingerprint(certfile: str | None, keyfile: str | None) -> bytes:
+    """What tells a certificate and its key from others under the same names: a hash of what the files hold."""
+    whole = hashlib.sha256()
+    for path in (certfile, keyfile):
+        with suppress(OSError):
+            whole.update(Path(path).read_bytes() if path is not None else b"")
+    return whole.digest()
 
 
 def _no_password() -> str:

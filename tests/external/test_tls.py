@@ -218,7 +218,8 @@ class TestReload:
                 shutil.copy(renewed, mine)
             with pytest.raises(trio.BrokenResourceError):
                 await dial(daemon, trusting(files[0]))
-            await daemon.ask("reload")
+            assert (await daemon.ask("reload"))["changed"] == ["certfile"]
+            assert (await daemon.ask("reload"))["changed"] == []
             async with daemon.client(ssl=trusting(files[0])) as new:
                 assert (await new.run("echo", "new")).stdout == "new\n"
             assert (await old.run("echo", "old")).stdout == "old\n"
