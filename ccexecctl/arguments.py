@@ -108,6 +108,18 @@ def port(text: str) -> int:
     return int(text)
 
 
+def pair(text: str) -> tuple[str, str]:
+    """Argparse type of NAME=VALUE.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
+    name, separator, value = text.partition("=")
+    if not (name and separator):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """Understand a command line.
 

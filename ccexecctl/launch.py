@@ -1,7 +1,7 @@
 """Starting the daemon of this user, and knowing that it works.
 
 Owns the start: one attempt by us, or waiting for whoever was faster. A daemon counts as started only when the control
-socket answers and the external port does too. Must not print.
+socket answers and the external port does too. Must not print, but for the remark that one was started.
 
 Several may start at the same moment (twenty `ccexecctl run` in a script). The lock on the pidfile decides who is the
 daemon; everybody else finds it held, waits for the same answer, and reports success.
@@ -18,9 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ccexecctl.client import RETRY_INTERVAL, connect
+from ccexecctl import render
+from ccexecctl.client import RETRY_INTERVAL, Client, connect
 from ccexecctl.errors import CtlError, Exit, NotPermittedError, NotRunningError, UnreachableError
-from ccexecctl.place import Place, holder, is_held
+from ccexecctl.place import Place, holder, is_held, locate
 from ccexecd.paths import CONTROL_SOCKET_LABEL, absolute
 
 if TYPE_CHECKING:
@@ -54,6 +55,21 @@ def daemon_flags(arguments: Namespace, place: Place) -> list[str]:
     """The flags that make ccexecd use the place that ccexecctl was told to look at."""
     flags = ["--state-dir", str(absolute(arguments.state_dir))] if arguments.state_dir else []
     return flags + (["--control-socket", str(place.sockets[0])] if place.is_named else [])
+
+
+def connect_or_launch(arguments: Namespace) -> Client:
+    """Connect to the daemon; to a new one of our own when there is none, except where a certain one was named."""
+    place = locate(arguments)
+    try:
+        return connect(place, arguments.timeout)
+    except (NotRunningError, NotPermittedError):
+        if place.is_named:
+            raise
+    own = place.own()
+    launched = launch(own, daemon_flags(arguments, own), arguments.timeout)
+    if launched.is_new:
+        render.remark(f"started ccexecd (pid {launched.status['pid']})")
+    return connect(launched.place, arguments.timeout)
 
 
 def launch(

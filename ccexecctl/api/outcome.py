@@ -61,6 +61,7 @@ class Record:
         task: what was asked.
         adapter: what is known of who was.
         execution_uuid: of the execution.
+        was_known: the request had been sent before, and the execution had ended when it was sent again.
         begun: when, on the clock of the event loop.
         timestamp: when, for people.
         conversation: what its events come to.
@@ -79,6 +80,7 @@ class Record:
     task: str
     adapter: Adapter
     execution_uuid: str = ""
+    was_known: bool = False
     begun: float = 0.0
     timestamp: str = ""
     conversation: Conversation = attrs.field(factory=Conversation)

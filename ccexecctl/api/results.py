@@ -147,6 +147,17 @@ class AgentResult:
         told["usage"]["others"] = dict(self.usage.others)
         return told
 
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> "AgentResult":
+        """The same again from what `as_dict` has told; without its events."""
+        values = {field.name: told[field.name] for field in attrs.fields(cls) if field.name in told}
+        for name in ("files_created", "warnings"):
+            values[name] = tuple(values.get(name, ()))
+        usage = dict(values["usage"])
+        values["usage"] = Usage(**{**usage, "others": tuple(usage["others"].items())})
+        values["validation"] = Validation(**values["validation"]) if values.get("validation") else None
+        return cls(**values)
+
 
 class AgentError(CtlError):
     """A task has failed.

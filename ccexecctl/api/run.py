@@ -100,6 +100,7 @@ class AgentRun:
         except RefusedError as refused:
             raise self._explained(refused) from refused
         self.record.execution_uuid = started.execution_id
+        self.record.was_known = "outcome" in started.told
         if self._call.stdin is not None:
             try:
                 await self._write(started, self._call.stdin.encode())
@@ -160,7 +161,7 @@ class AgentRun:
         if refused.code != ErrorCode.SPAWN_FAILED or facts.get("subject") != "program":
             return refused
         program = self._call.argv[0]
-        hint = "name it with program=, or start the daemon where its PATH has it"
+        hint = "name its path (program=, --program), or start the daemon where its PATH has it"
         if program == self._options.agent:
             hint = f"install it ({INSTALLING[program]}); if it is installed, {hint}"
         return AgentMissingError(f"cannot start {program}: {str(facts.get('strerror', '')).lower()}", hint)

@@ -15,7 +15,7 @@ from ccexecctl.api.options import AgentOptions, options_of
 from ccexecctl.api.results import AgentResult, InterruptedTaskError
 from ccexecctl.api.run import AgentRun
 from ccexecctl.api.task import TaskRun
-from ccexecctl.api.task_list import ListResult, Task, Watcher, cc_execute_list
+from ccexecctl.api.task_list import ListResult, Memory, Task, Watcher, cc_execute_list
 from ccexecd.agents.events import Event
 
 BACKEND = "asyncio"
@@ -57,12 +57,13 @@ def cc_execute_list_sync(
     *,
     on_failure: str = "stop",
     watcher: Watcher | None = None,
+    memory: Memory | None = None,
     **given: Unpack[Where],
 ) -> ListResult:
     """Have several tasks done, strictly in order: `cc_execute_list` without an event loop."""
 
     async def do() -> ListResult:
-        return await cc_execute_list(tasks, options, on_failure=on_failure, watcher=watcher, **given)
+        return await cc_execute_list(tasks, options, on_failure=on_failure, watcher=watcher, memory=memory, **given)
 
     return _run(do)
 

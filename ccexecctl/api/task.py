@@ -44,6 +44,7 @@ class TaskRun:
 
     Attributes:
         result: what has come of it so far; None before the first agent was started.
+        was_known: a request of it had been sent before, and its execution had ended by now.
     """
 
     def __init__(self, client: Client, task: str, options: AgentOptions) -> None:
@@ -51,6 +52,7 @@ class TaskRun:
         if options.json_schema is not None:
             json_reply.require_schema(options.json_schema)
         self.result: AgentResult | None = None
+        self.was_known = False
         self._client = client
         self._task = task
         self._options = options
@@ -186,6 +188,7 @@ class TaskRun:
                     pass
         finally:
             if run.execution_uuid:
+                self.was_known |= run.record.was_known
                 self.result = self._sum(before, run.result)
         return self.result if self.result is not None else run.result
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from inspect import isawaitable
-from typing import Any, Unpack
+from typing import Any, Protocol, Unpack
 
 import attrs
 
@@ -17,7 +17,8 @@ from ccexecctl.api.options import AgentOptions, Given, options_of
 from ccexecctl.api.prompts import with_outputs
 from ccexecctl.api.results import AgentError, AgentResult
 from ccexecctl.api.task import TaskRun
-from ccexecctl.errors import CtlError, NotPermittedError, NotRunningError, UnreachableError, UsageError
+from ccexecctl.errors import CtlError, NotPermittedError, NotRunningError, RefusedError, UnreachableError, UsageError
+from ccexecd.protocol.errors import ErrorCode
 
 NAME = re.compile(r"[^\s{}]+(?: [^\s{}]+)*")
 """What a task may be called: it stands between braces in the prompts of others."""
@@ -111,6 +112,23 @@ Watcher = Callable[[TaskResult], Awaitable[object] | object]
 """Called whenever a task stands otherwise than before; what it returns is awaited if it can be."""
 
 
+class Memory(Protocol):
+    """What remembers how far a list has come, so that it may be run again and goes on there."""
+
+    def recall(self, task: Task, prompt: str) -> TaskResult | None:
+        """Return what came of a task that is done."""
+
+    def begin(self, task: Task, prompt: str, *, anew: bool = False) -> str:
+        """Note that a task begins, and return its idempotency key: that of the last time, if it was under way then."""
+
+    def note(self, result: TaskResult) -> None:
+        """Keep what became of a task."""
+
+
+INTERRUPTED = {"cancelled", "disconnected", "session_expired", "shutdown", "lost"}
+"""Reasons for which an execution has ended that was not done: its task is begun anew when its list is run again."""
+
+
 def named(tasks: Iterable[str | Task]) -> list[Task]:
     """The tasks of a list, each with a name.
 
@@ -141,6 +159,7 @@ async def cc_execute_list(
     *,
     on_failure: str = "stop",
     watcher: Watcher | None = None,
+    memory: Memory | None = None,
     **given: Unpack[Where],
 ) -> ListResult:
     """Have several tasks done, strictly in order, each with a fresh context.
@@ -150,6 +169,7 @@ async def cc_execute_list(
         options: how; the keyword arguments change some of it, and each task's own options some more.
         on_failure: `stop`: what comes behind a task that failed is skipped; `continue`: only what depends on it.
         watcher: told of each task when it begins and when it has ended.
+        memory: what is done is not done again, and what was under way is gone on with.
         **given: each of `AgentOptions`, and which daemon (`Where`).
 
     Returns:
@@ -163,7 +183,9 @@ async def cc_execute_list(
         raise UsageError(f'on_failure is "stop" or "continue", not {on_failure!r}')
     in_order = named(tasks)
     async with opened(given) as client:
-        one = TaskList(client, in_order, options_of(options, given), stops=on_failure == "stop", watcher=watcher)
+        one = TaskList(
+            client, in_order, options_of(options, given), stops=on_failure == "stop", watcher=watcher, memory=memory
+        )
         return await one.do()
 
 
@@ -176,7 +198,7 @@ class TaskList:
         options: how, for all of them.
         stops: whether a failure ends the list.
         watcher: told of each.
-        done: what is known of an earlier time: those tasks are not done again.
+        memory: what remembers how far it has come.
     """
 
     def __init__(
@@ -187,27 +209,30 @@ class TaskList:
         *,
         stops: bool,
         watcher: Watcher | None = None,
-        done: Mapping[str, TaskResult] | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self._client = client
         self._tasks = tasks
         self._options = options
         self._stops = stops
         self._watcher = watcher
-        self._results: dict[str, TaskResult] = dict(done or {})
+        self._memory = memory
+        self._results: dict[str, TaskResult] = {}
 
     async def do(self) -> ListResult:
         """Do them. Raises CtlError when the daemon cannot be reached any more."""
         is_stopped = False
         for task in self._tasks:
-            if task.name in self._results:
-                continue
             reason = "an earlier task has failed" if is_stopped else self._obstacle(task)
             if reason is not None:
                 await self._note(TaskResult(task.name, Status.SKIPPED, error=reason))
                 continue
-            await self._note(TaskResult(task.name, Status.RUNNING))
-            await self._note(await self._do(task))
+            prompt = with_outputs(task.prompt, {name: self._said_by(name) for name in task.depends})
+            known = self._memory.recall(task, prompt) if self._memory is not None else None
+            if known is None:
+                await self._note(TaskResult(task.name, Status.RUNNING))
+                known = await self._do(task, prompt)
+            await self._note(known)
             is_stopped = self._stops and self._results[task.name].status is Status.FAILED
         return ListResult(tuple(self._results[task.name] for task in self._tasks))
 
@@ -215,12 +240,9 @@ class TaskList:
         failed = [name for name in task.depends if self._results[name].status is not Status.DONE]
         return f"it depends on {failed[0]!r}, which is not done" if failed else None
 
-    async def _do(self, task: Task) -> TaskResult:
-        outputs = {name: self._said_by(name) for name in task.depends}
-        given: Given = {**task.options}  # type: ignore[typeddict-item]  # checked by options_of
+    async def _do(self, task: Task, prompt: str) -> TaskResult:
         try:
-            options = options_of(self._options, given)
-            result = await TaskRun(self._client, with_outputs(task.prompt, outputs), options).do()
+            result = await self._run(task, prompt)
         except AgentError as error:
             result = error.result
         except (NotRunningError, UnreachableError, NotPermittedError):
@@ -229,12 +251,31 @@ class TaskList:
             return TaskResult(task.name, Status.FAILED, error=error.message)
         return TaskResult(task.name, Status.FAILED if result.error else Status.DONE, result, result.error)
 
+    async def _run(self, task: Task, prompt: str) -> AgentResult:
+        given: Given = {**task.options}  # type: ignore[typeddict-item]  # checked by options_of
+        options = options_of(self._options, given)
+        if self._memory is None:
+            return await TaskRun(self._client, prompt, options).do()
+        key = self._memory.begin(task, prompt)
+        run = TaskRun(self._client, prompt, attrs.evolve(options, idempotency_key=key))
+        try:
+            result = await run.do()
+            if not (run.was_known and result.reason in INTERRUPTED):
+                return result
+        except RefusedError as refused:
+            if refused.code != ErrorCode.IDEMPOTENCY_CONFLICT:  # else it was begun with another environment, say
+                raise
+        key = self._memory.begin(task, prompt, anew=True)
+        return await TaskRun(self._client, prompt, attrs.evolve(options, idempotency_key=key)).do()
+
     def _said_by(self, name: str) -> str:
         result = self._results[name].result
         return result.output if result is not None else ""
 
     async def _note(self, result: TaskResult) -> None:
         self._results[result.name] = result
+        if self._memory is not None:
+            self._memory.note(result)
         if self._watcher is not None:
             answer = self._watcher(result)
             if isawaitable(answer):

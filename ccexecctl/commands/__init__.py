@@ -17,6 +17,8 @@ SUMMARIES = {
     "status": "what the daemon is and does",
     "health": "whether it is fit for work, as an exit code",
     "run": "run a command as if it ran here",
+    "agent": "have a coding agent do a task",
+    "tasks": "have the tasks of a file done, one after another",
     "ps": "list the executions",
     "history": "list past executions and how long they took",
     "stats": "how long what took, in percentiles",

@@ -1,19 +1,17 @@
 """`ccexecctl run`: run a command under the daemon as if it ran here."""
 
-import os
 from argparse import REMAINDER, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ccexecctl import render, terminal
-from ccexecctl.arguments import seconds
-from ccexecctl.client import Client, connect
-from ccexecctl.errors import Exit, NotPermittedError, NotRunningError, UsageError
+from ccexecctl.arguments import pair, seconds
+from ccexecctl.environment import is_text, own_environment
+from ccexecctl.errors import Exit, UsageError
 from ccexecctl.foreground import Foreground, execute
-from ccexecctl.launch import daemon_flags, launch
+from ccexecctl.launch import connect_or_launch
 from ccexecctl.output import Collected, Passed
-from ccexecctl.place import locate
 from ccexecctl.standard_input import StandardInput
 
 DESCRIPTION = """\
@@ -75,14 +73,6 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("argv", nargs=REMAINDER, metavar="-- CMD ARGS", help="the command, run without a shell")
 
 
-def pair(text: str) -> tuple[str, str]:
-    """Argparse type of NAME=VALUE."""
-    name, separator, value = text.partition("=")
-    if not (name and separator):
-        raise ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return name, value
-
-
 def limit(text: str) -> tuple[str, float]:
     """Argparse type of LIMIT=NUMBER, where a number may end with K, M, G or T: powers of 1024."""
     name, value = pair(text)
@@ -102,7 +92,7 @@ def run(arguments: Namespace) -> int:
     if arguments.tty:
         _require_terminal(arguments)
     request = _request(arguments)
-    with _reach(arguments) as client:
+    with connect_or_launch(arguments) as client:
         if arguments.detach:
             started = execute(client, request)
             render.show(started, [started["execution_id"]], as_json=arguments.json)
@@ -139,7 +129,7 @@ def _request(arguments: Namespace) -> dict[str, Any]:
         "argv": argv or None,
         "command": arguments.shell,
         "cwd": cwd,
-        "env": ({} if arguments.no_env else _own_environment()) | dict(arguments.env),
+        "env": ({} if arguments.no_env else own_environment()) | dict(arguments.env),
         "timeout": arguments.run_timeout,
         "estimate_timeout": arguments.estimate or None,
         "grace": arguments.grace,
@@ -165,36 +155,7 @@ def _directory(chosen: str | None) -> Path:
         raise UsageError("this directory does not exist any more", "choose one with --cwd DIR") from error
 
 
-def _own_environment() -> dict[str, str]:
-    """This process's environment, less what JSON cannot carry."""
-    environ = dict(os.environ)
-    unfit = [name for name, value in environ.items() if not _is_text(name + value)]
-    if unfit:
-        render.remark(f"warning: not UTF-8, so not passed on: {', '.join(unfit)}")
-    return {name: value for name, value in environ.items() if name not in unfit}
-
-
-def _is_text(text: str) -> bool:
-    """Whether it came from valid UTF-8: other bytes are lone surrogates here (PEP 383)."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
 def _require_text(what: str, words: Iterable[str]) -> None:
     for word in words:
-        if not _is_text(word):
+        if not is_text(word):
             raise UsageError(f"{what} is not UTF-8: {word!r}", "run it by way of a script, or a name that is")
-
-
-def _reach(arguments: Namespace) -> Client:
-    """Connect to the daemon; to a new one of our own when there is none, except where a certain one was named."""
-    place = locate(arguments)
-    try:
-        return connect(place, arguments.timeout)
-    except (NotRunningError, NotPermittedError):
-        if place.is_named:
-            raise
-    own = place.own()
-    launched = launch(own, daemon_flags(arguments, own), arguments.timeout)
-    if launched.is_new:
-        render.remark(f"started ccexecd (pid {launched.status['pid']})")
-    return connect(launched.place, arguments.timeout)

@@ -91,6 +91,8 @@ def main():
     parser.add_argument("--verbose", action="store_true", required=True)
     parser.add_argument("--include-partial-messages", action="store_true")
     parser.add_argument("--allowedTools")
+    parser.add_argument("--model")
+    parser.add_argument("--permission-mode")
     parser.add_argument("--resume", help="the conversation is not known here: only that it is asked for")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))

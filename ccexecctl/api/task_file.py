@@ -1,0 +1,229 @@
+"""A list of tasks in a file, TOML or Markdown, and the file beside it that says how far it has come.
+
+Owns both forms. Must not run anything.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import tomllib
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ccexecctl.api.options import Given
+from ccexecctl.api.results import AgentResult
+from ccexecctl.api.task_list import Status, Task, TaskResult, named
+from ccexecctl.errors import CtlError, UsageError
+
+OPTIONS = Given.__annotations__.keys() - {"progress", "stream", "retries", "env"}
+"""Options that a file may set."""
+
+VERSION = 1
+"""Of the file that says how far a list has come."""
+
+
+@attrs.frozen
+class TaskFile:
+    """A list of tasks, as a file has it.
+
+    Attributes:
+        tasks: in order, each with its name.
+        options: for all of them.
+        on_failure: `stop` or `continue`.
+    """
+
+    tasks: tuple[Task, ...]
+    options: Mapping[str, Any] = attrs.field(factory=dict)
+    on_failure: str = "stop"
+
+
+def read_tasks(path: Path) -> TaskFile:
+    """The tasks in a file: Markdown where its name ends in `.md` or `.markdown`, else TOML.
+
+    Raises:
+        UsageError: it cannot be read, or makes no sense; with the place.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8", "save it as UTF-8") from error
+    read = _markdown if path.suffix.lower() in (".md", ".markdown") else _toml
+    try:
+        found = read(text)
+        return attrs.evolve(found, tasks=tuple(named(found.tasks)))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.message}", error.hint) from error
+
+
+def _toml(text: str) -> TaskFile:
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"it is not TOML: {error}", "a task: [[task]], name = ..., prompt = ...") from error
+    unknown = document.keys() - {"task", "options", "on_failure"}
+    if unknown:
+        raise UsageError(f"there is no key {min(unknown)!r}", "there are: task, options, on_failure")
+    tasks = document.get("task", [])
+    if not isinstance(tasks, list) or not tasks:
+        raise UsageError("it has no tasks", "a task: [[task]], name = ..., prompt = ...")
+    options = document.get("options", {})
+    _require_options(options, "[options]")
+    return TaskFile(
+        tuple(_task(each, f"task {number}") for number, each in enumerate(tasks, 1)),
+        options,
+        _choice(document.get("on_failure", "stop")),
+    )
+
+
+def _task(table: Any, where: str) -> Task:
+    if not isinstance(table, dict):
+        raise UsageError(f"{where} is not a table")
+    prompt, name, depends = table.get("prompt"), table.get("name", ""), table.get("depends", [])
+    if not isinstance(prompt, str) or not isinstance(name, str):
+        raise UsageError(f"{where} needs a prompt, which is a string, as its name is")
+    if not isinstance(depends, list) or not all(isinstance(each, str) for each in depends):
+        raise UsageError(f"{where}: depends is a list of names")
+    options = {key: value for key, value in table.items() if key not in ("prompt", "name", "depends")}
+    _require_options(options, name or where)
+    return Task(prompt, name, depends, options)
+
+
+def _require_options(options: Any, where: str) -> None:
+    if not isinstance(options, dict):
+        raise UsageError(f"{where} is not a table")
+    for name in options:
+        if name not in OPTIONS:
+            raise UsageError(f"{where}: there is no option {name!r}", f"there are: {', '.join(sorted(OPTIONS))}")
+
+
+def _choice(on_failure: Any) -> str:
+    if on_failure not in ("stop", "continue"):
+        raise UsageError('on_failure is "stop" or "continue"')
+    return str(on_failure)
+
+
+def _markdown(text: str) -> TaskFile:
+    """Each heading of the second level is a task's name, and what is below it, as it is written, its prompt.
+
+    Lines `name: value` directly below the heading are its options; `depends: a, b` is one.
+    """
+    from markdown_it import MarkdownIt  # noqa: PLC0415  # 40 ms
+
+    lines = text.splitlines()
+    tokens = MarkdownIt("commonmark").parse(text)
+    headings = [
+        (token.map, following.content)
+        for token, following in itertools.pairwise(tokens)
+        if token.type == "heading_open" and token.tag == "h2" and token.level == 0 and token.map
+    ]
+    if not headings:
+        raise UsageError("it has no tasks", "a task: a heading `## name`, and its prompt below")
+    ends = [place[0] for place, _ in headings[1:]] + [len(lines)]
+    tasks = [_section(title, lines[place[1] : end]) for (place, title), end in zip(headings, ends, strict=True)]
+    return TaskFile(tuple(tasks))
+
+
+def _section(title: str, lines: list[str]) -> Task:
+    table: dict[str, Any] = {"name": title}
+    rest = list(lines)
+    while rest and (not rest[0].strip() or _is_option(rest[0])):
+        name, colon, value = rest.pop(0).partition(":")
+        if colon:
+            table[name.strip()] = _value(name.strip(), value.strip())
+    return _task({**table, "prompt": "\n".join(rest).strip()}, title)
+
+
+def _is_option(line: str) -> bool:
+    name, colon, _ = line.partition(":")
+    return bool(colon) and name.strip() in OPTIONS | {"depends"}
+
+
+def _value(name: str, text: str) -> Any:
+    """A value as TOML would have it, or plain words; a list may be words between commas."""
+    if name in ("depends", "allowed_tools", "disallowed_tools") and not text.startswith("["):
+        return [each.strip() for each in text.split(",") if each.strip()]
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+class State:
+    """How far a list has come, in a file that is replaced as a whole at every step.
+
+    Args:
+        path: of the file; it need not exist.
+
+    Raises:
+        CtlError: there is one that is not such a file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._run = str(uuid.uuid4())
+        self._tasks: dict[str, dict[str, Any]] = {}
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            raise CtlError(
+                f"cannot read {path}: {error}", "delete it to begin anew, or name another: --state"
+            ) from error
+        if not isinstance(document, dict) or document.get("version") != VERSION:
+            raise CtlError(f"{path} is not the state of a list of tasks", "name another: --state FILE")
+        self._run, self._tasks = document["run"], document["tasks"]
+
+    def recall(self, task: Task, prompt: str) -> TaskResult | None:
+        """What is known of a task that is done; None if it is not, or is another one by now."""
+        known = self._tasks.get(task.name)
+        if known is None or known["digest"] != _digest(task, prompt) or known["status"] != Status.DONE.value:
+            return None
+        return TaskResult(task.name, Status.DONE, AgentResult.from_dict(known["result"]))
+
+    def begin(self, task: Task, prompt: str, *, anew: bool = False) -> str:
+        """Note that a task begins.
+
+        Args:
+            task: which.
+            prompt: what it really asks.
+            anew: what its key stood for has ended without being done.
+
+        Returns:
+            Its idempotency key: that of the last time, if it was under way then.
+        """
+        digest = _digest(task, prompt)
+        known = self._tasks.get(task.name, {})
+        is_same = known.get("digest") == digest and known.get("status") == Status.RUNNING.value
+        attempt = known.get("attempt", 0) + (0 if is_same and not anew else 1)
+        self._put(task.name, {"digest": digest, "status": Status.RUNNING.value, "attempt": attempt})
+        return f"{self._run}/{digest[:16]}/{attempt}"
+
+    def note(self, result: TaskResult) -> None:
+        """Keep what became of a task."""
+        known = self._tasks.get(result.name)
+        if known is not None and result.status in (Status.DONE, Status.FAILED):
+            told = result.result.as_dict() if result.result is not None else None
+            self._put(result.name, {**known, "status": result.status.value, "error": result.error, "result": told})
+
+    def _put(self, name: str, known: dict[str, Any]) -> None:
+        self._tasks[name] = known
+        document = {"version": VERSION, "run": self._run, "tasks": self._tasks}
+        unfinished = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        try:
+            unfinished.write_text(json.dumps(document, indent=1), encoding="utf-8")
+            unfinished.replace(self._path)
+        except OSError as error:
+            raise CtlError(f"cannot write {self._path}: {error.strerror}", "name another: --state FILE") from error
+
+
+def _digest(task: Task, prompt: str) -> str:
+    """By what a task is known to be the same: what it asks, with the outputs in it, and how."""
+    return hashlib.sha256(json.dumps([prompt, dict(task.options)], sort_keys=True, default=str).encode()).hexdigest()
