@@ -117,7 +117,7 @@ _PARTS = re.compile(rf"({_WORD})|([;&|<>()]+|\n)", re.DOTALL)
 _QUOTES = re.compile(r"""["'\\]""")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=", re.ASCII)
 _OPTION = re.compile(r"--?[A-Za-z][A-Za-z0-9-]{0,30}", re.ASCII)
-_PLAIN = re.compile(r"[a-z][a-z0-9:_-]{0,23}", re.ASCII)
+_PLAIN = re.compile(r"(?=.{1,24}$)[a-z][a-z:_-]*(?:\d{1,2}[a-z:_-]*)?", re.ASCII)  # e2e is one, a token is none
 _NUMBER = re.compile(r"[+-]?\d[\d.,:]*[a-zA-Z%]{0,2}", re.ASCII)
 _IDENTIFIER = re.compile(r"(?=.*\d)[0-9a-f-]{7,64}", re.ASCII | re.IGNORECASE)
 _FILE_NAME = re.compile(r"[\w.+-]*\.[A-Za-z]\w{0,7}", re.ASCII)

@@ -12,6 +12,9 @@ from ccexecd.protocol import messages
 from ccexecd.service.listing import REPLY_BYTES, size_of
 from ccexecd.service.peer import Peer
 
+_WORDS = ("command", "program", "form")
+"""What comes of a command line, in which a secret may stand; a form is folded, and yet made of words."""
+
 
 async def estimate(peer: Peer, wanted: messages.Estimate) -> dict[str, Any]:
     """How long a command may take, by the caller's past runs."""
@@ -34,7 +37,9 @@ async def history(peer: Peer, wanted: messages.History) -> dict[str, Any]:
     )
     rows: list[dict[str, Any]] = []
     room = REPLY_BYTES
-    for each in found:
+    redacted = peer.engine.gate.redactor.text
+    for row in found:
+        each = {**row, **{name: redacted(row[name]) for name in _WORDS if row[name] is not None}}
         room -= size_of(each)
         if room < 0:
             return {"executions": rows, "before": rows[-1]["number"], "truncated": True}
@@ -45,7 +50,9 @@ async def history(peer: Peer, wanted: messages.History) -> dict[str, Any]:
 async def stats(peer: Peer, wanted: messages.Stats) -> dict[str, Any]:
     """How long what took, in percentiles of the runs that came to their end."""
     asked = Asked(principal=peer.principal.sees_only, category=wanted.category, since=_moment(wanted.since))
-    return {"by": wanted.by, "groups": await peer.engine.records.estimates.spread(asked, wanted.by)}
+    redacted = peer.engine.gate.redactor.text
+    groups = await peer.engine.records.estimates.spread(asked, wanted.by)
+    return {"by": wanted.by, "groups": [{**group, "name": redacted(group["name"])} for group in groups]}
 
 
 def _moment(seconds_ago: float | None) -> float | None:

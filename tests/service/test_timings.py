@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ccexecd.core.redaction import Redactor
 from ccexecd.keys import Config
 from ccexecd.service import timings
 from tests.e2e.client import refused
@@ -144,6 +145,15 @@ async def test_history(daemon, client):
         assert (error.code, error.facts[0]["path"]) == (-32602, path)
 
 
+async def test_secrets_are_not_told(daemon, client):
+    """What log and audit leave out of a command is left out here, too."""
+    await client.run("echo", "--password=hunter2", "sk-ant-0123456789abcdef")
+    await settled(daemon)
+    (told,) = (await client.request("history"))["executions"]
+    assert told["command"] == "echo --password=[redacted] [redacted]"
+    assert "hunter2" not in repr(await client.request("stats", by="form"))
+
+
 async def test_stats(daemon, client):
     """Percentiles by program, category or form."""
     for _ in range(3):
@@ -189,13 +199,14 @@ async def test_what_is_no_command_is_refused(client, params):
 
 async def test_a_reply_is_no_larger_than_a_frame():
     """What does not fit is left out, and the reply says where it goes on."""
-    rows = [{"number": number, "command": "x" * 1000} for number in range(3000, 0, -1)]
+    rows = [{"number": number, "command": "x" * 1000, "program": "x", "form": None} for number in range(3000, 0, -1)]
 
     async def past(_):
         return rows
 
-    records = SimpleNamespace(estimates=SimpleNamespace(past=past))
-    peer = SimpleNamespace(engine=SimpleNamespace(records=records), principal=SimpleNamespace(sees_only=None))
+    engine = SimpleNamespace(records=SimpleNamespace(estimates=SimpleNamespace(past=past)))
+    engine.gate = SimpleNamespace(redactor=Redactor())
+    peer = SimpleNamespace(engine=engine, principal=SimpleNamespace(sees_only=None))
     told = await timings.history(peer, timings.messages.History(limit=3000))
     assert told["truncated"]
     assert told["before"] == told["executions"][-1]["number"]
