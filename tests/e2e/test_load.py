@@ -149,7 +149,7 @@ async def test_a_thousand_idle_connections(start_daemon, many_sockets):
 
 
 async def test_a_crash_forgets_neither_keys_nor_who_waited(start_daemon):
-    """What ran and what waited is lost, and a repeat starts neither of them once more."""
+    """What ran is lost, what waited is held until it is released, and a repeat starts neither of them."""
     daemon = start_daemon(max_running=1)
     async with connect(daemon.address) as one:
         running = await one.execute("sleep", "600", idempotency_key="ran")
@@ -159,11 +159,15 @@ async def test_a_crash_forgets_neither_keys_nor_who_waited(start_daemon):
     later = Daemon(daemon.state_dir)
     try:
         async with connect(later.address) as one:
-            for argv, lost in ((["sleep", "600"], running), (["true"], waiting)):
-                key = "ran" if lost is running else "waited"
-                again = await one.request("execute", argv=argv, idempotency_key=key)
-                assert (again["execution_id"], again["outcome"]["reason"]) == (lost.id, "lost")
+            again = await one.request("execute", argv=["sleep", "600"], idempotency_key="ran")
+            assert (again["execution_id"], again["outcome"]["reason"]) == (running.id, "lost")
+            again = await one.request("execute", argv=["true"], idempotency_key="waited")
+            assert (again["execution_id"], again["status"]) == (waiting.id, "held")
             assert not daemon.processes()
+            await one.request("release", execution_id=waiting.id)
+            assert (await one.request("wait", execution_id=waiting.id))["exit_code"] == 0
+            again = await one.request("execute", argv=["true"], idempotency_key="waited")
+            assert (again["execution_id"], again["status"]) == (waiting.id, "completed")
     finally:
         later.stop()
 
