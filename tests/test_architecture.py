@@ -475,7 +475,6 @@ ELSEWHERE = {
     "ccexecd/agents/conversation.py": ("tests/agents/test_recorded_runs.py", "what recorded events add up to"),
     "ccexecd/agents/events.py": ("tests/agents/test_adapter.py", "records, and what is taken for which"),
     "ccexecd/agents/gemini.py": ("tests/agents/test_adapter.py", "beside the other agents, by one table each"),
-    "ccexecd/agents/report.py": ("tests/test_agent_listener.py", "what clients are told of one that runs"),
     "ccexecd/agents/recognition.py": ("tests/agents/test_adapter.py", "beside the other agents, by one table each"),
     "ccexecctl/__main__.py": ("tests/ctl/test_help.py", "every test of a verb goes through it"),
     "ccexecctl/api/backoff.py": ("tests/api/test_framing.py", "how long a connection is waited for"),

@@ -154,7 +154,7 @@ def judge_result(result: Result, conversation: Conversation, exit_code: int | No
         return _verdict(Cause.SUCCESS, "", denied=denied)
     if not result.is_error and result.subtype == "success":  # its own word is good, its end is not
         signal = _by_signal(exit_code)
-        return _verdict(signal or Cause.FAILED, "", denied=denied)
+        return _verdict(signal or Cause.FAILED, "its result was reported, and good", denied=denied)
     cause = _by_subtype(result, conversation)
     if cause is None:
         kind = conversation.failure.kind if conversation.failure is not None else ""
