@@ -36,7 +36,7 @@ _TOLD = (
     ("signal", "signal"),
     ("reason", "reason"),
     ("directory", "cwd"),
-    ("SHA-256 of the whole command", "argv_sha256"),
+    ("SHA-256 of its words", "argv_sha256"),
     ("asked to repeat", "asked"),
     ("repeated it", "repeated"),
     ("receipt written", "made"),

@@ -110,6 +110,7 @@ class Daemon:
             loaded.config, self._keeper, self._pump, environ, self._archive, self._audit, loaded.policy, most
         )
         log_output.redact(self._engine.gate.redactor)
+        self._archive.notary.redactor = self._engine.gate.redactor
         self._rates, self._refusals = Rates(loaded.config), Refusals()
         self._refusals.on_refusal = self._engine.gate.turned_away
         methods = dict(EXECUTION_METHODS)
@@ -209,6 +210,7 @@ class Daemon:
             self._use_hooks(loaded)
             self._rates.reconfigure(update.config)
             self._log_output.redact(self._engine.gate.redactor)
+            self._archive.notary.redactor = self._engine.gate.redactor
             self._log_output.set_level("debug" if update.config.debug else update.config.log_level)
         finally:
             self._notifier.ready(self._summary())

@@ -4,6 +4,7 @@ Owns the way between an execution and the archive, and the finished executions i
 """
 
 import errno
+import hashlib
 import logging
 import os
 import sqlite3
@@ -21,7 +22,7 @@ from ccexecd.estimates import Estimates
 from ccexecd.process.description import describe
 from ccexecd.process.execution import Execution
 from ccexecd.storage.archive import Archive
-from ccexecd.storage.history import Record, Wanted
+from ccexecd.storage.history import WHOLE_COMMAND, Record, Wanted
 from ccexecd.storage.ledger import Ledger, LedgerError
 from ccexecd.storage.past import PastExecution
 from ccexecd.storage.recovery import ONCE
@@ -150,7 +151,7 @@ class Records:
             return
         once = execution.spec.once
         besides = {ONCE: [once.key, once.fingerprint]} if once is not None else {}
-        store = self._archive.begin(execution.id, describe(execution) | besides)
+        store = self._archive.begin(execution.id, describe(execution) | besides | _whole_command(execution))
         if store is not None:
             execution.log.keep_in(store)
             store.started_at = partial(_start, execution)
@@ -245,10 +246,16 @@ def _weight(execution: Execution) -> int:
     return execution.log.held_bytes + words
 
 
+def _whole_command(execution: Execution) -> dict[str, str]:
+    """What proves which words it was started with, where they are shown shortened, or without their secrets."""
+    words = "\0".join(execution.spec.argv).encode(errors="surrogatepass")
+    return {WHOLE_COMMAND: hashlib.sha256(words).hexdigest()}
+
+
 def _record(execution: Execution, store: StoredLog | None) -> Record:
     """What the history keeps of an execution."""
     outcome, ended, once = execution.outcome, execution.finished_at, execution.spec.once
-    described = describe(execution)
+    described = describe(execution) | _whole_command(execution)
     besides = dict(ChainMap(*(dict(listener.kept()) for listener in execution.listeners)))
     return Record(
         id=execution.id,

@@ -19,6 +19,9 @@ from ccexecd.storage.schema import MIGRATIONS
 
 T = TypeVar("T")
 
+WHOLE_COMMAND = "argv_sha256"
+"""What a description here says besides what is told of an execution: SHA-256 of its words, joined by NUL."""
+
 BUSY = 5.0
 """Seconds that a change waits for somebody who has the file locked: a person with the sqlite3 shell."""
 

@@ -9,6 +9,7 @@ says so.
 Owns what a receipt tells, and what waits for one. Must not know how receipts are kept.
 """
 
+import hashlib
 import logging
 import time
 from collections import OrderedDict
@@ -19,6 +20,7 @@ from typing import Any
 import orjson
 
 from ccexecd.core.evidence import LONGEST_REPLY, asked_of, final_result, repeats
+from ccexecd.core.redaction import Redactor
 from ccexecd.storage.digests import digested, open_plain
 from ccexecd.storage.history import Record
 from ccexecd.storage.receipts import Receipts
@@ -62,12 +64,14 @@ class Notary:
 
     Attributes:
         receipts: where they go.
+        redactor: what keeps secrets out of receipts, which are handed out.
         problem: why none can be written; empty while they can.
     """
 
     def __init__(self, receipts: Receipts, outputs: Path) -> None:
         self.receipts = receipts
         self.problem = ""
+        self.redactor = Redactor()
         self._outputs = outputs
         self._waiting: OrderedDict[str, tuple[Record, str]] = OrderedDict()
         self._begun: tuple[Record, str, Steps] | None = None
@@ -172,6 +176,8 @@ class Notary:
         labels = known.get("labels", {})
         short = len(orjson.dumps(labels)) <= _LABELS
         told = {name: known[name] for name in _TOLD if known.get(name) is not None}
+        told |= {"command": self.redactor.text(known["command"]), "command_sha256": command_digest(known)}
+        told |= {"argv": self.redactor.listed(known["argv"])} if "argv" in known else {}
         told |= agent_of(known)
         asked = asked_of(labels, record.id)
         reply = {"asked": asked, "repeated": has_repeated(self._outputs / record.id, asked)} if asked else {}
@@ -189,6 +195,11 @@ class Notary:
             log.error("receipts cannot be written: %s", error)
         self.problem = str(error)
         self._retry_at = time.monotonic() + RETRY
+
+
+def command_digest(known: Mapping[str, Any]) -> str:
+    """SHA-256 of an execution's command and words, as the history has them."""
+    return hashlib.sha256(orjson.dumps([known.get("command"), known.get("argv")])).hexdigest()
 
 
 def agent_of(known: Mapping[str, Any]) -> dict[str, Any]:

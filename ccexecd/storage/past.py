@@ -11,7 +11,7 @@ from ccexecd.core.display import Display
 from ccexecd.core.entries import Note
 from ccexecd.core.execution import State
 from ccexecd.core.output import OutputLog
-from ccexecd.storage.history import Record
+from ccexecd.storage.history import WHOLE_COMMAND, Record
 from ccexecd.storage.stored_log import StoredLog
 
 _START_AND_END = 2
@@ -74,6 +74,7 @@ class PastExecution:
     def description(self) -> dict[str, Any]:
         """What `list` and `status` tell of it."""
         known = dict(self._record.description)
+        known.pop(WHOLE_COMMAND, None)
         if not self._record.output_bytes:
             known |= {"oldest_seq": self._last_notes()[0].seq}
             known["dropped_bytes"] = known["stdout_bytes"] + known["stderr_bytes"]

@@ -12,11 +12,26 @@ from ccexecd.core.evidence import Finding, Verdict, asked_of, worst
 from ccexecd.storage.chain import opened
 from ccexecd.storage.digests import compared, uncovered
 from ccexecd.storage.history import Record
-from ccexecd.storage.notary import AT_RECOVERY, NONE_WANTED, agent_of, has_repeated
+from ccexecd.storage.notary import AT_RECOVERY, NONE_WANTED, agent_of, command_digest, has_repeated
 from ccexecd.storage.proof import Proof, judged
 from ccexecd.storage.receipts import Receipts
 
-_NOT_OF_THE_HISTORY = {"n", "t", "kind", "prev", "hash", "made", "labels", "agent", "asked", "repeated", "output"}
+_NOT_OF_THE_HISTORY = {
+    "n",
+    "t",
+    "kind",
+    "prev",
+    "hash",
+    "made",
+    "labels",
+    "agent",
+    "command",
+    "argv",
+    "command_sha256",
+    "asked",
+    "repeated",
+    "output",
+}
 """Fields of a receipt that are not compared with the history as they are."""
 
 
@@ -93,6 +108,8 @@ def _compared_with_history(receipt: Mapping[str, Any], record: Record) -> Iterat
     labels = receipt.get("labels")
     if labels is not None and "…" not in labels and labels != known.get("labels", {}):
         differing.append("labels")
+    if receipt.get("command_sha256") != command_digest(known):
+        differing.append("command")
     if receipt.get("agent") != agent_of(known).get("agent"):
         differing.append("agent")
     if differing:

@@ -1,5 +1,6 @@
 """`verify` and `receipt`: what happened is verified, and whatever was done to the evidence is told apart."""
 
+import hashlib
 import json
 import os
 import re
@@ -48,6 +49,12 @@ async def test_what_happened_is_verified(daemon, client):
         assert receipt[name] == known[name]
     assert receipt["made"] == "at the end"
     assert receipt["output"]["stdout"]["bytes"] == receipt["output"]["stderr"]["bytes"] == 6
+    assert receipt["argv_sha256"] == hashlib.sha256(b"\0".join(each.encode() for each in known["argv"])).hexdigest()
+    assert "argv_sha256" not in known
+    secret = await client.run("true", "--password", "hunter2hunter2", "x" * 3000)
+    told = await client.request("verify", execution_id=secret.id)
+    assert told["verified"]
+    assert "hunter2" not in json.dumps(told)
     quiet = await client.run("true")
     told = await daemon.ask("verify", execution_id=quiet.id[:8])
     assert (told["verdict"], told["output"]) == ("verified", "none")
@@ -163,7 +170,7 @@ DEEDS = {
     "receipt removed": (_without_receipt, "missing", "removed"),
     "receipts cut": (_without_end, "truncated", "end before it"),
     "all receipts removed": (lambda d, _: receipts(d).unlink(), "truncated", "end before it"),
-    "history edited": (_another_command, "edited", "differs in argv, command"),
+    "history edited": (_another_command, "edited", "differs in command"),
     "history names another": (_names_another, "edited", "of another execution"),
     "history names none": (_history_says("receipt", 0), "missing", "no receipt was written"),
     "gone by retention": (_history_says("output_bytes", 0), "verified", "gone by its age"),
