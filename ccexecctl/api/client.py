@@ -157,7 +157,7 @@ def connect(
 
     Args:
         url: `ws://` or `wss://` address; None for the control socket of this machine.
-        token: bearer token for the address; None for the one in the environment variable `CCEXECD_TOKEN`.
+        token: bearer token for the address; None for the one in the environment variable `CCEXEC_TOKEN`.
         state_dir: the daemon that keeps everything there; None for this user's.
         control_socket: the daemon behind this socket.
         start: start the daemon of this user when none runs.

@@ -27,7 +27,7 @@ from ccexecctl.place import Place, locate
 HANDSHAKE_PATIENCE = 15.0
 """Seconds for a WebSocket to open, name look-up and TLS included."""
 
-TOKEN_VARIABLE = "CCEXECD_TOKEN"  # noqa: S105  # the name of a variable
+TOKEN_VARIABLE = "CCEXEC_TOKEN"  # noqa: S105  # the name of a variable
 """Environment variable with the bearer token, for programs that shall not hold it in their source."""
 
 DEFAULT_PATH = "/ws/mcp"
@@ -207,7 +207,7 @@ def endpoint_of(
 
     Args:
         url: ws:// or wss:// address; None for the control socket of this machine.
-        token: bearer token for the address; None for that of `CCEXECD_TOKEN`, if it is set.
+        token: bearer token for the address; None for that of `CCEXEC_TOKEN`, if it is set.
         state_dir: the daemon that keeps everything there; None for this user's.
         control_socket: the daemon behind this socket.
         start: start the daemon of this user when none runs.

@@ -203,7 +203,7 @@ class WebSocket:
         said = self._reason.decode(errors="replace").strip()[:REASON_LIMIT]
         message = f"the daemon refused the connection with {status}" + (f": {said}" if said else "")
         if status in (401, 403):
-            raise NotPermittedError(message, "give a token: token=..., or CCEXECD_TOKEN; see: ccexecctl token show")
+            raise NotPermittedError(message, "give a token: token=..., or CCEXEC_TOKEN; see: ccexecctl token show")
         if status in (429, 503):
             raise CutError(message)
         raise UnreachableError(message, "the daemon's WebSocket is at /ws/mcp: ws://127.0.0.1:8003/ws/mcp")

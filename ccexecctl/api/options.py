@@ -91,6 +91,7 @@ class Given(TypedDict, total=False):
     json_schema: Mapping[str, Any] | None
     validation_prompt: str | None
     amend_prompt: bool
+    expect_uuid: bool
     prompt_limit: int
     partial_messages: bool
     stream: bool
@@ -133,6 +134,8 @@ class AgentOptions:
         json_schema: JSON Schema that the reply has to conform to; implies `json_mode`.
         validation_prompt: what a fresh agent is to judge the answer by; `{task}` and `{response}` in it are replaced.
         amend_prompt: a fresh agent first rewrites the task so that it cannot be misunderstood.
+        expect_uuid: the agent is to end its reply with a UUID that is made up for it, and the execution's receipt says
+            whether it has (docs/evidence.md); not in JSON mode, whose reply is nothing but JSON.
         prompt_limit: bytes of the longest prompt that is sent.
         partial_messages: have what it says while it says it, not sentence by sentence: so nothing is missing when it is
             cut off. It costs some 50 times the output; Claude Code 1.0.60 does not know it.
@@ -165,6 +168,7 @@ class AgentOptions:
     json_schema: Mapping[str, Any] | None = None
     validation_prompt: str | None = None
     amend_prompt: bool = False
+    expect_uuid: bool = False
     prompt_limit: int = PROMPT_LIMIT
     partial_messages: bool = True
     stream: bool = False
@@ -183,6 +187,9 @@ class AgentOptions:
                 raise UsageError(f"{name} is a number of seconds above 0, or None: {value!r}")
         if self.validation_prompt is not None and not self.validation_prompt.strip():
             raise UsageError("validation_prompt is empty", "say what makes an answer right, or leave it out")
+
+        if self.expect_uuid and self.wants_json:
+            raise UsageError("a reply that is JSON has no place for a UUID", "leave out expect_uuid, or JSON mode")
 
     @property
     def wants_json(self) -> bool:

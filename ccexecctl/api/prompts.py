@@ -91,6 +91,11 @@ def asking_for_json(task: str, schema: Mapping[str, Any] | None) -> str:
     return f"{task}\n\nReply with {form}, and with nothing else: no explanation and no code fence."
 
 
+def asking_for_uuid(task: str, expected: str) -> str:
+    """A task whose reply is to end with a UUID that only whoever really did it can know."""
+    return f"{task}\n\nEnd your reply with this line, exactly as it is:\nExecution UUID: {expected}"
+
+
 def asking_again(problem: str) -> str:
     """What is said in the same conversation about a reply that is not the JSON it was to be."""
     return (

@@ -6,6 +6,7 @@ the JSON that was asked for, a second opinion where one is wanted. Must not know
 
 import random
 import time
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,9 @@ from ccexecctl.api.options import AgentOptions, Kind
 from ccexecctl.api.reports import Reports
 from ccexecctl.api.results import AgentResult, JsonReplyError, Validation
 from ccexecctl.api.run import AgentRun
+from ccexecctl.errors import RefusedError
 from ccexecd.agents.verdict import Cause, Verdict
+from ccexecd.protocol.errors import ErrorCode
 
 PASSES = {Cause.RATE_LIMITED, Cause.OVERLOADED}
 """What passes when one waits."""
@@ -77,7 +80,7 @@ class TaskRun:
         if self._options.wants_json:
             result = await self._ask_for_json(prompt)
         else:
-            result = await self._ask(prompt, self._options)
+            result = await self._ask_plainly(prompt)
         if result.error is None and self._options.validation_prompt is not None:
             result = await self._judge(result, self._options.validation_prompt)
         await self._reports.tell(
@@ -94,6 +97,19 @@ class TaskRun:
             return self._amended
         self._warnings += (f"the task could not be amended, and was given as it is: {result.error}",)
         return self._task
+
+    async def _ask_plainly(self, prompt: str) -> AgentResult:
+        if not self._options.expect_uuid:
+            return await self._ask(prompt, self._options)
+        key = self._options.idempotency_key  # whose repetitions have to say the same
+        expected = str(uuid.uuid4() if key is None else uuid.uuid5(uuid.NAMESPACE_URL, key))
+        labels = {**(self._options.labels or {}), "expect_uuid": expected}
+        asked = prompts.asking_for_uuid(prompt, expected)
+        result = await self._ask(asked, attrs.evolve(self._options, labels=labels))
+        if result.error is None and expected not in str(result.result):
+            self._warnings += ("the reply lacks the UUID that it was asked to repeat",)
+            return self._keep(result)
+        return result
 
     async def _ask_for_json(self, task: str) -> AgentResult:
         schema = self._options.json_schema
@@ -160,18 +176,27 @@ class TaskRun:
             run = AgentRun(
                 self._client, self._task, self._keyed(options, attempt), prompt=prompt, reports=self._reports
             )
-            result = await self._follow(run)
+            try:
+                result = await self._follow(run)
+            except RefusedError as refused:
+                if refused.code != ErrorCode.QUEUE_FULL or attempt == retries.most:
+                    raise
+                await self._pause("the daemon's queue is full", _retry_after(refused, next(delays)))
+                continue
             verdict = run.record.verdict
             if result.error is None or verdict.cause not in PASSES or attempt == retries.most:
                 break
             delay = _delay(verdict, next(delays), retries.patience)
             if delay is None:
                 return self._keep(result, suggestion=f"{result.suggestion} It ends at {_moment(verdict.resets_at)}.")
-            await self._reports.tell(Kind.RETRY, f"{verdict.cause.value}: tries again in {delay:.0f} s")
-            await anyio.sleep(delay)
+            await self._pause(verdict.cause.value, delay)
             if run.record.conversation.tool_uses and result.session_id:
                 prompt, options = GO_ON, attrs.evolve(options, resume=result.session_id)
         return result
+
+    async def _pause(self, why: str, delay: float) -> None:
+        await self._reports.tell(Kind.RETRY, f"{why}: tries again in {delay:.0f} s")
+        await anyio.sleep(delay)
 
     def _keyed(self, options: AgentOptions, attempt: int) -> AgentOptions:
         """Options with a key of its own for each execution, derived from that of the task."""
@@ -237,6 +262,12 @@ def _delay(verdict: Verdict, grown: float, patience: float) -> float | None:
     if until > patience:
         return None
     return max(until, 0.0) + random.uniform(0.0, RESET_JITTER)  # noqa: S311  # spreads load, guards nothing
+
+
+def _retry_after(refused: RefusedError, grown: float) -> float:
+    """Seconds that the daemon asks to wait, or those that it has come to if they are more."""
+    told = refused.data.get("retry_after") if isinstance(refused.data, dict) else None
+    return max(grown, float(told)) if isinstance(told, int | float) else grown
 
 
 def _moment(since_epoch: float | None) -> str:

@@ -56,7 +56,14 @@ def test_the_keyword_arguments_are_the_options():
 
 
 @pytest.mark.parametrize(
-    "given", [{"timeout": 0}, {"timeout": float("nan")}, {"stall_timeout": -1}, {"validation_prompt": " "}]
+    "given",
+    [
+        {"timeout": 0},
+        {"timeout": float("nan")},
+        {"stall_timeout": -1},
+        {"validation_prompt": " "},
+        {"expect_uuid": True, "json_mode": True},
+    ],
 )
 def test_options_that_make_no_sense(given):
     """They are refused before anything is started."""

@@ -20,12 +20,14 @@ class Cuttable:
     Attributes:
         url: where a client connects, as the daemon's WebSocket.
         connections: how many there have been.
+        is_dead: nothing gets through on the connections that there are, and nobody is told, as when a network goes.
         cut_after: bytes from the daemon after which the next connection is cut; None for never. Used up by a cut.
     """
 
     def __init__(self, target: tuple[str, int]) -> None:
         self.connections = 0
         self.cut_after: int | None = None
+        self.is_dead = False
         self._target = target
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -54,6 +56,7 @@ class Cuttable:
             while True:
                 client, _ = self._listener.accept()
                 self.connections += 1
+                self.is_dead = False
                 try:
                     server = socket.create_connection(self._target)
                 except OSError:
@@ -67,6 +70,8 @@ class Cuttable:
     def _copy(self, source: socket.socket, sink: socket.socket, is_answer: bool) -> None:
         with suppress(OSError):
             while received := source.recv(65536):
+                if self.is_dead:
+                    continue
                 if is_answer and self.cut_after is not None:
                     self.cut_after -= len(received)
                     if self.cut_after <= 0:

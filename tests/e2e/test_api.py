@@ -4,6 +4,8 @@ The real Claude Code, where npm can be had, and a stand-in for it, against a sta
 """
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,18 +43,14 @@ def api() -> Iterator[Api]:
 
 
 @pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(partial(claude_program.real, claude_program.NATIVE), id="native", marks=pytest.mark.claude),
-        pytest.param(claude_program.standin, id="standin"),
-    ],
+    scope="module", params=[pytest.param("real", marks=pytest.mark.claude) if shutil.which("npm") else "standin"]
 )
 def program(request: pytest.FixtureRequest) -> list[str]:
-    """The words that start each of the programs."""
+    """The words that start the real program, where it can be had; else those of the stand-in."""
     try:
-        return request.param()
-    except claude_program.MissingError as missing:
-        pytest.skip(str(missing))
+        return claude_program.real(claude_program.NATIVE) if request.param == "real" else claude_program.standin()
+    except claude_program.MissingError:
+        return claude_program.standin()
 
 
 def options(program: list[str], api: Api, daemon: Daemon, home: Path) -> dict[str, Any]:
@@ -97,10 +95,22 @@ def same(result: ccexec.AgentResult) -> dict[str, Any]:
     return told
 
 
+def by_ccexecctl(task: str, given: dict[str, Any], directory: Path) -> ccexec.AgentResult:
+    """What `ccexecctl agent --json` tells."""
+    program = directory / "claude"
+    program.write_text(f'#!/bin/sh\nexec {" ".join(given["program"])} "$@"\n')
+    program.chmod(0o755)
+    ctl = [sys.executable, "-m", "ccexecctl", "--state-dir", str(given["state_dir"]), "agent", "--json"]
+    env = {**os.environ, **given["env"]}
+    words = [*ctl, "--program", str(program), "--cwd", given["cwd"], task]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=True, timeout=60)
+    return ccexec.AgentResult.from_dict(json.loads(done.stdout))
+
+
 class TestTheSame:
     """One result, whatever the way."""
 
-    def test_in_every_way(self, given, api, daemon):
+    def test_in_every_way(self, given, api, daemon, tmp_path):
         """Trio, asyncio, plain code, WebSocket and ccexecctl: the same answer, figures and verdict."""
         api.answers["What is 2+2?"] = [Text(["It is ", "4"])]
         url = {**given, "url": daemon.url}
@@ -110,6 +120,7 @@ class TestTheSame:
             anyio.run(partial(cc_execute, "What is 2+2?", **given), backend="asyncio"),
             ccexec.cc_execute_sync("What is 2+2?", **given),
             anyio.run(partial(cc_execute, "What is 2+2?", **url), backend="asyncio"),
+            by_ccexecctl("What is 2+2?", given, tmp_path),
         ]
         first = results[0]
         assert (first.output, first.result, first.return_code, first.verdict) == ("It is 4", "It is 4", 0, "success")
@@ -216,6 +227,15 @@ class TestJson:
         assert result.validation.execution_uuid != result.execution_uuid
         with pytest.raises(ccexec.AgentError, match="2\\+2 is 4"):
             result.check()
+
+    async def test_a_uuid_is_repeated(self, quick, api, daemon):
+        """The receipt knows what was asked for; a reply without it is a warning."""
+        api.answers["End your reply with this line"] = [Text(["4"])]
+        result = await cc_execute("What is two and two?", **quick, expect_uuid=True)
+        del api.answers["End your reply with this line"]
+        assert (result.error, result.warnings) == (None, ("the reply lacks the UUID that it was asked to repeat",))
+        labels = daemon.request("status", execution_id=result.execution_uuid)["labels"]
+        assert len(labels["expect_uuid"]) == 36
 
     async def test_a_prompt_is_amended(self, quick, api):
         """`amend_prompt`: a fresh agent rewrites the task, and the result tells how."""

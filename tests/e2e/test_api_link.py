@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator
 
 import anyio
+import attrs
 import pytest
 
 from ccexecctl.api.backoff import Backoff
@@ -113,6 +114,18 @@ async def test_a_cut_while_nothing_is_said(daemon, way):
         assert (await output_of(started))[0] == "after the cut\n"
 
 
+async def test_a_network_that_goes_silently(daemon, way):
+    """Nothing comes, and no end either: the daemon is asked for a sign of life, and then looked for on another way."""
+    async with connect(way.url, backoff=QUICK) as client:
+        client._endpoint = attrs.evolve(client._endpoint, probe_interval=0.2)
+        started = await client.execute(argv=["sh", "-c", "read line; echo $line"], stdin="open")
+        way.is_dead = True
+        stdin = {"execution_id": started.execution_id, "data": "after that\n", "write_id": "1"}
+        await started.link.call("write_stdin", stdin)
+        assert (await output_of(started))[0] == "after that\n"
+    assert way.connections == 2
+
+
 async def test_twenty_at_once_through_cuts(daemon, way):
     """Twenty executions on four connections, cut in the middle: each gets what is its own."""
     texts: dict[int, str] = {}
@@ -130,6 +143,7 @@ async def test_twenty_at_once_through_cuts(daemon, way):
     assert way.connections > 4
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_daemon_that_dies_is_told_with_what_there_was(start_daemon):
     """Killed and started again, the daemon still knows the output; the end is told as lost."""
     one = start_daemon()
@@ -147,6 +161,7 @@ async def test_a_daemon_that_dies_is_told_with_what_there_was(start_daemon):
     assert ending["reason"] == "lost"
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_daemon_that_stays_away_is_an_error(start_daemon):
     """Whoever follows an execution is told at some point; who comes later is told at once."""
     one = start_daemon()
