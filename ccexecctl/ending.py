@@ -37,12 +37,20 @@ def explain(execution_id: str, outcome: dict[str, Any], missed_bytes: int | None
     if reason not in OWN_ENDINGS:
         limit = f" ({outcome['limit']})" if outcome.get("limit") else ""
         render.remark(f"{which} was {EXPLANATIONS.get(str(reason), str(reason))}{limit}")
+    else:
+        _explain_verdict(which, (outcome.get("agent") or {}).get("verdict") or {})
     if missed_bytes is not None:
         render.remark(f"{which} wrote {render.size(missed_bytes)} that are missing here")
     if outcome.get("left_running"):
         render.remark(f"{which} left processes running: {outcome['leftovers']}")
     elif outcome.get("leftovers"):
         render.remark(f"{which} left processes behind, which were ended: {outcome['leftovers']}")
+
+
+def _explain_verdict(which: str, verdict: dict[str, Any]) -> None:
+    """Tell how the run of an agent went, where that was not well."""
+    if verdict and not verdict["is_success"] and verdict["cause"] != "unverified":
+        render.remark(f"{which}: {verdict['cause'].replace('_', ' ')}. {verdict['advice']}")
 
 
 def exit_code(outcome: dict[str, Any], *, is_incomplete: bool = False) -> int:

@@ -184,6 +184,22 @@ def test_an_ending_that_was_not_its_own_is_explained(ctl, daemon, reason):
     assert ctl("run", "--", "x").err == f"ccexecctl: execution 1f0c9b2e was {ending.EXPLANATIONS[reason]}\n"
 
 
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [
+        ("rate_limited", "ccexecctl: execution 1f0c9b2e: rate limited. Wait until it is reset.\n"),
+        ("success", ""),
+        ("unverified", ""),
+    ],
+)
+def test_an_agent_that_failed_is_told_with_what_to_do(ctl, daemon, cause, told):
+    """Its exit code stays the command's own."""
+    verdict = {"cause": cause, "is_success": cause == "success", "advice": "Wait until it is reset."}
+    daemon.answers["execute"] = executing(ended(0, "exited", agent={"verdict": verdict}))
+    said = ctl("run", "--", "claude")
+    assert (said.code, said.err) == (0, told)
+
+
 def test_what_was_left_behind_and_lost_is_told(ctl, daemon):
     """Stragglers that were ended, a shutdown under way, output that was dropped: that makes it a failure."""
     daemon.answers["execute"] = executing(
