@@ -134,7 +134,7 @@ class Estimates:
             return
         if outcome.reason is Reason.TIMEOUT and execution.spec.timeout is not None:
             seconds = min(seconds, execution.spec.timeout)  # it was given some time to end, but not to go on
-        is_complete = came_to_its_end(outcome.reason.value, outcome.exit_code)
+        is_complete = came_to_its_end(outcome.reason.value, outcome.exit_code, _judged(execution))
         timing = Timing(execution.principal, kind, seconds, is_complete, load)
         self._learn(timing)
         if self._since_start is not None:
@@ -301,6 +301,16 @@ def _shared(config: Config, archive: Archive | None) -> "SharedTimings | None":
 
     file = config.estimate_redis_password_file
     return SharedTimings(config.estimate_redis, Path(file) if file else None, archive.spool.root)
+
+
+def _judged(execution: Execution) -> object:
+    """Whether an agent succeeded, by its own report; None of what is none."""
+    for listener in execution.listeners:
+        agent = listener.facts().get("agent")
+        verdict = agent.get("verdict") if isinstance(agent, Mapping) else None
+        if isinstance(verdict, Mapping):
+            return verdict.get("is_success")
+    return None
 
 
 def _teach(experience: Experience, timing: Timing, *, is_busy: bool) -> None:

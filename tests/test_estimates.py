@@ -79,6 +79,7 @@ class _Ended:
         self.outcome = Outcome(0, Reason.EXITED)
         self.spec = Spec(("true",), "true")
         self.principal = "me"
+        self.listeners = ()
 
 
 def _timing(kind):

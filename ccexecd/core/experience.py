@@ -197,14 +197,15 @@ class Experience:
         return told or Estimate(kind, cold.seconds, Likeness.NONE, None, 0.0, may_act=False)
 
 
-def came_to_its_end(reason: str | None, exit_code: int | None) -> bool:
+def came_to_its_end(reason: str | None, exit_code: int | None, judged: object = None) -> bool:
     """Whether a run shows how long its command takes: it ended by itself, successfully.
 
     Args:
         reason: why it ended, as the contract names it.
         exit_code: with what.
+        judged: whether an agent succeeded, true or false, or 1 or 0; None where nobody has judged.
     """
-    return reason in _BY_ITSELF and exit_code == 0
+    return reason in _BY_ITSELF and exit_code == 0 and judged != 0
 
 
 _BY_ITSELF = frozenset({Reason.EXITED.value, Reason.POST_RESULT.value})

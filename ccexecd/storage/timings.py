@@ -26,6 +26,10 @@ MOST_GROUPS = 200
 PERCENTILES = (0.5, 0.9, 0.95, 0.99)
 
 
+_JUDGED = "json_extract(description, '$.agent.verdict.is_success')"
+"""What was judged of an agent's run; NULL for what is none."""
+
+
 @attrs.frozen
 class Timing:
     """How long one execution ran.
@@ -77,16 +81,16 @@ def learnt(db: sqlite3.Connection, before: float) -> list[Timing]:
         sqlite3.Error: it could not be read.
     """
     query = (
-        "SELECT principal, category, program, form, same, place, active_seconds, reason, exit_code, load FROM"
-        " executions WHERE active_seconds IS NOT NULL AND created_at < ? ORDER BY number DESC LIMIT ?"
+        f"SELECT principal, category, program, form, same, place, active_seconds, reason, exit_code, {_JUDGED}, load"  # noqa: S608
+        " FROM executions WHERE active_seconds IS NOT NULL AND created_at < ? ORDER BY number DESC LIMIT ?"
     )
     found = []
-    for principal, category, program, form, same, place, seconds, reason, code, load in db.execute(
+    for principal, category, program, form, same, place, seconds, reason, code, judged, load in db.execute(
         query, (before, MOST_LEARNT)
     ):
         try:
             kind = Kind(Category(category), str(program), str(form), str(same), str(place))
-            is_complete = came_to_its_end(reason, code)
+            is_complete = came_to_its_end(reason, code, judged)
             found.append(Timing(principal, kind, float(seconds), is_complete, float(load or 0.0)))
         except (TypeError, ValueError):  # somebody has written something else there
             continue
@@ -142,13 +146,13 @@ def spread(db: sqlite3.Connection, asked: Asked, by: str) -> list[dict[str, Any]
     """
     condition, values = _condition(asked)
     rows = db.execute(
-        f"SELECT {by}, active_seconds, reason, exit_code FROM executions"  # noqa: S608
+        f"SELECT {by}, active_seconds, reason, exit_code, {_JUDGED} FROM executions"  # noqa: S608
         f" WHERE {condition} AND active_seconds IS NOT NULL ORDER BY number DESC LIMIT ?",
         (*values, MOST_COUNTED),
     )
     groups: dict[str, list[tuple[float, bool, str]]] = {}
-    for name, seconds, reason, code in rows:
-        groups.setdefault(str(name), []).append((seconds, came_to_its_end(reason, code), reason))
+    for name, seconds, reason, code, judged in rows:
+        groups.setdefault(str(name), []).append((seconds, came_to_its_end(reason, code, judged), reason))
     summed = [_summary(name, runs) for name, runs in groups.items()]
     return sorted(summed, key=lambda each: (-each["runs"], each["name"]))[:MOST_GROUPS]
 

@@ -151,3 +151,5 @@ def test_memory_is_bounded(monkeypatch):
 def test_which_ends_show_how_long_it_takes(reason, code, expected):
     """By itself, and successfully; what failed might have gone on."""
     assert came_to_its_end(reason, code) is expected
+    assert came_to_its_end(reason, code, judged=True) is came_to_its_end(reason, code, judged=1) is expected
+    assert not came_to_its_end(reason, code, judged=False)

@@ -57,7 +57,19 @@ def test_the_request_is_what_a_shell_would_do(ctl, daemon, monkeypatch, tmp_path
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GREETING", "grüße")
     daemon.answers["execute"] = executing(ended())
-    words = ["--timeout", "5", "--grace", "1", "--env", "A=b=c", "--env", "GREETING=x", "--label", "job=nightly"]
+    words = [
+        "--timeout",
+        "5",
+        "--estimate",
+        "--grace",
+        "1",
+        "--env",
+        "A=b=c",
+        "--env",
+        "GREETING=x",
+        "--label",
+        "job=nightly",
+    ]
     assert ctl("run", *words, "--", "ls", "--", "-l").code == 0
     (request,) = daemon.asked("execute")
     environ = request.pop("env")
@@ -65,6 +77,7 @@ def test_the_request_is_what_a_shell_would_do(ctl, daemon, monkeypatch, tmp_path
         "argv": ["ls", "--", "-l"],
         "cwd": str(tmp_path),
         "timeout": 5.0,
+        "estimate_timeout": True,
         "grace": 1.0,
         "labels": {"job": "nightly"},
         "framing": "raw",

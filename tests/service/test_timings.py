@@ -114,6 +114,20 @@ async def test_what_hangs_is_ended_and_teaches_no_longer_time_out(daemon, client
     assert (told["samples"], told["censored"], told["timeout"]) == (5, 2, 1.0)
 
 
+async def test_an_agent_that_was_cut_off_does_not_count_as_done(daemon, client):
+    """It ends with exit code 0, and without a result: it took at least that long, now and for the next daemon."""
+    told = '{"type":"system","subtype":"init","session_id":"s"}'
+    result = '{"type":"result","subtype":"success","is_error":false,"result":"4","session_id":"s"}'
+    for lines in (told, f"{told}\n{result}"):
+        for _ in range(3):
+            await client.run("printf", "%s\n", lines, agent="claude")
+    await settled(daemon)
+    (group,) = (await client.request("stats"))["groups"]
+    assert (group["runs"], group["complete"]) == (6, 3)
+    cut_off = await client.request("estimate", argv=["printf", "%s\n", told], cwd=None)
+    assert (cut_off["samples"], cut_off["censored"], cut_off["based_on"]) == (3, 3, "same program")
+
+
 async def test_pauses_are_not_counted(daemon, client):
     """Neither by the time-out nor by what is learnt."""
     execution = await client.execute("sleep", "0.3")
