@@ -37,6 +37,7 @@ class Shelf:
     def __init__(self, path: Path) -> None:
         self.problem = ""
         self._path = path
+        self._made = path.with_name(f".{path.name}.new")
         self._fd: int | None = None
         self._end = 0
         self._live_bytes = 0
@@ -77,6 +78,8 @@ class Shelf:
 
     def left(self) -> dict[str, bytes]:
         """What an earlier daemon has left: texts by name. It blocks, and is asked once, before anything is put."""
+        with contextlib.suppress(OSError):  # a crash in the middle of copying has left it
+            self._made.unlink()
         if not self._path.exists():
             return {}
         try:
@@ -152,20 +155,20 @@ class Shelf:
 
     def _copy(self, fd: int) -> None:
         """Leave out what is blank. The file is replaced as a whole; where that fails, it goes on as it is."""
-        made = self._path.with_name(f".{self._path.name}.new")
         places, end = dict[str, tuple[int, int]](), 0
         fresh = None
         try:
-            fresh = os.open(made, _TO_WRITE | os.O_TRUNC, 0o600)
+            fresh = os.open(self._made, _TO_WRITE | os.O_TRUNC, 0o600)
             for name, (offset, size) in self._places.items():
                 self._write(fresh, os.pread(fd, size, offset), end)
                 places[name] = (end, size)
                 end += size
-            made.rename(self._path)
+            self._made.rename(self._path)
         except OSError as error:
             log.warning("%s cannot be copied: %s", self._path, error.strerror)
             if fresh is not None:
                 os.close(fresh)
+                self._made.unlink(missing_ok=True)
             return
         os.close(fd)
         self._fd, self._places, self._end = fresh, places, end

@@ -48,8 +48,10 @@ def test_nothing_is_made_before_something_waits(path):
 def test_half_a_line_is_nobody_s(path):
     """What a crash has left at the end is passed over, and what comes goes on behind it."""
     path.write_bytes(b"a 1\n   \nb \xff{\nc hal")
+    path.with_name(".waiting.new").write_bytes(b"a 1\n")
     shelf = Shelf(path)
     assert shelf.left() == {"a": b"1", "b": b"\xff{"}
+    assert [each.name for each in path.parent.iterdir()] == ["waiting"]
     shelf.take("a")
     shelf.put("d", b"4")
     assert Shelf(path).left()["b"] == b"\xff{"
