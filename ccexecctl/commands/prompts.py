@@ -9,7 +9,8 @@ from typing import Any
 from ccexecctl import render
 from ccexecctl.arguments import count
 from ccexecctl.client import Client, connect_to
-from ccexecctl.errors import CtlError, Exit, UsageError
+from ccexecctl.errors import CtlError, Exit, RefusedError, UsageError
+from ccexecd.protocol.errors import ErrorCode
 
 DESCRIPTION = """\
 Keep prompts and lists of tasks by name and version: what was changed and why, and what came of it. Only runs whose
@@ -86,7 +87,12 @@ def configure(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Do the one that was chosen."""
-    code: int = arguments.deed(arguments)
+    try:
+        code: int = arguments.deed(arguments)
+    except RefusedError as refused:
+        if refused.code == ErrorCode.INVALID_STATE:  # it is about a prompt, and says what is missing
+            refused.hint = ""
+        raise
     return code
 
 

@@ -92,7 +92,7 @@ def test_graduation_and_history(ctl, daemon, refusal):
     daemon.answers["prompts_graduate"] = refusal(-32005, "not fit for production: 1 more successes needed")
     said = ctl("prompts", "graduate", "review", "--version", "1")
     assert said.code == 1
-    assert "1 more successes needed" in said.err
+    assert said.err == "ccexecctl: not fit for production: 1 more successes needed\n"
     assert ctl("prompts", "graduate", "review", "--version", "0").code == 2
     event = {"version": 2, "event": "recorded", "told": "shorter", "at": "2026-01-02T03:04:05+00:00"}
     daemon.answers["prompts_history"] = {"events": [event]}
