@@ -128,23 +128,27 @@ class EventReader:
         telling, dull = self._telling, self._dull
         if telling:
             count = block.count(b"\n" + dull) + block.startswith(dull) if dull else 0
-            if count == block.count(b"\n"):
+            if count and count == block.count(b"\n"):
                 _note_something(events)
                 return
             if not count and not any(word in block for word in telling):
                 if b'"type' in block and _EVENT.search(block):
                     _note_something(events)
                 return
+        was_dull = False
         for line in block.split(b"\n"):
             if dull and line.startswith(dull):
-                _note_something(events)
-            elif not line.startswith(self._opening):
-                continue
-            elif telling and not any(word in line for word in telling):
-                if b'"type"' in line:
+                was_dull = True
+            elif line.startswith(self._opening):
+                if was_dull:
                     _note_something(events)
-            else:
-                self._take(line, events)
+                    was_dull = False
+                if not telling or any(word in line for word in telling):
+                    self._take(line, events)
+                elif b'"type"' in line:
+                    _note_something(events)
+        if was_dull:
+            _note_something(events)
 
     def _take(self, line: bytes, events: list[Event]) -> None:
         for each in parse(line):

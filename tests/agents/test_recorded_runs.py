@@ -120,4 +120,6 @@ def test_an_output_that_was_cut_off():
     for length in (len(whole) - 100, len(whole) // 2, 10, 0):
         conversation = conversation_in(whole[:length], 4096)
         assert judge(CLAUDE, Shape.EVENTS, 0, conversation).cause is Cause.TRUNCATED
-    assert judge(CLAUDE, Shape.EVENTS, 0, conversation_in(whole[:-1], 4096)).is_success, "only its line feed is missing"
+    for is_brief in (False, True):
+        complete = conversation_in(whole[:-1], 4096, is_brief=is_brief)
+        assert judge(CLAUDE, Shape.EVENTS, 0, complete).is_success, "only its line feed is missing"
