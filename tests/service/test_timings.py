@@ -80,6 +80,11 @@ async def test_what_was_seen_sets_a_time_out(daemon, client):
     ):
         reply = (await client.run(**{"command": "sleep 0.01; true", "cwd": "/tmp", **params})).reply
         assert (reply["timeout"], reply["timeout_source"]) == expected, params
+    load = daemon.daemon._engine.records.estimates.load
+    assert load._users == 0  # nothing runs: nobody looks at the machine any more
+    running_one = await client.execute("sleep", "60")
+    assert load._users == 1
+    await running_one.control("KILL")
 
 
 async def test_a_busy_machine_multiplies(daemon, client):
