@@ -3,6 +3,7 @@
 Owns how many connections there are, and their end. Must not know what is executed.
 """
 
+import ssl
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -150,6 +151,7 @@ def connect(
     state_dir: str | Path | None = None,
     control_socket: str | Path | None = None,
     start: bool = False,
+    tls: ssl.SSLContext | None = None,
     connections: int = CONNECTIONS,
     backoff: Backoff | None = None,
 ) -> Client:
@@ -161,6 +163,7 @@ def connect(
         state_dir: the daemon that keeps everything there; None for this user's.
         control_socket: the daemon behind this socket.
         start: start the daemon of this user when none runs.
+        tls: whom to trust, for `wss://`; None for the certificates of this machine.
         connections: how many to have at most.
         backoff: delays before a lost connection is opened again.
 
@@ -169,5 +172,5 @@ def connect(
     """
     if connections < 1:
         raise CtlError("a client needs at least one connection")
-    endpoint = endpoint_of(url, token, state_dir, control_socket, start=start)
+    endpoint = endpoint_of(url, token, state_dir, control_socket, start=start, tls=tls)
     return Client(endpoint, connections, backoff or Backoff())

@@ -99,8 +99,12 @@ class ControlSocket:
             CtlError: there is none, or it does not let us in.
         """
         connected = await to_thread.run_sync(self._reach)
-        connected.setblocking(False)
-        return Opened(await UNIXSocketStream.from_socket(connected), Lines(), [])
+        try:
+            connected.setblocking(False)
+            return Opened(await UNIXSocketStream.from_socket(connected), Lines(), [])
+        except BaseException:
+            connected.close()
+            raise
 
     def _reach(self) -> socket.socket:
         try:
@@ -155,18 +159,25 @@ class WebSocketAddress:
         host, port = parts.hostname or "", parts.port or (443 if is_tls else 80)
         try:
             stream: ByteStream = await anyio.connect_tcp(host, port)
-            if is_tls:
-                stream = await TLSStream.wrap(stream, hostname=host, ssl_context=self.tls, standard_compatible=False)
-        except ssl.SSLError as error:
-            raise UnreachableError(f"cannot speak TLS with {self.name}: {error.reason or error}") from error
         except OSError as error:
             message = f"cannot reach {self.name}: {_why(error)}"
             raise NotRunningError(message, "does it run, and listen there? ccexecctl status") from error
         try:
+            if is_tls:
+                stream = await self._secured(stream, host)
             return await self._shake_hands(stream, parts)
         except BaseException:
             await anyio.aclose_forcefully(stream)
             raise
+
+    async def _secured(self, stream: ByteStream, host: str) -> ByteStream:
+        try:
+            return await TLSStream.wrap(stream, hostname=host, ssl_context=self.tls, standard_compatible=False)
+        except ssl.SSLError as error:
+            why = getattr(error, "verify_message", "") or error.reason or str(error)
+            raise UnreachableError(f"cannot speak TLS with {self.name}: {why}", "whom to trust: tls=") from error
+        except (anyio.EndOfStream, anyio.BrokenResourceError, OSError) as error:
+            raise CutError(f"{self.name} closed the connection during the TLS handshake") from error
 
     async def _shake_hands(self, stream: ByteStream, parts: SplitResult) -> Opened:
         target = (parts.path or DEFAULT_PATH) + (f"?{parts.query}" if parts.query else "")
@@ -202,6 +213,7 @@ def endpoint_of(
     control_socket: str | Path | None = None,
     *,
     start: bool = False,
+    tls: ssl.SSLContext | None = None,
 ) -> Endpoint:
     """Decide which daemon is meant.
 
@@ -211,6 +223,7 @@ def endpoint_of(
         state_dir: the daemon that keeps everything there; None for this user's.
         control_socket: the daemon behind this socket.
         start: start the daemon of this user when none runs.
+        tls: whom to trust, for wss://; None for the certificates of this machine.
 
     Raises:
         UsageError: they do not go together.
@@ -228,4 +241,4 @@ def endpoint_of(
         raise UsageError(f"{url!r} is not the address of a WebSocket", "such as ws://127.0.0.1:8003/ws/mcp")
     if parts.username or parts.password:
         raise UsageError("a URL is no place for a secret: it ends up in logs", "give it as token=...")
-    return WebSocketAddress(url, token if token is not None else os.environ.get(TOKEN_VARIABLE, ""))
+    return WebSocketAddress(url, token if token is not None else os.environ.get(TOKEN_VARIABLE, ""), tls)

@@ -3,6 +3,7 @@
 Owns the entry points for event loops; those for synchronous code are in `sync`.
 """
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ class Where(Given, total=False):
     """The options as keyword arguments, and which daemon.
 
     `client`: an open one (`connect`), for many tasks. Otherwise the task has one of its own, as `connect` describes:
-    `url`, `token`, `state_dir`, `control_socket`, `start`.
+    `url`, `token`, `state_dir`, `control_socket`, `start`, `tls`.
     """
 
     client: Client | None
@@ -29,9 +30,10 @@ class Where(Given, total=False):
     state_dir: str | Path | None
     control_socket: str | Path | None
     start: bool
+    tls: ssl.SSLContext | None
 
 
-PLACES = ("url", "token", "state_dir", "control_socket", "start")
+PLACES = ("url", "token", "state_dir", "control_socket", "start", "tls")
 
 
 async def cc_execute(task: str, options: AgentOptions | None = None, **given: Unpack[Where]) -> AgentResult:

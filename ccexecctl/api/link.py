@@ -54,13 +54,13 @@ class Link:
 
     Attributes:
         session: what the daemon said when it greeted this session; empty where it does not greet.
-        watches: the executions that are watched, by id.
+        watches: who watches which execution, by its id; several may watch the same, each from its own position.
         connects: how many connections there have been.
     """
 
     def __init__(self, endpoint: Endpoint, backoff: Backoff) -> None:
         self.session: dict[str, Any] = {}
-        self.watches: dict[str, Watch] = {}
+        self.watches: dict[str, list[Watch]] = {}
         self.connects = 0
         self._endpoint = endpoint
         self._backoff = backoff
@@ -78,7 +78,7 @@ class Link:
     @property
     def load(self) -> int:
         """How much it is used: for choosing the one that is least."""
-        return self._calls + len(self.watches)
+        return self._calls + sum(map(len, self.watches.values()))
 
     async def run(self) -> None:
         """Be connected whenever somebody needs it, until `close`."""
@@ -127,7 +127,10 @@ class Link:
             if is_orphaned:  # who wanted it has been cancelled meanwhile
                 self.tell("control", {"execution_id": execution_id, "type": "CANCEL", "wait": False})
             else:
+                is_sent_already = execution_id in self.watches
                 watches.append(self._watch(execution_id))
+                if is_sent_already:  # somebody here watches it, so the daemon goes on from there: from the start, then
+                    self.tell("attach", {"execution_id": execution_id, "from_seq": 0})
 
         try:
             told = await self._ask("execute", {"idempotency_key": str(uuid.uuid4()), **params}, begun)
@@ -145,7 +148,8 @@ class Link:
         watch = self._watch(execution_id)
         watch.next_seq = max(from_seq, 1)
         try:
-            await self._ask("attach", {"execution_id": execution_id, "from_seq": from_seq}, None)
+            earliest = min(each.next_seq for each in self.watches[execution_id])  # asked again, the position moves
+            await self._ask("attach", {"execution_id": execution_id, "from_seq": min(from_seq, earliest)}, None)
         except BaseException:
             self.forget(watch)
             raise
@@ -153,7 +157,7 @@ class Link:
 
     def forget(self, watch: Watch) -> None:
         """Be told of it no longer."""
-        if self.watches.pop(watch.execution_id, None) is not None:
+        if self._remove(watch) and watch.execution_id not in self.watches:
             self.tell("detach", {"execution_id": watch.execution_id})
 
     def tell(self, method: str, params: dict[str, Any]) -> None:
@@ -162,9 +166,19 @@ class Link:
             self._connection.tell(method, params)
 
     def _watch(self, execution_id: str) -> Watch:
-        if execution_id not in self.watches:
-            self.watches[execution_id] = Watch(execution_id)
-        return self.watches[execution_id]
+        watch = Watch(execution_id)
+        self.watches.setdefault(execution_id, []).append(watch)
+        return watch
+
+    def _remove(self, watch: Watch) -> bool:
+        """Whether it was there."""
+        others = self.watches.get(watch.execution_id, [])
+        if watch not in others:
+            return False
+        others.remove(watch)
+        if not others:
+            del self.watches[watch.execution_id]
+        return True
 
     async def _ask(self, method: str, params: dict[str, Any], on_result: Answered | None) -> Any:
         self._calls += 1
@@ -201,7 +215,7 @@ class Link:
         """Tell all who wait now; whoever comes later makes for a new attempt."""
         self._failure = (self._attempt, why)
         self._attempt += 1
-        for watch in self.watches.values():
+        for watch in [each for several in self.watches.values() for each in several]:
             watch.failed(why)
         self.watches.clear()
         self._touch()
@@ -266,8 +280,8 @@ class Link:
             if not self._greeted.is_set():
                 raise CutError("the daemon did not greet")
             await self._resume(connection)
-        for watch in list(self.watches.values()):
-            await self._attach_again(connection, watch)
+        for execution_id in list(self.watches):
+            await self._attach_again(connection, execution_id)
 
     async def _resume(self, connection: Connection) -> None:
         greeting, before = self._greeting, self.session
@@ -281,16 +295,19 @@ class Link:
                 if refused.code != ErrorCode.PROCESS_NOT_FOUND:
                     raise
 
-    async def _attach_again(self, connection: Connection, watch: Watch) -> None:
-        wanted = {"execution_id": watch.execution_id, "from_seq": watch.next_seq}
+    async def _attach_again(self, connection: Connection, execution_id: str) -> None:
+        from_seq = min((watch.next_seq for watch in self.watches.get(execution_id, ())), default=None)
+        if from_seq is None:  # nobody wants it any more
+            return
+        wanted = {"execution_id": execution_id, "from_seq": from_seq}
         try:
             await connection.request("attach", wanted)
         except RefusedError as refused:
             if refused.code == ErrorCode.OUTPUT_GONE:  # from what is left of it; a gap will tell
                 await connection.request("attach", wanted | {"from_seq": 0})
             elif refused.code == ErrorCode.PROCESS_NOT_FOUND:
-                self.watches.pop(watch.execution_id, None)
-                watch.failed(refused)
+                for watch in self.watches.pop(execution_id, []):
+                    watch.failed(refused)
             else:
                 raise
 
@@ -298,7 +315,8 @@ class Link:
         if method == GREETING:
             self._greeting = params
             self._greeted.set()
-        elif (watch := self.watches.get(params.get("execution_id", ""))) is not None:
+            return
+        for watch in list(self.watches.get(params.get("execution_id", ""), ())):
             watch.heard(method, params)
             if watch.is_complete:
-                del self.watches[watch.execution_id]
+                self._remove(watch)

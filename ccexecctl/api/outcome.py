@@ -123,7 +123,7 @@ class Record:
     def end(self, ending: Mapping[str, Any], now: float) -> None:
         """It has ended."""
         self.ending = ending
-        self.elapsed = now - self.begun
+        self.elapsed = ending["duration"] if self.was_known and "duration" in ending else now - self.begun
         self.is_over = True
 
     def lose(self, why: CtlError) -> None:

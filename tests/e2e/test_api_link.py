@@ -1,7 +1,11 @@
 """The client of the Python API and real networks: nothing is lost and nothing is run twice, however often it is cut."""
 
 import hashlib
+import shutil
+import ssl
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import anyio
 import attrs
@@ -9,7 +13,7 @@ import pytest
 
 from ccexecctl.api.backoff import Backoff
 from ccexecctl.api.client import Client, Started, connect
-from ccexecctl.errors import NotPermittedError, NotRunningError, RefusedError
+from ccexecctl.errors import NotPermittedError, NotRunningError, RefusedError, UnreachableError
 
 from .cuttable import Cuttable
 from .daemon_process import Daemon
@@ -104,6 +108,31 @@ async def test_a_lost_answer_runs_nothing_twice(daemon, way, tmp_path):
     assert way.connections == 2
 
 
+@pytest.mark.parametrize("door", ["socket", "websocket"])
+async def test_two_who_ask_for_the_same(daemon, door, tmp_path):
+    """With one key, on one connection, at the same time: one execution, and both get all of it."""
+    ran = tmp_path / "ran"
+    request = {
+        "argv": ["sh", "-c", f"echo run >>{ran}; echo one; sleep 0.3; echo two"],
+        "idempotency_key": str(tmp_path),
+    }
+    results = []
+
+    async def follow(client: Client) -> None:
+        results.append(await output_of(await client.execute(**request)))
+
+    async with connect(**doors(daemon)[door], connections=1) as client, anyio.create_task_group() as tasks:
+        first = await client.execute(**request)
+        async for method, _ in first.watch:
+            if method == "process.output":
+                break
+        for _ in range(2):
+            tasks.start_soon(follow, client)
+        assert (await output_of(first))[0] == "two\n"
+    assert [text for text, _ in results] == ["one\ntwo\n"] * 2
+    assert ran.read_text() == "run\n"
+
+
 async def test_a_cut_while_nothing_is_said(daemon, way):
     """A command that is silent is followed through a cut."""
     async with connect(way.url, backoff=QUICK) as client:
@@ -181,6 +210,31 @@ async def test_a_stranger_is_told_what_to_do(daemon):
         async with connect(daemon.url, token="wrong") as client:
             await client.call("status")
     assert "token" in refused.value.hint
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for localhost that vouches for itself, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    certificate, key = tmp_path / "one.crt", tmp_path / "one.key"
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    named = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate]
+    subprocess.run([*make, *named], check=True, capture_output=True)
+    return certificate, key
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_tls(start_daemon, certificate):
+    """`wss://` works with a certificate that is trusted, and with no other."""
+    one = start_daemon(certfile=certificate[0], keyfile=certificate[1])
+    url = f"wss://localhost:{one.address[1]}"
+    trusting = ssl.create_default_context(cafile=str(certificate[0]))
+    async with connect(url, tls=trusting) as client:
+        assert (await output_of(await client.execute(argv=["echo", "said"])))[0] == "said\n"
+    with pytest.raises(UnreachableError, match=r"TLS.*certificate"):
+        async with connect(url) as client:
+            await client.call("status")
 
 
 async def test_who_is_no_daemon(tmp_path):
