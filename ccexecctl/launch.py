@@ -162,7 +162,7 @@ def _call(flags: list[str], deadline: float, environ: Mapping[str, str] | None) 
     import subprocess  # noqa: PLC0415  # only a start pays for it
 
     try:
-        return subprocess.run(
+        return subprocess.run(  # noqa: S603  # our own daemon, found next to ourselves, with the operator's own flags
             [sys.executable, *DAEMON, *flags],
             stdin=subprocess.DEVNULL,
             capture_output=True,

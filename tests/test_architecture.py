@@ -5,6 +5,8 @@ exception needs a row in a table here, and so a reason.
 """
 
 import ast
+import configparser
+import importlib.metadata
 import inspect
 import itertools
 import re
@@ -267,6 +269,29 @@ def test_pure_rooms_are_pure(path):
     tops = {each.name.partition(".")[0] for each in imports_of(path)}
     assert not tops & NOT_PURE
     assert {top for top in tops if third_party(top)} <= PURE_THIRD_PARTY
+
+
+def test_what_is_declared_is_what_is_imported():
+    """Nothing is needed that an installation would not bring along, and nothing is brought along that nobody needs."""
+    declared = configparser.ConfigParser(inline_comment_prefixes="#")
+    declared.read(ROOT / "setup.cfg")
+    extras = [each for name, each in declared["options.extras_require"].items() if name != "test"]
+    requirements = "\n".join([declared["options"]["install_requires"], *extras]).split("\n")
+    named = {re.split(r"[<>=!~;\[ ]", line, maxsplit=1)[0] for line in requirements if line.strip()}
+    of = importlib.metadata.packages_distributions()
+    imported = {each.name.partition(".")[0] for path in SOURCES for each in imports_of(path) if third_party(each.name)}
+    brought = {name.lower().replace("_", "-") for top in imported for name in of.get(top, [f"{top}: not installed"])}
+    assert brought == named
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_what_a_security_rule_lets_pass_has_a_reason(path):
+    """ruff's rules of flake8-bandit (S) are in force; where one does not fit, the line says why."""
+    for line in (ROOT / path).read_text().splitlines():
+        _, excepted, rest = line.partition("# noqa: ")
+        rules, _, reason = rest.partition("  # ")
+        if excepted and re.search(r"\bS[0-9]{3}\b", rules):
+            assert len(reason) > 5, line
 
 
 @each_source

@@ -40,7 +40,7 @@ def answer(text: str) -> int:
 
 def hang() -> int:
     """Never be done; a child hangs along."""
-    with subprocess.Popen(["sleep", "3600"]) as child:
+    with subprocess.Popen(["sleep", "3600"]) as child:  # noqa: S607  # PATH's, as an agent's own command would be
         event("system", subtype="status", waits_for=child.pid)
     return FAILED
 
@@ -56,7 +56,8 @@ def use_tool(word: str) -> int:
     """Have a program run by a tool, and tell what it printed."""
     use = {"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {"command": f"echo {word}"}}
     event("assistant", message={"role": "assistant", "content": [use]})
-    printed = subprocess.run(["echo", word], capture_output=True, text=True, check=True).stdout.strip()
+    echo = ["echo", word]
+    printed = subprocess.run(echo, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603  # its own
     done = {"type": "tool_result", "tool_use_id": "toolu_1", "content": printed, "is_error": False}
     event("user", message={"role": "user", "content": [done]})
     return answer(printed)

@@ -150,7 +150,7 @@ class KeeperClient:
         groups = [self._groups.path, str(self._groups.lock)] if self._groups is not None else []
         try:
             ours.setblocking(False)
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603  # our own keeper, by this interpreter
                 [sys.executable, "-I", "-S", "-X", "utf8", keeper.__file__, str(theirs.fileno()), *groups],
                 pass_fds=[theirs.fileno(), *lock],
                 stdin=subprocess.DEVNULL,

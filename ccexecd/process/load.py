@@ -115,7 +115,7 @@ def _counters() -> tuple[float, float]:
 def _gpu(program: str) -> float | None:
     """What nvidia-smi says; None if it says nothing that can be used, or not in time."""
     try:
-        asked = subprocess.Popen(
+        asked = subprocess.Popen(  # noqa: S603  # our own words; what it says is looked at
             [program, *_GPU_COMMAND], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
     except OSError:

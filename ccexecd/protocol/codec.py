@@ -33,7 +33,10 @@ MAX_SECONDS = 1e9
 """31 years: what every clock, calendar and system call that comes after can count."""
 
 Count = NewType("Count", int)
-"""A non-negative integer."""
+"""An integer from 0 to `MAX_COUNT`."""
+
+MAX_COUNT = (1 << 63) - 1
+"""The largest integer that SQLite, system calls and most clients can hold."""
 
 Cells = NewType("Cells", int)
 """Columns or rows of a terminal: 1 to `MAX_CELLS`."""
@@ -150,6 +153,8 @@ def _structure_count(value: Any, _: Any) -> Count:
         raise WireTypeError(f"expected integer, got {type_name(value)}")
     if value < 0:
         raise ValueError("must not be negative")
+    if value > MAX_COUNT:
+        raise ValueError(f"must be at most {MAX_COUNT}")
     return Count(value)
 
 

@@ -348,7 +348,7 @@ class History:
 
 
 def _records(db: sqlite3.Connection, condition: str, values: Sequence[Any]) -> list[Record]:
-    rows = db.execute(f"SELECT {', '.join(_COLUMNS)} FROM executions {condition}", values)  # noqa: S608
+    rows = db.execute(f"SELECT {', '.join(_COLUMNS)} FROM executions {condition}", values)  # noqa: S608  # our own words
     return [record for row in rows.fetchall() if (record := _record(dict(zip(_COLUMNS, row, strict=True))))]
 
 
@@ -368,7 +368,7 @@ _TOLD = {"stdout_bytes", "stderr_bytes", "next_seq", "framing", "max_line_bytes"
 _COLUMNS = [each.name for each in attrs.fields(Record)]
 _PUT_SESSION = "INSERT OR REPLACE INTO sessions (id, principal, created_at, ended_at, ending) VALUES (?, ?, ?, ?, ?)"
 _PUT_EXECUTION = (
-    f"INSERT INTO executions ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"  # noqa: S608
+    f"INSERT INTO executions ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"  # noqa: S608  # fields of a class
     f" ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS if name != 'id')}"
 )
 _PUT_LABEL = "INSERT OR IGNORE INTO labels (execution, name, value) VALUES (?, ?, ?)"

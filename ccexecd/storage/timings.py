@@ -81,7 +81,7 @@ def learnt(db: sqlite3.Connection, before: float) -> list[Timing]:
         sqlite3.Error: it could not be read.
     """
     query = (
-        f"SELECT principal, category, program, form, same, place, active_seconds, reason, exit_code, {_JUDGED}, load"  # noqa: S608
+        f"SELECT principal, category, program, form, same, place, active_seconds, reason, exit_code, {_JUDGED}, load"  # noqa: S608  # our own words
         " FROM executions WHERE active_seconds IS NOT NULL AND created_at < ? ORDER BY number DESC LIMIT ?"
     )
     found = []
@@ -127,7 +127,7 @@ def told(db: sqlite3.Connection, asked: Asked) -> list[dict[str, Any]]:
     condition, values = _condition(asked)
     columns = ", ".join(_COLUMNS.values())
     rows = db.execute(
-        f"SELECT {columns} FROM executions WHERE {condition} ORDER BY number DESC LIMIT ?",  # noqa: S608
+        f"SELECT {columns} FROM executions WHERE {condition} ORDER BY number DESC LIMIT ?",  # noqa: S608  # our own words
         (*values, asked.limit),
     )
     return [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
@@ -146,7 +146,7 @@ def spread(db: sqlite3.Connection, asked: Asked, by: str) -> list[dict[str, Any]
     """
     condition, values = _condition(asked)
     rows = db.execute(
-        f"SELECT {by}, active_seconds, reason, exit_code, {_JUDGED} FROM executions"  # noqa: S608
+        f"SELECT {by}, active_seconds, reason, exit_code, {_JUDGED} FROM executions"  # noqa: S608  # our own words
         f" WHERE {condition} AND active_seconds IS NOT NULL ORDER BY number DESC LIMIT ?",
         (*values, MOST_COUNTED),
     )

@@ -143,6 +143,7 @@ def test_a_type_is_as_strict_by_itself(kind):
         (Text, "ab\0", "string holds a NUL at character 3, which no program can be given"),
         (Count, -1, "must not be negative"),
         (Count, None, "expected integer, got null"),
+        (Count, 1 << 63, "must be at most 9223372036854775807"),
         (Seconds, -0.1, "must not be negative"),
         (Seconds, 1e9 + 1, "must be at most 1e+09 seconds"),
         (Seconds, 10**400, "number must be finite"),
