@@ -62,6 +62,8 @@ class Record:
         adapter: what is known of who was.
         execution_uuid: of the execution.
         was_known: the request had been sent before, and the execution had ended when it was sent again.
+        timeout: seconds that it was allowed; None for no limit.
+        timeout_source: who said so, as the daemon tells it.
         begun: when, on the clock of the event loop.
         timestamp: when, for people.
         conversation: what its events come to.
@@ -81,6 +83,8 @@ class Record:
     adapter: Adapter
     execution_uuid: str = ""
     was_known: bool = False
+    timeout: float | None = None
+    timeout_source: str = ""
     begun: float = 0.0
     timestamp: str = ""
     conversation: Conversation = attrs.field(factory=Conversation)
@@ -191,6 +195,8 @@ def _told(record: Record) -> tuple[str, str | None, str, tuple[str, ...]]:
         return LOST, f"how it ended is not known: {record.lost}", record.lost.hint, ()
     if reason in ENDINGS:
         what, advice = ENDINGS[reason]
+        if reason == "timeout" and record.timeout is not None:
+            what += f": {record.timeout:g} s ({record.timeout_source})"
         if record.has_answered:
             return Cause.SUCCESS.value, None, "", (f"it stayed after its answer, until {what}",)
         return reason, what, advice, ()

@@ -101,6 +101,8 @@ class AgentRun:
             raise self._explained(refused) from refused
         self.record.execution_uuid = started.execution_id
         self.record.was_known = "outcome" in started.told
+        self.record.timeout = started.told.get("timeout")
+        self.record.timeout_source = str(started.told.get("timeout_source", ""))
         if self._call.stdin is not None:
             try:
                 await self._write(started, self._call.stdin.encode())

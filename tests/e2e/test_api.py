@@ -256,6 +256,7 @@ class TestTrouble:
         result = await cc_execute("Write slowly", **given, timeout=2.5)
         assert (result.verdict, result.partial, result.reason) == ("timeout", True, "timeout")
         assert result.output.startswith("word1 word2 ")
+        assert "2.5 s (request)" in (result.error or "")
         assert "longer timeout" in result.suggestion
         assert result.session_id
         assert result.events
@@ -297,6 +298,22 @@ class TestTrouble:
         result = await cc_execute("Try it for ever", **quick)
         assert (result.verdict, result.attempts) == ("rate_limited", 1)
         assert "2100-01-01 00:00 UTC" in result.suggestion
+
+    async def test_a_full_queue(self, start_daemon, quick, api):
+        """The daemon takes nothing more: it is asked again after the time that it names."""
+        one = start_daemon(max_running=1, max_queued=0)
+        api.answers["Wait for a place"] = [Text(["Here."])]
+        async with ccexec.connect(state_dir=one.state_dir) as client:
+            blocker = await client.execute(argv=["sleep", "300"])
+
+            async def make_room(progress: Progress) -> None:
+                if progress.kind is Kind.RETRY:
+                    await blocker.control("KILL")
+
+            given = {**quick, "progress": make_room, "client": client}
+            del given["state_dir"]
+            result = await cc_execute("Wait for a place", **given)
+        assert (result.result, result.attempts) == ("Here.", 1)
 
     async def test_too_many_tokens(self, given, api):
         """Told apart from a rate limit, not tried again, and with what to do."""
