@@ -32,8 +32,12 @@ class Holdings:
 
 
 def opened(pid: int) -> list[str]:
-    """What a process has open."""
-    return sorted(str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir())
+    """What a process has open; what it closes at this moment is left out."""
+    found = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.append(str(path.readlink()))
+    return sorted(found)
 
 
 @attrs.define(eq=False)

@@ -201,6 +201,45 @@ class TestEveryMethod:
         assert started == (1 if status == b"200" else 0)
 
 
+ROUTES = {
+    "/health": None,
+    "/healthz": None,
+    "/readyz": None,
+    "/metrics": "observe",
+    "/execute": "execute",
+}
+"""What plain HTTP serves, and the scope that it takes; None is for everybody."""
+
+INCLUDED = {"observe": {"observe"}, "execute": {"observe", "execute"}, "admin": {"observe", "execute", "admin"}}
+
+
+@pytest.mark.parametrize("scope", [None, *INCLUDED])
+async def test_every_route_by_every_scope(daemon, scope):
+    """As methods are: let in by the scope, 403 without it, 401 without a right token; and no route is left out."""
+    assert daemon.daemon._door._site.routes.keys() == ROUTES.keys()
+    token = (await daemon.ask("token_add", name="ci", scopes=[scope]))["token"] if scope else "wrong"
+    for path, wanted in ROUTES.items():
+        method = b"POST" if path == "/execute" else b"GET"
+        async with await daemon.dial() as stream:
+            await stream.send_all(
+                b"%s %s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nContent-Length: 0\r\n\r\n"
+                % (method, path.encode(), token.encode())
+            )
+            with trio.fail_after(PATIENCE):
+                status = (await stream.receive_some(12))[9:]
+        let_in = b"400" if path == "/execute" else b"200"  # a command was not given
+        may = wanted is None or wanted in INCLUDED.get(scope, ())
+        assert status == (let_in if may else b"403" if scope else b"401"), path
+
+
+def test_the_documentation_has_every_method_in_its_row():
+    """Who reads the table of scopes reads what is in force."""
+    text = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    rows = {line.split("`")[1]: set(line.split("`")[3::2]) for line in text.splitlines() if line.startswith("| `")}
+    assert rows["observe"] - {"GET /metrics"} == OBSERVE - {"pong"}  # which means nothing
+    assert rows["execute"] - {"POST /execute"} == EXECUTE - OBSERVE
+
+
 ABOUT_ONE = {
     "status": {},
     "attach": {"from_seq": 0},
