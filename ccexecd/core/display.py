@@ -2,7 +2,7 @@
 
 import attrs
 
-from ccexecd.core.framing import PIECE, Piece, code_point_cut
+from ccexecd.core.framing import Piece, code_point_cut
 
 LEAST = 4
 """Bytes of a line that are shown at least: those of the longest code point."""
@@ -23,12 +23,11 @@ class Display:
     def cut(self, piece: Piece) -> bytes:
         """What is shown of a piece: the beginning of each line that is too long, with its line feed."""
         most, text = self.max_line_bytes, piece.text
-        if most is None or (len(text) <= most and not piece.part and not piece.before):
+        if most is None or (len(text) <= most and not piece.before):
             return text
         if piece.parts > 1 or piece.before:  # of one line
             line = text.removesuffix(b"\n")
-            before = piece.before + piece.part * PIECE  # those before it are as long as can be, or 3 bytes shorter
-            return _cut(line, max(0, most - before)) + text[len(line) :]
+            return _cut(line, max(0, most - piece.before)) + text[len(line) :]
         *lines, rest = text.split(b"\n")
         return b"".join(_cut(line, most) + b"\n" for line in lines) + _cut(rest, most)
 

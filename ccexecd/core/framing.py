@@ -29,7 +29,7 @@ class Piece:
         lines: how many log entries it stands for: the number of its lines in `line` framing, else 1.
         part: 0-based index among the pieces of one long line.
         parts: how many pieces that line has; 1 for everything else.
-        before: bytes of the same line that were passed on earlier, since it was too long to be held.
+        before: bytes of the same line in the pieces before it; 0 for everything else, and in `raw`.
     """
 
     text: bytes
@@ -164,4 +164,4 @@ class Framer:
             cuts.append(code_point_cut(line, cuts[-1] + PIECE))
         cuts.append(len(line))
         for part, (start, end) in enumerate(pairwise(cuts)):
-            yield Piece(line[start:end], part=part, parts=len(cuts) - 1, before=self._passed)
+            yield Piece(line[start:end], part=part, parts=len(cuts) - 1, before=self._passed + start)

@@ -3,10 +3,10 @@
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ccexecd.core import display, framing
+from ccexecd.core import framing
 from ccexecd.core.display import Display
 from ccexecd.core.framing import Framer, Piece
 
@@ -18,7 +18,6 @@ def small_pieces():
     """Long lines are as short as that here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(framing, "PIECE", SMALL)
-        patch.setattr(display, "PIECE", SMALL)
         yield
 
 
@@ -31,6 +30,7 @@ def small_pieces():
     longest=st.sampled_from([4, 12, 1 << 20]),
     read=st.integers(1, 40),
 )
+@example(lines=["aaaaééé€😀€a"], is_finished=False, most=21, by_line=False, longest=4, read=20)
 def test_each_line_is_cut_where_it_is_too_long(lines, is_finished, most, by_line, longest, read):
     """What is shown is the beginning of every line, no longer than asked for, with its line feed, and still text."""
     text = "\n".join(lines) + ("\n" if is_finished else "")
@@ -42,9 +42,8 @@ def test_each_line_is_cut_where_it_is_too_long(lines, is_finished, most, by_line
     for whole, part in zip(text.split("\n"), shown.split("\n"), strict=True):
         assert whole.startswith(part)
         assert len(part.encode()) <= most
-        is_long = len(whole.encode()) > min(SMALL - 1, longest)
-        assert len(part.encode()) > min(most, len(whole.encode())) - (4 + 3 * most // SMALL if is_long else 4)
-        if len(whole.encode()) <= most and not is_long:
+        assert len(part.encode()) > min(most, len(whole.encode())) - 4
+        if len(whole.encode()) <= most:
             assert part == whole
 
 
@@ -64,8 +63,8 @@ def test_nothing_is_cut_where_nobody_asked():
         (Piece(b"abcde\nef\nghijk"), b"abcd\nef\nghij"),
         (Piece(b"\xff\xff\xff\xff\xff\n"), b"\xff\xff\xff\xff\n"),
         (Piece(b"12345678", part=0, parts=3), b"1234"),
-        (Piece(b"12345678", part=1, parts=3), b""),
-        (Piece(b"1234\n", part=2, parts=3), b"\n"),
+        (Piece(b"12345678", part=1, parts=3, before=8), b""),
+        (Piece(b"1234\n", part=2, parts=3, before=16), b"\n"),
     ],
 )
 def test_four_bytes_of_a_line(piece, shown):

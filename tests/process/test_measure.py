@@ -10,7 +10,7 @@ from ccexecd.process.measure import usage, usage_of_each
 from ccexecd.protocol.codec import dumps
 
 from .programs import SLEEPER, python, sh
-from .stage import lines_of, living, open_stage, stat_of
+from .stage import lines_of, living, open_stage, stat_of, state_of, wait_for
 
 BUSY = python("import os\nx = bytearray(30 << 20)\nfor _ in range(3_000_000): pass\nprint('done', flush=True)\ninput()")
 
@@ -19,8 +19,10 @@ async def test_a_tree_is_told_as_the_kernel_counts_it():
     """Pid, parent, name, state, processor time and memory of each, and the sums."""
     async with open_stage() as stage:
         execution = stage.begin(sh('setsid sleep 1000 & "$@"; true', *BUSY), stdin_open=True)
-        await lines_of(execution, 1)
-        used = await usage(await execution.processes())
+        await lines_of(execution, 1)  # then it is about to sleep, and so may be what it started
+        pids = await execution.processes()
+        await wait_for(lambda: all(state_of(pid) == "S" for pid in pids), "all of them sleep")
+        used = await usage(pids)
         assert {each["pid"] for each in used["processes"]} == living(stage.keeper.pid)
         assert used["process_count"] == len(used["processes"]) == 3
         for each in used["processes"]:
