@@ -24,7 +24,7 @@ def on_screen(code: str) -> Screen:
 
 
 TAKEN = """
-with terminal.raw(lambda: print('resized', terminal.size(), end='\\r\\n', flush=True)):
+with terminal.raw(lambda: os.write(1, f'resized {{terminal.size()}}\\r\\n'.encode())):  # in the middle of a print, too
     print('taken', end='\\r\\n', flush=True)
     {}
 print('left')

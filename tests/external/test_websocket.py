@@ -392,7 +392,7 @@ class TestFloods:
         async with running(tmp_path, ws_max_size=1024) as daemon, opened(daemon) as one:
             await one.send(frame(text.encode()))
             assert (await message(one))["error"]["code"] == -32700
-            await one.send(call("list", 7), frame(f"{text} ".encode()), call("list", 8))
+            await one.send(call("nothing", 7), frame(f"{text} ".encode()), call("nothing", 8))
             assert (await message(one))["id"] == 7
             assert await one.close_code() == 1009
             await others_are_served(daemon)
