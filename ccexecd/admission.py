@@ -135,6 +135,8 @@ class Gate:
         facts = {"execution_id": execution.id, "decision": "allowed", "reason": ruling.reason}
         if ruling.spec.run_as is not None:
             facts["run_as"] = ruling.spec.run_as
+        if ruling.spec.once is not None:
+            facts["idempotency_key"] = self.redactor.text(ruling.spec.once.key)
         self._require_record(self._decision(claim, ruling.spec, facts, ruling.executable))
 
     def changed(self, claim: Claim, execution: Execution, hooks: tuple[str, ...]) -> None:

@@ -70,7 +70,7 @@ class Repeats:
         fingerprint = known.spec.once.fingerprint if isinstance(known, Execution) and known.spec.once else None
         if isinstance(known, PastExecution):
             fingerprint = known.fingerprint
-        if fingerprint != once.fingerprint:
+        if fingerprint not in (None, once.fingerprint):  # None: a crash has left no more than the key
             text = (
                 f"this idempotency_key was used for execution {known.id}, with other params; send the same ones, or "
                 "choose another key"

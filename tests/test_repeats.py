@@ -10,6 +10,11 @@ from ccexecd import records
 from ccexecd.admission import AdmissionError, Refusal
 from ccexecd.core.spec import Once, Spec
 from ccexecd.engine import Engine, Execution, Session
+from ccexecd.keys import Config
+from ccexecd.records import retention_of
+from ccexecd.repeats import Repeats
+from ccexecd.storage.archive import Archive
+from ccexecd.storage.audit import Audit
 
 from .process.stage import end_of, nothing_left, running_engine
 
@@ -52,6 +57,22 @@ async def test_a_key_is_forgotten_with_its_execution(monkeypatch):
         assert await engine.repeats.find("somebody", Once("a", "one")) is None
         assert await engine.repeats.find("somebody", Once("b", "one")) is not None
         assert list(engine.repeats._executions) == [("somebody", "b")]
+
+
+async def test_a_key_is_known_of_what_a_crash_left_nothing_else_of(tmp_path):
+    """With any params, since nobody knows its own: it was asked for, and must not run again."""
+    audit = Audit(tmp_path / "audit", 1 << 20, 3)
+    told = {"execution_id": "e", "session_id": "s", "principal": "somebody", "command": "true", "idempotency_key": "k"}
+    audit.record("decision", {"decision": "allowed", **told})
+    archive = Archive(tmp_path, retention_of(Config()))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(archive.run)
+        found = await Repeats(archive).find("somebody", Once("k", "one"))
+        assert found is not None
+        assert found.id == "e"
+        assert await Repeats(archive).find("else", Once("k", "one")) is None
+        nursery.cancel_scope.cancel()
+    audit.close({})
 
 
 async def test_one_at_a_time_finds_out_what_a_key_stands_for():

@@ -381,7 +381,7 @@ class Archive:
         """Have receipts written for what has none, as far as the history knows."""
         if self.spool.retention.receipts:
             earlier = [each for each in self._history.unattested(MOST_WAITING) if each.id not in begun_here]
-            self.notary.recover(earlier, everywhere=self._history.is_new)
+            self._history.write((), self.notary.recover(earlier, everywhere=self._history.is_new))
 
     def _has_recovered(self, outputs: Sequence[tuple[str, float, int]]) -> None:
         """In the event loop, where output is counted: what is kept of it is known now, and from when on all is ours."""

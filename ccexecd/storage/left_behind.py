@@ -4,13 +4,14 @@ Owns telling what was running from what had ended and from what only waited. Mus
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ccexecd.core.execution import Reason
 from ccexecd.storage.history import History, Record
 from ccexecd.storage.journal import JournalError
-from ccexecd.storage.recovery import Trace, begun, concluded, trace, unended
+from ccexecd.storage.recovery import Trace, begun, concluded, recorded, trace
 from ccexecd.storage.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -47,15 +48,16 @@ class LeftBehind:
             besides: those that are none of these: begun by this daemon, or still to be run.
         """
         unfinished = {record.id: record for record in self._history.unfinished() if record.id not in besides}
-        admitted = {name: fields for name, fields in unended(self._audit).items() if name not in besides}
+        audited = {name: told for name, told in recorded(self._audit).items() if name not in besides}
         ids = self._spool.ids() - besides
-        for name in unfinished.keys() | self._history.unknown(ids | admitted.keys()):
+        for name in unfinished.keys() | self._history.unknown(ids | audited.keys()):
             try:
                 known, left = unfinished.get(name), self._trace(name) if name in ids else None
-                if known is None and left is None and name in admitted:
-                    known = begun(name, admitted[name])
+                told = audited.get(name)
+                if known is None and left is None and told is not None:
+                    known = begun(name, told.decision)
                 if known is not None or left is not None:
-                    yield self._concluded(known, left)
+                    yield self._concluded(known, left, told.outcome if told is not None else None)
             except (KeyError, TypeError, ValueError, OSError) as error:  # somebody has written something else there
                 log.warning("what is left of execution %s cannot be read: %r", name, error)
 
@@ -71,8 +73,8 @@ class LeftBehind:
             if left is not None and left.completion is not None:
                 yield self._concluded(None, left)
 
-    def _concluded(self, known: Record | None, left: Trace | None) -> Record:
-        record = concluded(known, left)
+    def _concluded(self, known: Record | None, left: Trace | None, outcome: Mapping[str, Any] | None = None) -> Record:
+        record = concluded(known, left, outcome)
         if record.reason == Reason.LOST.value:
             log.warning("execution %s: lost", record.id, extra={"command": record.command})
         return record

@@ -14,15 +14,17 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import attrs
 import orjson
 
 from ccexecd.core.evidence import LONGEST_REPLY, asked_of, final_result, repeats
 from ccexecd.core.redaction import Redactor
 from ccexecd.storage.digests import digested, open_plain
-from ccexecd.storage.history import Record
+from ccexecd.storage.history import WHOLE_COMMAND, Record
 from ccexecd.storage.receipts import Receipts
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ _TOLD = (
 )  # fmt: skip
 """What a receipt tells of what is known of its execution, besides its labels."""
 
+_MOMENTS = ("started_at", "finished_at")  # which a log knows by the clock of its file system, if at all
 _VERDICT = ("cause", "is_success")  # of what is told of how an agent's run went
 _LABELS = 4096  # bytes of labels, as JSON, that are in a receipt; of more, only how many there were
 _READ = 1024 * 1024
@@ -116,23 +119,26 @@ class Notary:
         """The history has taken the numbers."""
         self._numbered = {}
 
-    def recover(self, records: Sequence[Record], *, everywhere: bool) -> None:
+    def recover(self, records: Sequence[Record], *, everywhere: bool) -> list[Record]:
         """Take on what an earlier daemon has left without a receipt, as far as the history knows.
 
         Args:
             records: executions that have ended.
             everywhere: whether the history knows of no receipts at all, since it is new.
 
+        Returns:
+            Those that have one all the same, with what it knows better than what the history was completed from.
         """
         try:
             known = self.receipts.having({record.id for record in records}, everywhere=everywhere)
         except OSError as error:  # they stay without one until the next start
             self._has_failed(error)
-            return
-        self._numbered |= known
+            return []
+        self._numbered |= {name: receipt.head.n for name, receipt in known.items()}
         for record in records:
             if record.id not in known and record.id not in self._waiting:
                 self._wait(record, AT_RECOVERY)
+        return [_as_attested(record, known[record.id].fields) for record in records if record.id in known]
 
     def _wait(self, record: Record, made: str) -> None:
         self._waiting[record.id] = (record, made)
@@ -195,6 +201,19 @@ class Notary:
             log.error("receipts cannot be written: %s", error)
         self.problem = str(error)
         self._retry_at = time.monotonic() + RETRY
+
+
+def _as_attested(record: Record, receipt: Mapping[str, Any]) -> Record:
+    """What is known of an execution, with what its receipt knows better: of what left no log, all that it tells."""
+    names = _MOMENTS if WHOLE_COMMAND in record.description else (*_TOLD, "labels")
+    told = {name: receipt[name] for name in names if name in receipt}
+    try:
+        end = datetime.fromisoformat(told["finished_at"]).timestamp()
+    except (KeyError, TypeError, ValueError):  # it is none of ours
+        return record
+    completion = dict(record.completion or {})
+    completion |= {name: told[name] for name in completion if name in told}
+    return attrs.evolve(record, finished_at=end, description={**record.description, **told}, completion=completion)
 
 
 def command_digest(known: Mapping[str, Any]) -> str:

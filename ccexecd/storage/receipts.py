@@ -148,8 +148,8 @@ class Receipts(ChainFiles):
                 return Proof(record, line)
         return Proof(record, b"")
 
-    def having(self, execution_ids: Collection[str], *, everywhere: bool) -> dict[str, int]:
-        """Which of these executions have a receipt: its number, by the execution's id.
+    def having(self, execution_ids: Collection[str], *, everywhere: bool) -> dict[str, Record]:
+        """Which of these executions have a receipt: it, by the execution's id.
 
         Args:
             execution_ids: of which it is not known.
@@ -158,7 +158,7 @@ class Receipts(ChainFiles):
         Raises:
             OSError: a file cannot be read.
         """
-        found: dict[str, int] = {}
+        found: dict[str, Record] = {}
         files = files_in(self.directory) if execution_ids else []
         for file in files if everywhere else files[-_LOOKED_THROUGH:]:
             unsigned: dict[str, Record] = {}
@@ -168,7 +168,7 @@ class Receipts(ChainFiles):
                     unsigned[record.head.hash] = record
                 elif kind == SIGNED and unsigned:
                     signed = [unsigned[each] for each in record.fields.get("receipts", ()) if each in unsigned]
-                    found |= {str(each.fields["execution_id"]): each.head.n for each in signed}
+                    found |= {str(each.fields["execution_id"]): each for each in signed}
                     unsigned.clear()
         return found
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -66,6 +66,18 @@ class Trace:
         """What its files and their directory take. It blocks."""
         files = list(self.log.directory.iterdir())
         return sum(each.lstat().st_blocks for each in (self.log.directory, *files)) * _STAT_BLOCK
+
+
+class Recorded(NamedTuple):
+    """What the audit has of an execution.
+
+    Attributes:
+        decision: the fields of the record that it may begin; where that is too long ago, those of its end.
+        outcome: the fields of the record of its end; None while it has not ended.
+    """
+
+    decision: Mapping[str, Any]
+    outcome: Mapping[str, Any] | None
 
 
 class _Uncounted:
@@ -126,12 +138,13 @@ def trace(directory: Path, room: Room) -> Trace:
     return Trace(log, next_seq, sizes, started, completion, last_sign)
 
 
-def concluded(known: Record | None, left: Trace | None) -> Record:
+def concluded(known: Record | None, left: Trace | None, outcome: Mapping[str, Any] | None = None) -> Record:
     """What is to be known of an execution that an earlier daemon has not noted as finished. Its log says so, too.
 
     Args:
         known: what the history knows.
         left: what is left of its log. One of the two is there.
+        outcome: the audit's record of its end, if it has one: it counts where there is no log.
     """
     description = dict(known.description if known is not None else left.log.execution if left is not None else {})
     key, fingerprint = description.pop(ONCE, (None, None))
@@ -139,11 +152,8 @@ def concluded(known: Record | None, left: Trace | None) -> Record:
         key, fingerprint = known.idempotency_key, known.fingerprint
     description |= {"state": State.FINISHED.value, "queue_position": None}
     if left is not None:
-        description |= {"stdout_bytes": left.sizes["stdout"], "stderr_bytes": left.sizes["stderr"]}
-        description["dropped_bytes"] = left.log.dropped[0]
-        description |= {key: left.started[key] for key in ("pid", "pgid") if left.started is not None}
-    completion = left.completion if left is not None else None
-    end = left.last_sign if left is not None else _seconds(description["started_at"] or description["created_at"])
+        description |= _told_by(left, description)
+    end, completion = _end_of(description, left, outcome)
     if completion is None:
         completion = _lost(description, end)
         if left is not None:
@@ -151,6 +161,8 @@ def concluded(known: Record | None, left: Trace | None) -> Record:
     taken = ("exit_code", "signal", "reason", "duration", "stdout_bytes", "stderr_bytes", "dropped_bytes", "leftovers")
     description |= {key: completion[key] for key in taken}
     description["limit"] = completion.get("limit")
+    if "agent" in completion:
+        description["agent"] = completion["agent"]
     description["finished_at"] = datetime.fromtimestamp(end, UTC).isoformat()
     if left is not None:
         is_new = left.completion is None
@@ -175,28 +187,44 @@ def concluded(known: Record | None, left: Trace | None) -> Record:
     )
 
 
-def unended(directory: Path) -> dict[str, dict[str, Any]]:
-    """The executions that the audit has as begun, and not as ended, in the last life of the daemon.
+def _told_by(left: Trace, known: Mapping[str, Any]) -> dict[str, Any]:
+    """What a log tells of its execution besides its end."""
+    told = {"stdout_bytes": left.sizes["stdout"], "stderr_bytes": left.sizes["stderr"]}
+    told |= {"dropped_bytes": left.log.dropped[0]}
+    told |= {key: left.started[key] for key in ("pid", "pgid") if left.started is not None}
+    return {**told, "started_at": known["started_at"] or left.log.execution.get("started_at")}
+
+
+def recorded(directory: Path) -> dict[str, Recorded]:
+    """The executions of the daemon's last life that the history may lack.
+
+    These are those that had not ended, what waits for its turn among them, and, if it was killed, those that had.
 
     Args:
         directory: where the audit's files are.
 
     Returns:
-        The records of the decisions, by the execution's id; nothing where there is no audit that can be read.
+        What the audit tells of them, by the execution's id; nothing where there is no audit that can be read.
     """
-    found: dict[str, dict[str, Any]] = {}
+    decisions: dict[str, dict[str, Any]] = {}  # of earlier lives, too: what was held may have been decided long ago
+    begun: dict[str, Recorded] = {}
+    ended: dict[str, Recorded] = {}
     try:
-        for record in filter(None, map(opened, _last_records(directory))):
-            fields = record.fields
-            if fields.get("kind") == "began":
-                found.clear()
-            elif fields.get("kind") == "decision" and fields.get("decision") == "allowed":
-                found[str(fields.get("execution_id"))] = fields
-            elif fields.get("kind") == "outcome":
-                found.pop(str(fields.get("execution_id")), None)
+        for fields in (record.fields for record in map(opened, _last_records(directory)) if record is not None):
+            kind, name = fields.get("kind"), str(fields.get("execution_id"))
+            if kind == "began":
+                begun, ended = {}, {}
+            elif kind == "ended":  # in good order: the history has what had ended
+                ended = {}
+            elif kind == "decision" and fields.get("decision") == "allowed":
+                decisions[name] = fields
+                begun[name] = Recorded(fields, None)
+            elif kind == "outcome":
+                begun.pop(name, None)
+                ended[name] = Recorded(decisions.get(name, fields), fields)
     except OSError:
         return {}
-    return found
+    return begun | ended
 
 
 def _last_records(directory: Path) -> list[bytes]:
@@ -210,7 +238,7 @@ def _last_records(directory: Path) -> list[bytes]:
 
 
 def begun(execution_id: str, fields: Mapping[str, Any]) -> Record:
-    """What is known of an execution of which there is nothing but the decision that it may begin.
+    """What is known of an execution of which there is nothing but what the audit has.
 
     Args:
         execution_id: its id.
@@ -242,7 +270,33 @@ def begun(execution_id: str, fields: Mapping[str, Any]) -> Record:
         "pty": None,
     }
     created = _seconds(description["created_at"])
-    return Record(execution_id, session_id, principal, created, None, None, None, 0.0, command, 0, description, None)
+    key = str(fields["idempotency_key"]) if "idempotency_key" in fields else None
+    known = Record(execution_id, session_id, principal, created, None, None, None, 0.0, command, 0, description, None)
+    return attrs.evolve(known, idempotency_key=key)
+
+
+def _end_of(
+    description: dict[str, Any], left: Trace | None, outcome: Mapping[str, Any] | None
+) -> tuple[float, dict[str, Any] | None]:
+    """When an execution ended or was last seen, and the params of its `process.completed`, if it is known how."""
+    if left is not None:
+        return left.last_sign, left.completion
+    if outcome is None:
+        return _seconds(description["started_at"] or description["created_at"]), None
+    end = _seconds(outcome["t"])
+    return end, _ended(description, end, outcome)
+
+
+def _ended(description: dict[str, Any], end: float, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The params of `process.completed`, by the audit's record of its end, by which its description is completed."""
+    outcome = Outcome(fields["exit_code"], Reason(fields["outcome"]), error=str(fields.get("error", "")))
+    duration, pid = float(fields["duration"]), fields["pid"]
+    if pid is not None:
+        started = description["started_at"] or datetime.fromtimestamp(end - duration, UTC).isoformat()
+        description |= {"pid": pid, "pgid": pid, "started_at": started}
+    description["error"] = outcome.error
+    sizes: dict[Stream, int] = {"stdout": description["stdout_bytes"], "stderr": description["stderr_bytes"]}
+    return {**outcome.told(duration, sizes, description["dropped_bytes"]), "pid": pid, "pgid": pid}
 
 
 def _lost(description: dict[str, Any], end: float) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def _compared_with_history(receipt: Mapping[str, Any], record: Record) -> Iterat
     labels = receipt.get("labels")
     if labels is not None and "…" not in labels and labels != known.get("labels", {}):
         differing.append("labels")
-    if receipt.get("command_sha256") != command_digest(known):
+    if command_digest(known) not in (receipt.get("command_sha256"), command_digest(receipt)):  # or it is from there
         differing.append("command")
     if receipt.get("agent") != agent_of(known).get("agent"):
         differing.append("agent")

@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import attrs
@@ -56,6 +57,7 @@ def description(name: str) -> dict[str, object]:
         "principal": "uid 0",
         "state": "STARTING",
         "command": f"echo {name}",
+        "argv": ["echo", name],
         "pid": None,
         "pgid": None,
         "created_at": CREATED,
@@ -128,13 +130,19 @@ class Run:
         }
 
     def record(self) -> Record:
+        ended = self.finished_at
         known = description(self.name) | {
             "state": "RUNNING" if self.finished_at is None else "FINISHED",
             "pid": 77,
             "pgid": 77,
+            "started_at": STARTED,
+            "finished_at": None if ended is None else datetime.fromtimestamp(ended, UTC).isoformat(),
             "stdout_bytes": self.log.sizes["stdout"],
             "next_seq": self.log.next_seq,
         }
+        known |= (
+            {} if ended is None else {name: self.completion()[name] for name in ("exit_code", "reason", "duration")}
+        )
         return Record(
             id=self.name,
             session_id="s",
@@ -233,25 +241,73 @@ async def test_what_ran_when_it_died_is_lost_with_all_its_output(tmp_path):
         assert (one.log.next_seq, one.description["next_seq"]) == (5, 5)
 
 
+def recorded(directory: Path, *names: str) -> Audit:
+    """An audit in which these have been decided about, in a life of the daemon that goes on."""
+    audit = Audit(directory / "audit", 1 << 20, 3)
+    for name in names:
+        decide(audit, name, "refused" if name == "refused" else "allowed")
+        if name == "held":
+            audit.record("began", {"pid": 1})
+    return audit
+
+
+def decide(audit: Audit, name: str, decision: str = "allowed") -> None:
+    """Put on record that one may begin, or not."""
+    whose = {"session_id": "s", "principal": "uid:0", "command": f"run {name}", "cwd": "/tmp", "idempotency_key": name}
+    audit.record("decision", {"execution_id": name, "decision": decision, **whose})
+
+
+def conclude(audit: Audit, name: str, outcome: str, pid: int | None = None) -> None:
+    """Put on record how it ended."""
+    how = {"outcome": outcome, "exit_code": None if pid is None else 3, "duration": 0.25, "pid": pid}
+    audit.record("outcome", {"execution_id": name, "session_id": "s", "principal": "uid:0", **how})
+
+
 async def test_what_left_nothing_but_the_decision_is_lost(tmp_path):
     """Killed before its first output, in the moment before it is noted: the audit has it as begun, and not as ended."""
-    audit = Audit(tmp_path / "audit", 1 << 20, 3)
-    for name in ("earlier", "ended", "refused", "begun"):
-        if name == "ended":
-            audit.record("began", {"pid": 1})
-        decision = "refused" if name == "refused" else "allowed"
-        whose = {"session_id": "s", "principal": "uid:0", "command": f"run {name}", "cwd": "/tmp"}
-        audit.record("decision", {"execution_id": name, "decision": decision, **whose})
-    audit.record("outcome", {"execution_id": "ended"})
+    audit = recorded(tmp_path, "held", "refused", "begun")
     async with opened(tmp_path) as archive:
         [begun] = await archive.newest(Wanted())
         assert (begun.id, begun.principal, begun.completion["reason"]) == ("begun", "uid:0", "lost")
         assert (begun.description["command"], begun.description["state"]) == ("run begun", "FINISHED")
         cursor = begun.log.cursor(0)
         assert list(iter(cursor.take, None)) == [Gap(1, 1, None, None), Note(2, "process.completed", begun.completion)]
+        assert (await archive.find_once("uid:0", "begun")).id == "begun"
     async with opened(tmp_path) as archive:
         assert len(await archive.newest(Wanted())) == 1
     audit.close({})
+
+
+async def test_what_had_ended_in_the_moment_of_a_crash_is_known(tmp_path):
+    """What left no files, and what was dropped without having run, ended as the audit says; nothing of it is lost."""
+    audit = recorded(tmp_path, "held", "brief")
+    conclude(audit, "held", "cancelled")
+    conclude(audit, "brief", "exited", pid=77)
+    conclude(audit, "foreign", "no such reason")
+    async with opened(tmp_path) as archive:
+        held, brief = await only(archive, "held"), await only(archive, "brief")
+        assert (held.completion["reason"], held.description["command"]) == ("cancelled", "run held")
+        assert (held.description["pid"], held.description["started_at"]) == (None, None)
+        assert (brief.completion["reason"], brief.completion["exit_code"], brief.description["pid"]) == (
+            "exited",
+            3,
+            77,
+        )
+        assert brief.description["started_at"] < brief.description["finished_at"]
+        assert [(await archive.evidence.verify(name, None))["verdict"] for name in ("held", "brief")] == [
+            "verified"
+        ] * 2
+        assert await archive.find("foreign") == []
+    audit.close({})
+
+
+async def test_a_history_that_was_removed_is_not_made_again_from_an_audit_that_has_ended(tmp_path):
+    """Nothing is missing from it then that anybody has not taken away."""
+    audit = recorded(tmp_path, "brief")
+    conclude(audit, "brief", "exited", pid=77)
+    audit.close({})
+    async with opened(tmp_path) as archive:
+        assert await archive.newest(Wanted()) == []
 
 
 async def test_the_end_is_told_whatever_is_left(tmp_path, until):
@@ -732,20 +788,44 @@ async def test_what_ran_when_it_died_gets_a_receipt_that_says_so(tmp_path):
 
 
 async def test_no_execution_has_two_receipts(tmp_path, until):
-    """Neither where the daemon was killed before the history had its number, nor where the history is made anew."""
+    """Neither where the daemon was killed before the history had its number, nor where the history is made anew.
+
+    And the history that is completed says what the receipt does.
+    """
     async with opened(tmp_path) as archive:
         Run(archive, "one").start().write(b"hello\n").finish()
         before = await attested(archive, "one")
+        os.utime(tmp_path / "output" / "one" / "journal", (1.0, 1.0))  # which is all that a log has of its end
+        os.utime(tmp_path / "output" / "one" / "stdout", (1.0, 1.0))
     with sqlite3.connect(tmp_path / "history.db") as db:
         db.execute("UPDATE executions SET receipt = NULL, finished_at = NULL")
     db.close()
     async with opened(tmp_path) as archive:
         await until(lambda: archive.is_settled)
         assert await attested(archive, "one") == before
+        assert (await archive.evidence.verify("one", None))["verified"]
     (tmp_path / "history.db").unlink()
     async with opened(tmp_path) as archive:
         await until(lambda: archive.is_settled)
         assert await attested(archive, "one") == before
+        assert (await archive.evidence.verify("one", None))["verified"]
+
+
+async def test_what_left_no_log_is_known_by_its_receipt(tmp_path, until):
+    """The daemon was killed between the receipt and the history: the audit knows less of it."""
+    async with opened(tmp_path) as archive:
+        Run(archive, "one").start().finish()
+        before = await attested(archive, "one")
+    audit = recorded(tmp_path, "one")
+    conclude(audit, "one", "exited", pid=77)
+    for file in tmp_path.glob("history.db*"):
+        file.unlink()
+    async with opened(tmp_path) as archive:
+        await until(lambda: archive.is_settled)
+        assert await attested(archive, "one") == before
+        assert (await only(archive, "one")).description["command"] == before["command"] == "echo one"
+        assert (await archive.evidence.verify("one", None))["verified"]
+    audit.close({})
 
 
 def parts_of(db: sqlite3.Connection, kind: str) -> set[str]:
