@@ -8,7 +8,7 @@ verb, the later one wins.
 import argparse
 import math
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ccexecctl import commands
 from ccexecctl.errors import UsageError
@@ -54,6 +54,27 @@ class Parser(argparse.ArgumentParser):
             conflict_handler="resolve",  # a verb's own option may take the place of a global one
         )
         _add_global_options(self)
+        self._command = ""
+
+    def add_command(self, what: str) -> None:
+        """Add the words of a command behind "--", where other words of ours come before it, in any order.
+
+        They become `argv`; without "--" in front of them they are taken only when none looks like an option.
+
+        Args:
+            what: what the command is for, in the help.
+        """
+        self._command = "argv"
+        self.add_argument(self._command, nargs="*", metavar="-- CMD ARGS", help=what)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, but for the words of a command, which are none of its business."""
+        if not self._command or "--" not in args:
+            return super().parse_known_args(args, namespace)
+        end = args.index("--")
+        parsed, unknown = super().parse_known_args(args[:end], namespace)
+        setattr(parsed, self._command, [*getattr(parsed, self._command), *args[end + 1 :]])
+        return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
         """Refuse a command line as everything else is refused.

@@ -1,11 +1,12 @@
 """`ccexecctl hooks`: what is called at events, which hooks a command would meet, and what one does."""
 
 import json
-from argparse import REMAINDER, ArgumentParser, Namespace
+from argparse import REMAINDER, Namespace
 from pathlib import Path
 from typing import Any
 
 from ccexecctl import render
+from ccexecctl.arguments import Parser, pair
 from ccexecctl.client import connect_to
 from ccexecctl.errors import CtlError, Exit, UsageError
 
@@ -40,7 +41,7 @@ refuses or fails."""
 RUN_EXAMPLES = """\
 examples:
   ccexecctl hooks run venv -- python3 -V
-  ccexecctl hooks run --event on_error --label job=nightly report
+  ccexecctl hooks run report --event on_error --label job=nightly
 """
 
 TEST_DESCRIPTION = """\
@@ -55,28 +56,27 @@ examples:
 """
 
 
-def configure(parser: ArgumentParser) -> None:
+def configure(parser: Parser) -> None:
     """Add the three deeds."""
     parser.usage = f"{parser.prog} [OPTIONS] list|run|test ..."
     deeds = parser.add_subparsers(dest="deed", required=True, metavar="list|run|test", prog=parser.prog)
     shown = deeds.add_parser("list", description=LIST_DESCRIPTION, epilog=LIST_EXAMPLES, help="what is in force")
     shown.set_defaults(deed=_list)
     tried = deeds.add_parser("run", description=RUN_DESCRIPTION, epilog=RUN_EXAMPLES, help="call one")
-    tried.usage = f"{tried.prog} [OPTIONS] NAME [--] [COMMAND ...]"
+    tried.usage = f"{tried.prog} [OPTIONS] NAME [-- CMD ARGS]"
     tried.add_argument("name", metavar="NAME", help="the hook")
     tried.add_argument("--event", choices=EVENTS, metavar="EVENT", help="which event, where it has several")
     tried.set_defaults(deed=_run)
     tested = deeds.add_parser("test", description=TEST_DESCRIPTION, epilog=TEST_EXAMPLES, help="who would be called")
-    tested.usage = f"{tested.prog} [OPTIONS] [--] [COMMAND ...]"
+    tested.usage = f"{tested.prog} [OPTIONS] [-- CMD ARGS]"
     tested.add_argument("--file", metavar="FILE", type=Path, help="look into this file, without a daemon")
     tested.set_defaults(deed=_test)
     for each in (tried, tested):
         each.add_argument("--cwd", metavar="DIR", help="the command's working directory")
         each.add_argument("--lane", metavar="NAME", help="its lane")
-        each.add_argument(
-            "--label", metavar="NAME=VALUE", action="append", default=[], help="a label of it; repeatable"
-        )
-        each.add_argument("words", nargs=REMAINDER, metavar="COMMAND", help="the command and its words")
+        each.add_argument("--label", metavar="K=V", action="append", default=[], type=pair, help="a label of it")
+    tried.add_command("the command that it is about")
+    tested.add_argument("argv", nargs=REMAINDER, metavar="-- CMD ARGS", help="the command that it is about")
 
 
 def run(arguments: Namespace) -> int:
@@ -146,8 +146,8 @@ def _test(arguments: Namespace) -> int:
 
 def _about(arguments: Namespace) -> dict[str, Any]:
     """The command that is asked about, as params."""
-    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
-    labels = dict(label.partition("=")[::2] for label in arguments.label)
+    words = arguments.argv[arguments.argv[:1] == ["--"] :]
+    labels = dict(arguments.label)
     about = {"argv": words or None, "cwd": arguments.cwd, "lane": arguments.lane, "labels": labels or None}
     return {name: value for name, value in about.items() if value is not None}
 

@@ -16,7 +16,7 @@ EXAMPLES = """\
 examples:
   ccexecctl policy show
   ccexecctl policy test -- git push
-  ccexecctl policy test --file ./policy.toml --command 'git log; rm x'
+  ccexecctl policy test --file ./policy.toml --shell 'git log; rm x'
 """
 
 SHOW_DESCRIPTION = "Show the allow-list and the rules that are in force, and what they allow without saying so."
@@ -35,7 +35,7 @@ TEST_EXAMPLES = """\
 examples:
   ccexecctl policy test -- git push
   ccexecctl policy test --cwd /srv --env LD_PRELOAD -- make
-  ccexecctl policy test --command 'ls | wc -l'
+  ccexecctl policy test --shell 'ls | wc -l'
   ccexecctl policy test --file ./policy.toml --principal 'uid:1000' -- claude -p x
 """
 
@@ -47,13 +47,13 @@ def configure(parser: ArgumentParser) -> None:
     show = deeds.add_parser("show", description=SHOW_DESCRIPTION, epilog=SHOW_EXAMPLES, help="what is in force")
     show.set_defaults(deed=_show)
     test = deeds.add_parser("test", description=TEST_DESCRIPTION, epilog=TEST_EXAMPLES, help="explain a verdict")
-    test.usage = f"{test.prog} [OPTIONS] [--] COMMAND ..."
-    test.add_argument("--command", metavar="STRING", help="a command string, instead of words")
-    test.add_argument("--cwd", metavar="DIR", help="its working directory")
-    test.add_argument("--env", metavar="NAME", action="append", default=[], help="a variable that is set; repeatable")
+    test.usage = f"{test.prog} [OPTIONS] -- CMD ARGS\n       {test.prog} [OPTIONS] --shell COMMAND"
+    test.add_argument("--shell", metavar="COMMAND", help="a COMMAND for the shell, instead of CMD ARGS")
+    test.add_argument("--cwd", metavar="DIR", help="as if run in DIR (default: this directory)")
+    test.add_argument("--env", metavar="NAME", action="append", default=[], help="a variable that is set")
     test.add_argument("--principal", metavar="WHO", help="who asks (default: you, at the control socket)")
     test.add_argument("--file", metavar="FILE", type=Path, help="judge by this policy file, without a daemon")
-    test.add_argument("words", nargs=REMAINDER, metavar="COMMAND", help="the command and its words")
+    test.add_argument("argv", nargs=REMAINDER, metavar="-- CMD ARGS", help="the command")
     test.set_defaults(deed=_test)
 
 
@@ -84,13 +84,13 @@ def _line_of(rule: dict[str, Any]) -> str:
 
 
 def _test(arguments: Namespace) -> int:
-    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
-    if (arguments.command is None) == (not words):
-        raise UsageError("give either a command's words or --command STRING", "ccexecctl policy test --help")
+    words = arguments.argv[arguments.argv[:1] == ["--"] :]
+    if (arguments.shell is None) == (not words):
+        raise UsageError("give either a command's words or --shell COMMAND", "ccexecctl policy test --help")
     asked = {
-        "command": arguments.command,
+        "command": arguments.shell,
         "argv": words or None,
-        "cwd": arguments.cwd,
+        "cwd": str(Path(arguments.cwd or "").absolute()),
         "env": arguments.env,
         "principal": arguments.principal,
     }

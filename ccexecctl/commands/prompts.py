@@ -1,16 +1,21 @@
 """`ccexecctl prompts`: a ledger of prompts, their versions, and what came of each in verified runs."""
 
+import base64
 import sys
-from argparse import REMAINDER, ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Iterator
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ccexecctl import render
-from ccexecctl.arguments import count
+from ccexecctl import asking, render
+from ccexecctl.arguments import Parser, count
 from ccexecctl.client import Client, connect_to
 from ccexecctl.errors import CtlError, Exit, RefusedError, UsageError
+from ccexecctl.foreground import execute
 from ccexecd.protocol.errors import ErrorCode
+
+if TYPE_CHECKING:
+    from ccexecctl.api.command_line import Call
 
 DESCRIPTION = """\
 Keep prompts and lists of tasks by name and version: what was changed and why, and what came of it. Only runs whose
@@ -20,7 +25,7 @@ ten runs at least, and leaves it when it falls below that."""
 EXAMPLES = """\
 examples:
   ccexecctl prompts record review --file review.md --why 'asks for a list of files first'
-  ccexecctl prompts run review -- claude --output-format=stream-json --verbose -p
+  ccexecctl prompts run review
   ccexecctl prompts show review
   ccexecctl prompts graduate review
   ccexecctl prompts history review
@@ -37,48 +42,65 @@ RECORD_DESCRIPTION = """\
 Put a new version on record, or count an execution that ran one: whether it succeeded is taken from its receipt."""
 
 RUN_DESCRIPTION = """\
-Run a prompt: the command, with the prompt as its last argument, under the daemon. Wait for its end, verify it, and
-count what came of it. Returns 0 when it has succeeded, 1 when it has failed."""
+Have an agent do what a prompt says, as `ccexecctl agent` has it do a task, or run a command with the prompt as its last
+argument. Wait for its end, verify it, and count what came of it. Returns 0 when it has succeeded, 1 when it has
+failed."""
+
+RUN_EXAMPLES = """\
+examples:
+  ccexecctl prompts run review
+  ccexecctl prompts run review --version 2 --model opus --tools Read
+  ccexecctl prompts run review -- ./our-agent --prompt
+
+The global --timeout is given before the verb here; after it, --timeout is the run's.
+"""
 
 GRADUATE_DESCRIPTION = "Take a version into production: the newest, unless another one is named."
 
 HISTORY_DESCRIPTION = "Print what has happened to a prompt: versions, runs, graduations and demotions."
 
-AGENT = ("claude", "--output-format=stream-json", "--verbose", "-p")
-"""What runs a prompt where nothing else is named. The prompt is its last word."""
+OF_AGENTS = ("agent", "program", "model", "allowed_tools", "permission_mode", "max_turns")
+"""Options that say how an agent is called: not for a command, which says so itself."""
+
+STDIN_PIECE = 256 * 1024
+"""Bytes of a prompt that travel in one message, as in the Python API."""
+
+PATIENCE = 3600.0
+"""Seconds that a receipt may take, which digests all of the output, or a program to read its prompt."""
 
 WAIT = 20.0
 """Seconds that one request waits for the end of a run. Each answer also shows that the daemon is alive."""
 
 
-def configure(parser: ArgumentParser) -> None:
+def configure(parser: Parser) -> None:
     """Add the six deeds."""
     metavar = "list|show|run|record|graduate|history"
     parser.usage = f"{parser.prog} [OPTIONS] {metavar} ..."
     deeds = parser.add_subparsers(dest="deed", required=True, metavar=metavar, prog=parser.prog)
 
-    def add(name: str, description: str, example: str, summary: str) -> ArgumentParser:
+    def add(name: str, does: Callable[[Namespace], int], description: str, example: str, summary: str) -> Parser:
         epilog = f"example:\n  ccexecctl prompts {example}\n"
-        deed: ArgumentParser = deeds.add_parser(name, description=description, epilog=epilog, help=summary)
+        deed = deeds.add_parser(name, description=description, epilog=epilog, help=summary)
+        deed.set_defaults(deed=does)
+        if does is not _list:
+            deed.usage = f"{deed.prog} [OPTIONS] NAME"
+            deed.add_argument("name", metavar="NAME", help="of the prompt")
         return deed
 
-    add("list", LIST_DESCRIPTION, "list", "every prompt").set_defaults(deed=_list)
-    show = add("show", SHOW_DESCRIPTION, "show review --version 2", "one, and how its versions do")
-    show.set_defaults(deed=_show)
-    run_ = add("run", RUN_DESCRIPTION, "run review", "run one, and count what came of it")
-    run_.set_defaults(deed=_run)
-    record = add("record", RECORD_DESCRIPTION, "record review --file review.md --why shorter", "a version, or a run")
-    record.set_defaults(deed=_record)
-    graduate = add("graduate", GRADUATE_DESCRIPTION, "graduate review", "into production")
-    graduate.set_defaults(deed=_graduate)
-    history = add("history", HISTORY_DESCRIPTION, "history review", "what has happened to one")
-    history.set_defaults(deed=_history)
-    for deed in (show, run_, record, graduate, history):
-        deed.add_argument("name", metavar="NAME", help="of the prompt")
+    add("list", _list, LIST_DESCRIPTION, "list", "every prompt")
+    show = add("show", _show, SHOW_DESCRIPTION, "show review --version 2", "one, and how its versions do")
+    run_ = add("run", _run, RUN_DESCRIPTION, "", "run one, and count what came of it")
+    record = add(
+        "record", _record, RECORD_DESCRIPTION, "record review --file review.md --why shorter", "a version, or a run"
+    )
+    graduate = add("graduate", _graduate, GRADUATE_DESCRIPTION, "graduate review", "into production")
+    add("history", _history, HISTORY_DESCRIPTION, "history review", "what has happened to one")
     for deed in (show, run_, graduate):
         deed.add_argument("--version", metavar="N", type=_version, help="which one")
     run_.usage = f"{run_.prog} [OPTIONS] NAME [-- CMD ARGS]"
-    run_.add_argument("argv", nargs=REMAINDER, metavar="-- CMD ARGS", help=f"what runs it (default: {' '.join(AGENT)})")
+    run_.epilog = RUN_EXAMPLES
+    run_.add_command("what runs it, instead of an agent")
+    asking.add_options(run_)
     record.add_argument("--file", metavar="FILE", help="the text; - is standard input")
     record.add_argument("--why", metavar="TEXT", help="what was changed, and why")
     record.add_argument("--tasks", action="store_true", help="it is a list of tasks")
@@ -147,7 +169,7 @@ def _record(arguments: Namespace) -> int:
         raise UsageError("give a version with --file and --why, or an --execution", "ccexecctl prompts record --help")
     with connect_to(arguments) as client:
         if arguments.execution is not None:
-            told = client.call("prompts_count", {"execution_id": arguments.execution}, extra=3600.0)
+            told = client.call("prompts_count", {"execution_id": arguments.execution}, extra=PATIENCE)
             if told["name"] != arguments.name:
                 render.remark(f"the execution ran the prompt {told['name']!r}: it was counted for that")
             render.show(told, _counted(told), as_json=arguments.json)
@@ -170,29 +192,70 @@ def _text(file: str) -> str:
 
 
 def _run(arguments: Namespace) -> int:
-    command = arguments.argv[arguments.argv[:1] == ["--"] :] or list(AGENT)
+    options = asking.given(arguments)
+    idle = [name for name in OF_AGENTS if name in options] if arguments.argv else []
+    if idle:
+        raise UsageError(f"a command says itself: {', '.join(idle)}", "leave out the command, or these options")
     with connect_to(arguments) as client:
         prompt = client.call("prompts_show", {"name": arguments.name, "version": arguments.version})
         if prompt["kind"] == "tasks":
             raise UsageError(f"{prompt['name']} is a list of tasks; only a prompt can be run here")
-        execution_id = _executed(client, prompt, command)
-        told = client.call("prompts_count", {"execution_id": execution_id}, extra=3600.0)
+        execution_id = _executed(client, prompt, arguments.argv, options)
+        told = client.call("prompts_count", {"execution_id": execution_id}, extra=PATIENCE)
     document = {**told, "execution_id": execution_id}
     render.show(document, [f"execution {execution_id}", *_counted(told)], as_json=arguments.json)
     return Exit.DONE if told["succeeded"] else Exit.FAILED
 
 
-def _executed(client: Client, prompt: dict[str, Any], command: list[str]) -> str:
+def _executed(client: Client, prompt: dict[str, Any], command: list[str], options: dict[str, Any]) -> str:
     """Run a prompt to its end. Returns the execution's id."""
+    call = _call(prompt["text"], command, options)
     labels = {"prompt": prompt["name"], "prompt_version": str(prompt["version"]), "prompt_sha256": prompt["sha256"]}
-    request = {"argv": [*command, prompt["text"]], "cwd": str(Path.cwd()), "labels": labels, "on_disconnect": "cancel"}
-    started = client.call("execute", request)
-    execution_id: str = started["execution_id"]
-    client.call("detach", {"execution_id": execution_id})  # its output is for `ccexecctl logs`
-    asked = {"execution_id": execution_id, "timeout": WAIT}
+    request = {
+        "argv": call.argv,
+        "cwd": str(Path(options.get("cwd", "")).absolute()),
+        "env": options.get("env", {}),
+        "labels": options.get("labels", {}) | labels,
+        "on_disconnect": "cancel",
+    }
+    if not command:
+        request["agent"] = options.get("agent", "claude")
+    if "timeout" in options:
+        request["timeout"] = options["timeout"]
+    if call.stdin is not None:
+        request["stdin"] = "open"
+    execution_id: str = execute(client, request)["execution_id"]
+    about = {"execution_id": execution_id}
+    client.call("detach", about)  # its output is for `ccexecctl logs`
+    if call.stdin is not None:
+        _write(client, about, call.stdin.encode())
+    asked = {**about, "timeout": WAIT}
     while "reason" not in client.call("wait", asked, extra=WAIT):
         pass
     return execution_id
+
+
+def _call(text: str, command: list[str], options: dict[str, Any]) -> "Call":
+    """How the prompt is given to an agent, or to a command."""
+    from ccexecctl.api.command_line import Call, call_of  # noqa: PLC0415  # attrs: only this deed pays for them
+    from ccexecctl.api.options import AgentOptions  # noqa: PLC0415
+
+    if command:
+        return Call((*command, text))
+    chosen = {name: options[name] for name in OF_AGENTS if name in options}
+    return call_of(text, AgentOptions(**chosen, partial_messages=False))
+
+
+def _write(client: Client, about: dict[str, Any], text: bytes) -> None:
+    """Give all of it to standard input. A program that does not want it tells so by its end."""
+    try:
+        for begin in range(0, len(text), STDIN_PIECE):
+            piece = base64.b64encode(text[begin : begin + STDIN_PIECE]).decode("ascii")
+            client.call("write_stdin", {**about, "data_base64": piece}, extra=PATIENCE)
+        client.call("close_stdin", about)
+    except RefusedError as refused:
+        if refused.code not in (ErrorCode.STDIN_CLOSED, ErrorCode.INVALID_STATE):
+            raise
 
 
 def _graduate(arguments: Namespace) -> int:

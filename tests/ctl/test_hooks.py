@@ -37,7 +37,7 @@ def test_list_is_a_table(ctl, daemon):
 def test_one_is_tried(ctl, daemon):
     """The daemon is asked about exactly that; the exit code says whether the command would run."""
     daemon.answers["hook_run"] = TRIED
-    said = ctl("hooks", "run", "--label", "job=a=b", "--lane", "slow", "venv", "--", "ls", "--json")
+    said = ctl("hooks", "run", "venv", "--label", "job=a=b", "--lane", "slow", "--", "ls", "--json")
     assert said.code == 0
     assert said.out.splitlines() == [
         "venv at pre_execute: ok",

@@ -1,5 +1,7 @@
 """policy: what is in force, and why something may or may not run."""
 
+from pathlib import Path
+
 import pytest
 
 SHOWN = {
@@ -53,11 +55,11 @@ def test_a_verdict_is_explained(ctl, daemon):
     ]
     assert daemon.asked("policy") == [{"argv": ["git", "--json", "push"], "cwd": "/srv", "env": ["A", "B"]}]
     daemon.answers["policy"] = {**VERDICT, "decision": "allowed"}
-    assert ctl("policy", "test", "--command", "git log; x").code == 0
-    assert daemon.asked("policy")[-1] == {"command": "git log; x", "env": []}
+    assert ctl("policy", "test", "--shell", "git log; x").code == 0
+    assert daemon.asked("policy")[-1] == {"command": "git log; x", "cwd": str(Path.cwd()), "env": []}
 
 
-@pytest.mark.parametrize("words", [(), ("--command", "x", "--", "y"), ("--",)])
+@pytest.mark.parametrize("words", [(), ("--shell", "x", "--", "y"), ("--",)])
 def test_words_or_a_string(ctl, words):
     """One of them, and not both."""
     assert ctl("policy", "test", *words).code == 2
@@ -70,7 +72,7 @@ def test_a_file_is_judged_by_without_a_daemon(ctl, tmp_path):
     allowed = ctl("policy", "test", "--file", str(file), "--json", "--", "env", "x").json
     assert (allowed["decision"], allowed["rule"]) == ("allowed", "rule 1")
     assert any("so every program" in warning for warning in allowed["warnings"])
-    refused = ctl("policy", "test", "--file", str(file), "--command", "env; x")
+    refused = ctl("policy", "test", "--file", str(file), "--shell", "env; x")
     assert refused.code == 1
     assert refused.out.startswith("refused: command string holds shell syntax (';' at character 4)")
     assert "a shell is needed to tell" in refused.out

@@ -1,6 +1,10 @@
 """prompts: what is asked for each deed, and how it is told."""
 
-import pytest
+import base64
+import os
+from pathlib import Path
+
+from ccexecctl.commands.prompts import STDIN_PIECE
 
 VERSION = {
     "name": "review",
@@ -59,30 +63,66 @@ def test_a_version_or_a_run_is_recorded(ctl, daemon, tmp_path):
     assert ctl("prompts", "record", "review", "--file", str(tmp_path / "none"), "--why", "x").code == 1
 
 
-@pytest.mark.parametrize(("words", "program"), [([], "claude"), (["--", "echo", "-n"], "echo")])
-def test_a_run_is_labelled_and_counted(ctl, daemon, words, program):
-    """The prompt is the last word, as it is; the exit status tells what came of it."""
-    text = "do 'it'; $(rm)"
-    daemon.answers |= {
+def answers_of_a_run(text):
+    """What a daemon says while the prompt `text` is run."""
+    return {
         "prompts_show": {**VERSION, "text": text, "sha256": "d1"},
         "execute": {"execution_id": "e1", "status": "started"},
         "detach": {},
+        "write_stdin": {"accepted_bytes": 1},
+        "close_stdin": {},
         "wait": {"exit_code": 0, "reason": "exited"},
         "prompts_count": COUNTED,
     }
-    said = ctl("prompts", "run", "review", *words)
+
+
+def test_a_run_is_labelled_and_counted(ctl, daemon):
+    """An agent is called as by `agent`, here and with this environment; the exit status tells what came of it."""
+    text = "do 'it'; $(rm)"
+    daemon.answers |= answers_of_a_run(text)
+    said = ctl("prompts", "run", "review", "--version", "2", "--model", "m", "--timeout", "9", "--label", "a=b")
     assert said.code == 0
+    assert daemon.asked("prompts_show") == [{"name": "review", "version": 2}]
     [request] = daemon.asked("execute")
-    assert (request["argv"][0], request["argv"][-1]) == (program, text)
-    assert request["labels"] == {"prompt": "review", "prompt_version": "2", "prompt_sha256": "d1"}
+    assert request["argv"] == ["claude", "-p", text, "--output-format=stream-json", "--verbose", "--model=m"]
+    assert request["labels"] == {"a": "b", "prompt": "review", "prompt_version": "2", "prompt_sha256": "d1"}
+    assert (request["agent"], request["timeout"], request["cwd"]) == ("claude", 9.0, str(Path.cwd()))
+    assert request["env"]["PATH"] == os.environ["PATH"]
     assert said.out.splitlines()[0] == "execution e1"
     daemon.answers["prompts_count"] = {**COUNTED, "succeeded": False, "demoted": True, "counted": False}
-    said = ctl("prompts", "run", "review", *words)
+    said = ctl("prompts", "run", "review", "--no-env")
     assert said.code == 1
+    assert daemon.asked("execute")[-1]["env"] == {}
     assert "failed, which had been counted before" in said.out
     assert "no longer in production" in said.out
     daemon.answers["prompts_show"] |= {"kind": "tasks"}
     assert ctl("prompts", "run", "review").code == 2
+
+
+def test_a_command_has_the_prompt_as_its_last_word(ctl, daemon):
+    """As it is, whatever it begins with; how an agent would be called is none of its business."""
+    daemon.answers |= answers_of_a_run("- dashes")
+    assert ctl("prompts", "run", "review", "--version", "2", "--", "echo", "-n", "--", "x").code == 0
+    [request] = daemon.asked("execute")
+    assert request["argv"] == ["echo", "-n", "--", "x", "- dashes"]
+    assert "agent" not in request
+    said = ctl("prompts", "run", "review", "--model", "m", "--", "echo")
+    assert said.code == 2
+    assert "model" in said.err
+
+
+def test_an_agent_takes_no_prompt_for_an_option(ctl, daemon):
+    """One that begins with a dash, or is too long for a word, goes to its standard input."""
+    text = "- dashes, é, " + "x" * STDIN_PIECE
+    daemon.answers |= answers_of_a_run(text)
+    assert ctl("prompts", "run", "review").code == 0
+    [request] = daemon.asked("execute")
+    assert request["stdin"] == "open"
+    assert text not in request["argv"]
+    written = [base64.b64decode(each["data_base64"]) for each in daemon.asked("write_stdin")]
+    assert len(written) == 2
+    assert b"".join(written).decode() == text
+    assert daemon.asked("close_stdin") == [{"execution_id": "e1"}]
 
 
 def test_graduation_and_history(ctl, daemon, refusal):
