@@ -127,6 +127,8 @@ async def _read(stream: trio.SocketStream, dispatcher: Dispatcher, peer: Peer) -
             peer.queue(error(None, RPCError(ErrorCode.INVALID_REQUEST, f"Invalid request: {too_long}")))
             peer.flush()
             return
-        for message in messages:
-            if message.strip():
-                await dispatcher.receive(message)
+        requests = [message for message in messages if message.strip()]
+        for number, message in enumerate(requests):
+            if number:
+                await trio.lowlevel.checkpoint()  # many may have come together
+            await dispatcher.receive(message)

@@ -18,6 +18,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_st
 
 from ccexecd.core.sessions import Parting
 from ccexecd.external.upgrade import Upgrade, synthesise_head
+from ccexecd.giving_way import Asking
 from ccexecd.protocol.errors import CloseCode
 from ccexecd.service.writer import Writer
 
@@ -25,6 +26,10 @@ log = logging.getLogger(__name__)
 
 _RECEIVE_BUFFER = 64 * 1024
 """Bytes of one read: the library parses a large message a third as fast with its own 4 KiB."""
+
+_MANY_FRAMES = 32
+_SHORT_READ = 8192
+"""Bytes of the next read after one with more frames than that: each costs some microseconds, in one step for all."""
 
 _MESSAGES_WAITING = 16
 """Messages that the library may hold before it stops reading; the connection takes them one by one."""
@@ -72,11 +77,13 @@ class _Headers:
 
     Attributes:
         size: bytes that the headers of the message under way have taken so far.
+        frames: how many began in what arrived last.
         verdict: why the message under way is too much; empty while it is not.
     """
 
     def __init__(self, most: int) -> None:
         self.size = 0
+        self.frames = 0
         self.verdict = ""
         self._most = most
         self._payload = 0  # bytes that the message under way has announced
@@ -92,6 +99,7 @@ class _Headers:
         begun = len(self._begun)
         received, self._begun = self._begun + received, b""
         position = self._passing
+        self.frames = 0
         while position < len(received):
             rest = received[position : position + 14]
             extended = {126: 2, 127: 8}.get(rest[1] & 0x7F, 0) if len(rest) > 1 else 0
@@ -104,6 +112,7 @@ class _Headers:
             if not rest[0] & 0x08 and self._is_too_much(header, length, final=bool(rest[0] & 0x80)):
                 return position + header - begun
             position += header + length
+            self.frames += 1
         self._passing = position - len(received)
         return None
 
@@ -125,11 +134,14 @@ class _Seam(trio.abc.Stream):
 
     Attributes:
         said_goodbye: a close frame has been sent.
+        reads: how often something was read.
+        asking: from each read until the library comes for the next.
         verdict: why nothing more is read, as a close code and its reason.
     """
 
     def __init__(self, stream: trio.abc.Stream, head: bytes, early: bytes, writer: Writer, most: int) -> None:
         self.said_goodbye = False
+        self.reads = 0
         self.verdict: tuple[int, str] | None = None
         self._stream = stream
         self._head = head
@@ -137,12 +149,14 @@ class _Seam(trio.abc.Stream):
         self._writer = writer
         self._headers = _Headers(most)
         self._accepted = trio.Event()
+        self.asking = Asking()
 
     def open_gate(self) -> None:
         """The handshake is answered: frames may be read now (wsproto drops what it is given before)."""
         self._accepted.set()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        self.asking.ends()
         if self._head:
             head, self._head = self._head, b""
             return head
@@ -153,7 +167,10 @@ class _Seam(trio.abc.Stream):
         if self._early:
             received, self._early = self._early, b""
         else:
-            received = bytes(await self._stream.receive_some(max_bytes))
+            size = _SHORT_READ if self._headers.frames > _MANY_FRAMES else max_bytes
+            received = bytes(await self._stream.receive_some(size))
+        self.reads += 1
+        self.asking.begins()
         return received[: self._headers.pass_by(received)]
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -171,8 +188,9 @@ class _Seam(trio.abc.Stream):
 class _Guard:
     """All that `wrap_server_stream` does with a nursery is to start its reader; here it cannot take us along."""
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, at_end: Callable[[], None]) -> None:
         self._nursery = nursery
+        self._at_end = at_end
         self.over = trio.Event()
 
     def start_soon(self, function: Callable[..., Awaitable[Any]], *args: object) -> None:
@@ -186,6 +204,7 @@ class _Guard:
         except Exception as error:  # noqa: BLE001  # a connection's barrier: a ping after our close
             log.debug("the reader of a WebSocket gave up: %r", error)
         finally:
+            self._at_end()
             self.over.set()
 
 
@@ -197,6 +216,9 @@ class WebSocket:
         seam: the stream under that.
         writer: the connection's.
         reader_over: set when nothing more will be read.
+
+    Attributes:
+        is_one_of_many: whether the last message came together with the one before it.
     """
 
     def __init__(self, connection: WebSocketConnection, seam: _Seam, writer: Writer, reader_over: trio.Event) -> None:
@@ -204,6 +226,8 @@ class WebSocket:
         self._seam = seam
         self._writer = writer
         self._reader_over = reader_over
+        self._reads = 0
+        self.is_one_of_many = False
 
     @classmethod
     async def accept(cls, upgrade: Upgrade, writer: Writer, nursery: trio.Nursery, max_message: int) -> "WebSocket":
@@ -217,7 +241,7 @@ class WebSocket:
         """
         head = synthesise_head(upgrade.request.path, upgrade.key, upgrade.subprotocol)
         seam = _Seam(upgrade.stream, head, upgrade.early, writer, max_message)
-        guard = _Guard(nursery)
+        guard = _Guard(nursery, seam.asking.ends)
         request = await wrap_server_stream(
             guard,  # type: ignore[arg-type]  # the one method of a nursery that is used
             seam,
@@ -232,9 +256,11 @@ class WebSocket:
     async def receive(self) -> str | bytes | None:
         """The next message; None when there will be none."""
         try:
-            return await self._connection.get_message()
+            message = await self._connection.get_message()
         except ConnectionClosed:
             return None
+        self.is_one_of_many, self._reads = self._reads == self._seam.reads, self._seam.reads
+        return message
 
     async def ping(self) -> bool:
         """Ask for a sign of life. Returns False when the connection has been closed meanwhile."""

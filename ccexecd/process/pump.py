@@ -18,6 +18,8 @@ from typing import Any, Protocol
 
 import trio
 
+from ccexecd.giving_way import let_others_go_first
+
 Sink = Callable[[bytes], None]
 """Takes what one read brought. Must neither block nor raise."""
 
@@ -113,6 +115,8 @@ class Source:
         if not size:
             self._end()
             return False
+        if size == READ_SIZE:
+            self._pump.is_flooded = True
         self._sink(bytes(self._pump.view[:size]))
         return True
 
@@ -157,12 +161,14 @@ class Pump:
         buffer: what reads go through; shared, because every read is over before the next begins.
         view: the same memory, for slicing without a copy.
         files: what it reads besides pipes; None while there is nothing.
+        is_flooded: whether a read of this turn was full, so that there is more at once.
     """
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._sources: dict[int, _Readable] = {}
         self.files: _Backlog | None = None
+        self.is_flooded = False
         self._alarms: list[tuple[float, int, Callable[[], None]]] = []
         self._alarm_numbers = itertools.count()
         self.buffer = bytearray(READ_SIZE)
@@ -213,6 +219,9 @@ class Pump:
                         source.read_once()
                 if self.files is not None:
                     self.files.read_behind()
+                if self.is_flooded:
+                    self.is_flooded = False
+                    await let_others_go_first()
         finally:
             self._epoll.close()
             if self.files is not None:
