@@ -78,17 +78,23 @@ def abused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Abused]:
         one.good.serves()
     daemon.request("list")  # the first look at what has left the memory opens the history once more
     before = Holdings.of(daemon)
-    yield one
-    one.good.serves()
-    wait_for(one.is_at_rest, "everybody else is gone", 15)
-    with suppress(AssertionError):  # what is closed at this moment; if it is not, the lists say what it is
-        wait_for(lambda: len(opened(daemon.pid)) <= len(before.descriptors), "no more descriptors than before", 5)
-    after = Holdings.of(daemon)
-    assert len(after.descriptors) <= len(before.descriptors), f"{before.descriptors} have become {after.descriptors}"
-    assert len(after.keepers) <= len(before.keepers), f"{before.keepers} have become {after.keepers}"
-    assert after.memory - before.memory < MOST_GROWTH, f"{before} has become {after}"
-    one.good.leave()
-    daemon.stop()  # which looks for errors in its log, and for processes that are left
+    try:
+        yield one
+        one.good.serves()
+        wait_for(one.is_at_rest, "everybody else is gone", 15)
+        with suppress(AssertionError):  # what is closed at this moment; if it is not, the lists say what it is
+            wait_for(lambda: len(opened(daemon.pid)) <= len(before.descriptors), "no more descriptors than before", 5)
+        after = Holdings.of(daemon)
+        assert len(after.descriptors) <= len(before.descriptors), (
+            f"{before.descriptors} have become {after.descriptors}"
+        )
+        assert len(after.keepers) <= len(before.keepers), f"{before.keepers} have become {after.keepers}"
+        assert after.memory - before.memory < MOST_GROWTH, f"{before} has become {after}"
+        one.good.leave()
+        daemon.stop()  # which looks for errors in its log, and for processes that are left
+    finally:
+        if daemon.process.poll() is None:
+            daemon.kill()
 
 
 @pytest.fixture
