@@ -34,13 +34,14 @@ def upon(peer: Peer, name: str, deed: Callable[[Execution | PastExecution], R | 
     execution = peer.find(name)
     if execution is not None and execution.id == name:
         return deed(execution)
-    return Undecided(_upon_known(peer, name, deed))
 
+    async def decide() -> R | Awaitable[R]:
+        found = await known(peer, name)
+        undecided.about = found.id
+        return deed(found)
 
-async def _upon_known(
-    peer: Peer, name: str, deed: Callable[[Execution | PastExecution], R | Awaitable[R]]
-) -> R | Awaitable[R]:
-    return deed(await known(peer, name))
+    undecided = Undecided(decide())
+    return undecided
 
 
 async def known(peer: Peer, name: str) -> Execution | PastExecution:

@@ -36,12 +36,16 @@ class Undecided(Awaitable[Any]):
 
     Args:
         deciding: gives what a call gives that has decided: its result, or an awaitable of that.
+
+    Attributes:
+        about: the whole id of the execution that was named, when it has been found; else empty.
     """
 
-    __slots__ = ("_deciding",)
+    __slots__ = ("_deciding", "about")
 
     def __init__(self, deciding: Awaitable[Any]) -> None:
         self._deciding = deciding
+        self.about = ""
 
     def __await__(self) -> Generator[Any, Any, Any]:
         """Wait for the decision, and then for the result."""
@@ -93,6 +97,11 @@ class _Record:
         self._peer = peer
         self._facts = facts
 
+    def names(self, execution_id: str) -> None:
+        """It is about this execution, by whatever beginning of its id it was named."""
+        if execution_id:
+            self._facts["execution_id"] = execution_id
+
     def allowed(self, reason: str = "") -> None:
         """It is done."""
         self._tell({"decision": "allowed", "reason": reason} if reason else {"decision": "allowed"})
@@ -109,11 +118,14 @@ async def _once_decided(record: _Record, undecided: Undecided) -> Any:
     try:
         outcome = await undecided.decided()
     except _REFUSALS as refused:
+        record.names(undecided.about)
         record.refused(refused)
         raise
     except BaseException:  # its caller has gone: nobody must be able to do something unseen by that
+        record.names(undecided.about)
         record.allowed("its end is not known: its caller left before, or the daemon's log has more")
         raise
+    record.names(undecided.about)
     record.allowed()
     return await _to_its_end(record, outcome) if inspect.isawaitable(outcome) else outcome
 

@@ -279,10 +279,11 @@ def _end_of(
     description: dict[str, Any], left: Trace | None, outcome: Mapping[str, Any] | None
 ) -> tuple[float, dict[str, Any] | None]:
     """When an execution ended or was last seen, and the params of its `process.completed`, if it is known how."""
-    if left is not None:
-        return left.last_sign, left.completion
+    began = _seconds(description["started_at"] or description["created_at"])
+    if left is not None:  # the time of a file is some milliseconds coarser than a clock
+        return max(left.last_sign, began), left.completion
     if outcome is None:
-        return _seconds(description["started_at"] or description["created_at"]), None
+        return began, None
     end = _seconds(outcome["t"])
     return end, _ended(description, end, outcome)
 

@@ -1,5 +1,6 @@
 """Calls that the audit tells of: it says what was decided, whenever that was."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import orjson
@@ -33,6 +34,7 @@ async def test_what_is_refused_later_is_recorded_as_refused(tmp_path):
             await owner.request("control", execution_id=one.id, type="KILL")
             with pytest.raises(RefusedError, match="-32005"):
                 await owner.request("control", execution_id=one.id, type="KILL")
+            two = await owner.execute("sleep", "60", on_disconnect="detach")
         told = [(each["method"], each["decision"], each["principal"]) for each in records(daemon, "call")]
         uid = told[0][2]
         assert told == [
@@ -43,6 +45,10 @@ async def test_what_is_refused_later_is_recorded_as_refused(tmp_path):
             ("control", "refused", uid),
         ]
         assert all(each["reason"] for each in records(daemon, "call") if each["decision"] == "refused")
+        for code in ("", "-32005"):  # by the beginning of its id: who looks for what was done to it finds that, too
+            with pytest.raises(RefusedError, match=code) if code else nullcontext():
+                await daemon.ask("control", execution_id=two.id[:8], type="PAUSE")
+            assert records(daemon, "call")[-1]["execution_id"] == two.id
         assert "x" * 40 not in str(records(daemon, "call"))
 
 

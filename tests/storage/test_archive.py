@@ -241,6 +241,18 @@ async def test_what_ran_when_it_died_is_lost_with_all_its_output(tmp_path):
         assert (one.log.next_seq, one.description["next_seq"]) == (5, 5)
 
 
+async def test_nothing_that_is_lost_ended_before_it_began(tmp_path):
+    """Its files are all that tells when it was seen last, and their times may be earlier than its start."""
+    directory = tmp_path / "state"
+    await killed(directory, "one")
+    for name in ("journal", "stdout"):
+        os.utime(directory / "output" / "one" / name, (1.0, 1.0))
+    async with opened(directory) as archive:
+        one = (await only(archive, "one")).description
+        assert one["finished_at"] == (one["started_at"] or one["created_at"])
+        assert one["duration"] == 0.0
+
+
 def recorded(directory: Path, *names: str) -> Audit:
     """An audit in which these have been decided about, in a life of the daemon that goes on."""
     audit = Audit(directory / "audit", 1 << 20, 3)
