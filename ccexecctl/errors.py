@@ -109,7 +109,11 @@ class RefusedError(CtlError):
         if known is ErrorCode.NOT_PERMITTED:
             self.exit_code = Exit.NOT_PERMITTED
         message = str(body.get("message", "refused without a reason"))
-        lines = [message, *(line for line, problem in _problems(self.data) if problem not in message)]
+        problems = list(_problems(self.data))
+        if known is ErrorCode.INVALID_PARAMS and problems:  # whose message says them once more, in the words of JSON
+            lines = [line for line, _ in problems]
+        else:
+            lines = [message, *(line for line, problem in problems if problem not in message)]
         super().__init__("\n  ".join(lines), HINTS.get(known, "") if known else "")
 
     def as_json(self) -> dict[str, Any]:
@@ -121,5 +125,6 @@ def _problems(data: Any) -> Iterator[tuple[str, str]]:
     """A line and its essence for each entry of `[{path, error, source?}]`: invalid params or configuration."""
     for each in data if isinstance(data, list) else []:
         if isinstance(each, dict) and "error" in each:
-            where = f" ({each['source']})" if each.get("source") else ""
-            yield f"{each.get('path', '$')}: {each['error']}{where}", each["error"]
+            place = str(each.get("path", "")).removeprefix("$").removeprefix(".")
+            source = f" ({each['source']})" if each.get("source") else ""
+            yield f"{place}: {each['error']}{source}" if place else f"{each['error']}{source}", each["error"]

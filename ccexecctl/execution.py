@@ -78,7 +78,7 @@ def _agent_facts(agent: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _used(agent: dict[str, Any]) -> str:
     """Turns, tokens and money, as far as they are known."""
     usage = agent["usage"]
-    told = [f"{agent['turns']} turns"]
+    told = [f"{agent['turns']} turn{'s' * (agent['turns'] != 1)}"]
     if "output_tokens" in usage:
         told.append(f"{usage.get('input_tokens', 0)} tokens in, {usage['output_tokens']} out")
     if agent["cost_usd"] is not None:

@@ -68,7 +68,7 @@ def require_fit(task: str, limit: int) -> None:
         UsageError: it is empty, too long, or no text.
     """
     if not task.strip():
-        raise UsageError("the task is empty", 'cc_execute("What is 2+2?")')
+        raise UsageError("the task is empty", 'say what is to be done, such as "What is 2+2?"')
     try:
         size = len(task.encode())
     except UnicodeEncodeError as error:

@@ -11,11 +11,11 @@ from ccexecctl.errors import Exit, UsageError
 from ccexecctl.launch import connect_or_launch
 
 if TYPE_CHECKING:
-    from ccexecctl.api import AgentResult
+    from ccexecctl.api import AgentResult, Progress
 
 DESCRIPTION = """\
 Have a coding agent do a task under ccexecd, and print its answer. A daemon is started when none is running. What it had
-said is printed also when it is cut off, by a timeout or by Ctrl-C, which cancels it. Returns 0 when it has done the
+said is printed also when it is cut off, by a time-out or by Ctrl-C, which cancels it. Returns 0 when it has done the
 task, 1 when not, with the reason and what to do; 127 when its program is not there. With --json, all that is known."""
 
 EXAMPLES = """\
@@ -62,12 +62,18 @@ def run(arguments: Namespace) -> int:
     from ccexecctl.api import InterruptedTaskError, JsonReplyError, cc_execute_sync  # noqa: PLC0415  # 0.2 s
 
     try:
-        return _show(cc_execute_sync(task, **options), arguments)
+        return _show(cc_execute_sync(task, progress=_wait_told, **options), arguments)
     except JsonReplyError as error:
         return _show(error.result, arguments)
     except InterruptedTaskError as interrupted:
         _show(interrupted.result, arguments)
         return 128 + signal.SIGINT
+
+
+def _wait_told(progress: "Progress") -> None:
+    """Say why nothing comes, where that is known: minutes can pass until an API is asked for the last time."""
+    if progress.kind.value in ("queued", "retry"):
+        render.remark(progress.message)
 
 
 def _show(result: "AgentResult", arguments: Namespace) -> int:

@@ -86,7 +86,8 @@ def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
 def markdown(report: dict[str, Any]) -> str:
     """A report as people read it."""
     daemon = report["daemon"]
-    what = f"{report['rounds']} rounds with the agent `{report['agent']}`, {report['executions']} executions"
+    rounds = f"{report['rounds']} round{'s' * (report['rounds'] != 1)}"
+    what = f"{rounds} with the agent `{report['agent']}`, {report['executions']} executions"
     where = f"ccexecd {daemon['version']} (pid {daemon['pid']})"
     lines = [
         f"# Self-test: {report['verdict']}",

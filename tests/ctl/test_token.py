@@ -110,7 +110,7 @@ def test_revoke(ctl, daemon, refusal):
     daemon.answers["token_revoke"] = refusal(-32602, "Invalid params: $.name: there is no token 'nope'", [problem])
     said = ctl("token", "revoke", "nope")
     assert said.code == 1
-    assert "there is no token 'nope'" in said.err
+    assert said.err == "ccexecctl: name: there is no token 'nope'\n"
 
 
 def test_who_may_not_change_them(ctl, daemon, refusal):

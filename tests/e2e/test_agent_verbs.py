@@ -110,6 +110,17 @@ def test_what_goes_wrong(agent, api):
     assert agent("--json-schema", "/nonexistent", "Say hello to me").returncode == 2
 
 
+def test_what_it_waits_for_is_told(agent, tmp_path):
+    """An API that has to be asked again, which can go on for minutes, in which nothing else is to be seen."""
+    program = tmp_path / "recorded"
+    recording = CHECKOUT / "tests" / "agents" / "recorded" / "2.1.329" / "err_429_twice_then_ok.out"
+    program.write_text(f"#!/bin/sh\ncat {recording}\n")
+    program.chmod(0o755)
+    done = agent("--program", str(program), "Say hello to me")
+    again = "ccexecctl: the agent asks its model again in 1 s (rate_limit)"
+    assert (done.returncode, done.stderr.splitlines()) == (0, [again, again])
+
+
 def test_ctrl_c(words, environment, api, daemon):
     """It cancels the agent, prints what it had said, and exits as Ctrl-C does."""
     api.answers["Write until I stop you"] = [Text([f"word{n} " for n in range(5000)], per_second=100)]
