@@ -409,6 +409,23 @@ def test_every_test_states_its_guarantee(path):
     assert not [each.name for each in functions(path) if each.name.startswith("test_") and not ast.get_docstring(each)]
 
 
+MAP = (ROOT / "ARCHITECTURE.md").read_text().partition("## The map")[2].partition("Who may import whom")[0]
+"""Where ARCHITECTURE.md says what lies where: a row for each module of ccexecd, a section for each package."""
+
+
+def on_the_map(package):
+    """The names in a package's section, which ends where the next row begins that is no further in."""
+    section = re.search(rf"^( *){package}/.*\n((?:\1 +.*\n)*)", MAP, re.MULTILINE)
+    return set(re.findall(r"\w+", section[0])) if section else set()
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.parent.name != "commands"], ids=str)
+def test_every_module_is_on_the_map(path):
+    """Whoever looks for what a file is for finds it where its package is."""
+    if path.stem != "__main__":
+        assert path.stem in on_the_map(path.parent.name)
+
+
 # How large it gets
 
 
