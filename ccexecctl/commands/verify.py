@@ -33,6 +33,9 @@ exit codes, the worst of several executions (the first of these counts before th
    0  verified                                     1 to 4 as everywhere
 """
 
+MOST_AT_ONCE = 10_000
+"""Executions that one request may ask for: the bound of `list` and `history`."""
+
 
 def configure(parser: ArgumentParser) -> None:
     """Add what to verify, and by what."""
@@ -75,8 +78,17 @@ def run(arguments: Namespace) -> int:
 
 
 def _last(client: Client, number: int) -> list[str]:
-    known = client.call("list", {"state": "FINISHED", "limit": number})["executions"]
-    return [each["execution_id"] for each in known]
+    """The ids of the last ones that have ended: those that are listed, and the rest from the history."""
+    reply = client.call("list", {"state": "FINISHED", "limit": min(number, MOST_AT_ONCE)})
+    if "missing" in reply:
+        raise CtlError(f"cannot tell which were the last {number}: not listed: {reply['missing']}")
+    found = {each["execution_id"]: None for each in reply["executions"]}
+    before, has_more = None, reply.get("truncated") or number > MOST_AT_ONCE
+    while has_more and len(found) < number:
+        reply = client.call("history", {"before": before, "limit": MOST_AT_ONCE})
+        found |= {each["execution_id"]: None for each in reply["executions"]}
+        before, has_more = reply["before"], bool(reply["executions"])
+    return list(found)[:number]
 
 
 def _verified(client: Client, name: str, uuid: str | None) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import functools
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any
 
+import trio
+
 from ccexecd.core.execution import State
 from ccexecd.core.redaction import Redactor
 from ccexecd.engine import Execution, HistoryUnavailableError, PastExecution, Wanted
@@ -18,6 +20,9 @@ from ccexecd.service.peer import Peer
 
 REPLY_BYTES = 1000 * 1024
 """Bytes of JSON of the entries of one reply: with what is around them, less than the 1 MiB that a frame may have."""
+
+AT_ONCE = 50
+"""Executions that are told in one step: 5 ms of the event loop."""
 
 MOST_LISTED = 2000
 """Executions of the past that are looked at: more than fit into a reply, 600 bytes of JSON each at least."""
@@ -36,7 +41,7 @@ def list_executions(peer: Peer, wanted: messages.List) -> dict[str, Any] | Await
     visible = (each for each in reversed(peer.engine.executions.values()) if peer.sees(each))
     matching = [each for each in visible if _matches(each, wanted)][: wanted.limit]
     may_be_past = wanted.state in (None, State.FINISHED.value) and len(matching) < wanted.limit
-    if may_be_past or wanted.resources or wanted.tree:
+    if may_be_past or wanted.resources or wanted.tree or len(matching) > AT_ONCE:
         return _with_more(peer, wanted, matching, may_be_past=may_be_past)
     return _reply(matching, {}, peer.engine.gate.redactor)
 
@@ -55,7 +60,7 @@ async def _with_more(
         except HistoryUnavailableError as error:
             missing = f"finished executions that have left the memory: {error}"
     resources = await _resources(matching, tree=wanted.tree) if wanted.resources or wanted.tree else {}
-    reply = _reply([*matching, *past], resources, peer.engine.gate.redactor)
+    reply = await _reply_in_steps([*matching, *past], resources, peer.engine.gate.redactor)
     return reply | {"missing": missing} if missing else reply
 
 
@@ -107,11 +112,29 @@ def has_processes(execution: Execution) -> bool:
     return execution.is_live or execution.leaves_running
 
 
-def _reply(
-    executions: Iterable[Execution | PastExecution], resources: Mapping[str, dict[str, Any]], redactor: Redactor
+async def _reply_in_steps(
+    executions: Sequence[Execution | PastExecution], resources: Mapping[str, dict[str, Any]], redactor: Redactor
 ) -> dict[str, Any]:
+    """A reply about many: others have their turn meanwhile."""
     found: list[dict[str, Any]] = []
     room = REPLY_BYTES
+    for start in range(0, len(executions), AT_ONCE):
+        part = _reply(executions[start : start + AT_ONCE], resources, redactor, room)
+        found += part["executions"]
+        if part["truncated"]:
+            return {"executions": found, "truncated": True}
+        room -= sum(map(size_of, part["executions"]))
+        await trio.lowlevel.checkpoint()
+    return {"executions": found, "truncated": False}
+
+
+def _reply(
+    executions: Iterable[Execution | PastExecution],
+    resources: Mapping[str, dict[str, Any]],
+    redactor: Redactor,
+    room: int = REPLY_BYTES,
+) -> dict[str, Any]:
+    found: list[dict[str, Any]] = []
     for execution in executions:
         described = told(described_of(execution), redactor) | resources.get(execution.id, {})
         room -= size_of(described)

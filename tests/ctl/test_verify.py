@@ -70,6 +70,14 @@ def test_the_worst_of_several_counts(ctl, daemon):
     assert ctl("verify", "e1", "e2").code == 14
     assert ctl("verify", "--last", "3").code == 10
     assert daemon.asked("list") == [{"state": "FINISHED", "limit": 3}]
+    daemon.answers["list"] = {"executions": [{"execution_id": "e1"}], "truncated": True}
+    pages = [
+        {"executions": [{"execution_id": each} for each in part], "before": 7} for part in (["e1", "e2"], ["e3"], [])
+    ]
+    daemon.answers["history"] = lambda conversation, request: conversation.reply(request, pages.pop(0))
+    last = ctl("verify", "--last", "10", "--json").json["executions"]  # a list is one frame; the history has the rest
+    assert [each["execution_id"] for each in last] == ["e1", "e2", "e3"]
+    assert [each.get("before") for each in daemon.asked("history")] == [None, 7, 7]
     made_up = ctl("verify", "e1", "none", "--json")
     assert made_up.code == 13
     assert [each["verdict"] for each in made_up.json["executions"]] == ["verified", "missing"]

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import attrs
 import pytest
+import trio
 
 from ccexecd.core.redaction import REDACTED, Redactor
 from ccexecd.core.spec import Spec
@@ -17,7 +18,7 @@ from ccexecd.protocol.codec import dumps
 from ccexecd.protocol.messages import List
 from ccexecd.records import Records
 from ccexecd.service import listing
-from ccexecd.service.listing import list_executions
+from ccexecd.service.listing import AT_ONCE, list_executions
 from tests.e2e.client import RefusedError
 from tests.in_process import running
 
@@ -67,15 +68,33 @@ def test_an_ordinary_command_is_told_in_full():
     assert described["cwd"] == "/srv"
 
 
-def test_a_list_is_one_frame_and_says_that_there_is_more():
+async def test_a_list_is_one_frame_and_says_that_there_is_more():
     """The newest that a frame can hold are told, and `truncated` says that there are older ones."""
     many = [execution_of(display="x" * 2000, argv=("x" * 2000,)) for _ in range(1000)]
-    reply = list_executions(peer_of(*many), List())
+    reply = await list_executions(peer_of(*many), List())
     assert reply["truncated"]
     assert len(dumps(reply)) < FRAME_LIMIT
     ids = [each["execution_id"] for each in reply["executions"]]
     assert 300 < len(ids) < 1000
     assert ids == [each.id for each in reversed(many)][: len(ids)]
+
+
+async def test_a_long_list_lets_others_have_their_turn():
+    """It is told in steps."""
+    many = [execution_of() for _ in range(3 * AT_ONCE)]
+    steps = []
+
+    async def count() -> None:
+        while True:
+            steps.append(1)
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        reply = await list_executions(peer_of(*many), List())
+        nursery.cancel_scope.cancel()
+    assert [each["execution_id"] for each in reply["executions"]] == [each.id for each in reversed(many)]
+    assert len(steps) >= 2
 
 
 async def test_a_list_that_fits_is_not_truncated():
