@@ -145,7 +145,9 @@ class Engine:
     # Sessions
 
     async def open_session(self, principal: str, peer: str = "") -> Session:
-        """Make a session, counted against the limit where there is room."""
+        """Make a session, counted against the limit where there is room; AdmissionError where the daemon ends."""
+        if self.turns.is_over:
+            raise self.gate.closed()
         session = Session(principal, peer)
         self.sessions[session.id] = session
         self._claim(session)
@@ -234,9 +236,8 @@ class Engine:
         (nursery or self._require_nursery()).start_soon(self._run_execution, execution, session, start)
 
     def _start(self, execution: Execution) -> Start:
-        start = Start(
-            execution, self._keeper, self._launching.launch(execution, self.config, self.preparation.line_buffering)
-        )
+        launch = self._launching.launch(execution, self.config, self.preparation.line_buffering)
+        start = Start(execution, self._keeper, launch)
         self.records.begin(execution)  # while it is being started, nobody waits for a disk
         return start
 
@@ -389,8 +390,7 @@ class Engine:
         for forgotten in self.records.finished(execution):
             del self.executions[forgotten.id]
             self.repeats.forget(forgotten)
-            owner = self.sessions.get(forgotten.session_id)
-            if owner is not None:
+            if (owner := self.sessions.get(forgotten.session_id)) is not None:
                 owner.executions.pop(forgotten.id, None)
 
     def _require_nursery(self) -> trio.Nursery:

@@ -41,6 +41,7 @@ class Turns:
 
     Attributes:
         max_running: executions that may run at the same time, as in force.
+        is_over: nothing begins any more: the daemon ends.
     """
 
     def __init__(
@@ -57,7 +58,8 @@ class Turns:
         self._waiting: dict[int, _Turn] = {}
         self._ends: deque[float] = deque(maxlen=RECENT_ENDS)
         self._more = trio.Event()
-        self._is_beginning = self._is_over = False
+        self._is_beginning = False
+        self.is_over = False
 
     def __len__(self) -> int:
         """How many wait."""
@@ -77,7 +79,7 @@ class Turns:
                 self.go_on()
                 await trio.lowlevel.checkpoint()
         finally:
-            self._is_over = True
+            self.is_over = True
 
     def reconfigure(self, config: Config) -> None:
         """Use other limits from now on. Whoever runs goes on, and whoever waits is not sent away."""
@@ -123,7 +125,7 @@ class Turns:
 
     def go_on(self) -> None:
         """Begin those whose turn it is, as many as one step may; the rest when others have had their turn."""
-        if self._is_beginning or self._is_over:
+        if self._is_beginning or self.is_over:
             return
         self._is_beginning = True
         try:

@@ -312,6 +312,16 @@ async def test_a_daemon_that_drains_takes_nothing_new():
         assert await engine.end_all(None) == [execution]
 
 
+async def test_an_engine_that_has_ended_opens_no_session():
+    """The control socket answers longer than it: who asks there for a command is told why there is none."""
+    async with running_engine() as engine:
+        pass
+    with pytest.raises(AdmissionError) as refused:
+        await engine.open_session("somebody")
+    assert refused.value.refusal is Refusal.DRAINING
+    assert not engine.sessions
+
+
 async def test_an_allow_list_is_kept():
     """A listed program runs, and a command string of simple words without its shell; nothing else does."""
     async with running_engine(allowed_commands=("echo",)) as engine:

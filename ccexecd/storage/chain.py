@@ -15,7 +15,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
+
+from ccexecd.storage.digests import open_plain
 
 GENESIS = "0" * 64
 """What the very first record has in the place of the hash before it."""
@@ -164,8 +166,17 @@ def records_in(file: Path) -> Iterator[Record]:
     Raises:
         OSError: it cannot be read.
     """
-    with file.open("rb") as lines:
+    with open_records(file) as lines:
         yield from filter(None, map(opened, lines))
+
+
+def open_records(file: Path) -> BinaryIO:
+    """Open a file of a chain for reading; what is no file there, a FIFO say, keeps nobody waiting.
+
+    Raises:
+        OSError: it cannot be opened, or is none.
+    """
+    return open(open_plain(file), "rb")  # noqa: PTH123  # a descriptor
 
 
 def verify(files: Iterable[Path], anchor: Head | None = None) -> Verdict:
@@ -181,7 +192,7 @@ def verify(files: Iterable[Path], anchor: Head | None = None) -> Verdict:
     walk = _Walk(anchor)
     for file in files:
         walk.enter(file)
-        with file.open("rb") as lines:
+        with open_records(file) as lines:
             for number, line in enumerate(lines, 1):
                 walk.take(number, line)
     walk.finish()

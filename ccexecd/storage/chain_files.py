@@ -21,7 +21,7 @@ from pathlib import Path
 
 import orjson
 
-from ccexecd.storage.chain import GENESIS, Head, files_in, first_in, name_of, opened, sealed
+from ccexecd.storage.chain import GENESIS, Head, files_in, first_in, name_of, open_records, opened, sealed
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +230,7 @@ def last_record(end: bytes) -> tuple[bytes, Head | None]:
 
 def end_of(file: Path) -> bytes:
     """The end of a file, in which its last record is."""
-    with file.open("rb") as stream:
+    with open_records(file) as stream:
         stream.seek(max(0, file.stat().st_size - _TAIL))
         return stream.read()
 
@@ -238,7 +238,7 @@ def end_of(file: Path) -> bytes:
 def _oldest_told(files: list[Path]) -> int:
     """The number of the oldest record that is kept, as the last file says that says it."""
     for file in reversed(files):
-        with file.open("rb") as stream:
+        with open_records(file) as stream:
             first = opened(stream.readline(MAX_RECORD))
         told = first.fields.get("oldest") if first is not None else None
         if isinstance(told, int):

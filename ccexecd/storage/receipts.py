@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-from ccexecd.storage.chain import Head, Record, files_in, first_in, opened, records_in, sealed, unsealed
+from ccexecd.storage.chain import Head, Record, files_in, first_in, open_records, opened, records_in, sealed, unsealed
 from ccexecd.storage.chain_files import ChainFiles, end_of, last_record, sync
 from ccexecd.storage.proof import RECEIPT, SIGNED, Proof, with_signature
 from ccexecd.storage.signing import PublicKey, Signer
@@ -196,7 +196,7 @@ class Receipts(ChainFiles):
 def _lines_from(files: Sequence[Path], number: int) -> Iterator[bytes]:
     """The lines of files from the record of a number on, or from the first one after it."""
     for file in files:
-        with file.open("rb") as stream:
+        with open_records(file) as stream:
             low, high = 0, file.stat().st_size
             while high - low > _WINDOW:
                 middle = (low + high) // 2

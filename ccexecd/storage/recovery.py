@@ -18,7 +18,7 @@ from ccexecd.core.entries import Chunk, Entry, Note, Stream
 from ccexecd.core.execution import Outcome, Reason, State
 from ccexecd.core.framing import Framer
 from ccexecd.storage import journal
-from ccexecd.storage.chain import files_in, opened
+from ccexecd.storage.chain import files_in, open_records, opened
 from ccexecd.storage.history import Record
 from ccexecd.storage.journal import Line, Place
 from ccexecd.storage.log_files import LogFiles, open_to_read
@@ -231,7 +231,7 @@ def _last_records(directory: Path) -> list[bytes]:
     """The lines at the end of the audit; the first one may be a part of one."""
     text = b""
     for file in reversed(files_in(directory)[-2:]):
-        with file.open("rb") as stream:
+        with open_records(file) as stream:
             stream.seek(max(0, file.stat().st_size + len(text) - _AUDIT_TAIL))
             text = stream.read() + text
     return text.splitlines(keepends=True)

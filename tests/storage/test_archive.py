@@ -314,6 +314,18 @@ async def test_what_had_ended_in_the_moment_of_a_crash_is_known(tmp_path):
     audit.close({})
 
 
+async def test_what_is_no_file_keeps_nobody_from_starting(tmp_path, until):
+    """Something else in the place of an audit or of receipts: nobody waits for what will never be read."""
+    directory = tmp_path / "state"
+    await killed(directory, "one")
+    for what, name in (("audit", "audit-0000000000000001.jsonl"), ("receipts", "receipts-0000000000000009.jsonl")):
+        (directory / what).mkdir()
+        os.mkfifo(directory / what / name)
+    async with opened(directory) as archive:
+        assert (await only(archive, "one")).completion["reason"] == "lost"
+        await until(lambda: "is no plain file" in archive.notary.problem)
+
+
 async def test_a_history_that_was_removed_is_not_made_again_from_an_audit_that_has_ended(tmp_path):
     """Nothing is missing from it then that anybody has not taken away."""
     audit = recorded(tmp_path, "brief")
