@@ -8,21 +8,19 @@ silent. Must not decide anything about the execution.
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from ccexecd.agents.adapter import Adapter, EventReader, Shape
 from ccexecd.agents.conversation import Conversation
 from ccexecd.agents.events import Event, Result
 from ccexecd.agents.final_result import LastWord
 from ccexecd.agents.recognition import agent_of, command_of
+from ccexecd.agents.report import facts_of, limit_reached
+from ccexecd.agents.verdict import Cause, Verdict, judge, judge_result
 from ccexecd.core.entries import Stream
 from ccexecd.core.execution import Reason
 from ccexecd.process.execution import Execution
 from ccexecd.process.final_result import ResultWatch
 from ccexecd.process.listening import Listener
-
-if TYPE_CHECKING:  # what judges and reports is imported when an agent runs: a daemon starts sooner without it
-    from ccexecd.agents.verdict import Cause, Verdict
 
 LONGEST_LINE = 8 * 1024 * 1024
 """Bytes of a line that is waited for: to parse it holds the event loop up for some 10 ms. Models answer with less than
@@ -118,8 +116,6 @@ class AgentListener(Listener):
         """What is known of the conversation."""
         if self._final is not None:
             return self._final
-        from ccexecd.agents.report import facts_of  # noqa: PLC0415  # see above
-
         known = self._conversation
         if self._resume[0] != known.session_id:
             self._resume = known.session_id, self._adapter.resume(self._command, known.session_id)
@@ -154,16 +150,12 @@ class AgentListener(Listener):
 
     def _heed_limit(self, result: Result) -> None:
         if result.is_error or result.subtype != "success":
-            from ccexecd.agents.verdict import judge_result  # noqa: PLC0415  # see above
-
             self._tell_limit(judge_result(result, self._conversation))
         else:
             self._told.clear()
 
     def _tell_limit(self, verdict: "Verdict") -> None:
         """Once for each cause, until a turn has gone well."""
-        from ccexecd.agents.report import limit_reached  # noqa: PLC0415  # see above
-
         execution = self._execution
         if execution is None or verdict.cause in self._told:
             return
@@ -188,7 +180,5 @@ class AgentListener(Listener):
             self._verdict = self._judged(outcome.exit_code if outcome.reason in _OWN_END else _ENDED_BY_US)
 
     def _judged(self, exit_code: int | None) -> "Verdict":
-        from ccexecd.agents.verdict import judge  # noqa: PLC0415  # see above
-
         said, complaint = (text.decode("utf-8", "replace") for text in (self._said, self._complaint))
         return judge(self._adapter, self._shape, exit_code, self._conversation, said=said, complaint=complaint)

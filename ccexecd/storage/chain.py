@@ -259,9 +259,9 @@ class _Walk:
             return
         torn, self._strange = b"".join(self._strange), []
         told = record.fields if record.fields.get("kind") == "mended" else {}
-        is_half = torn.count(b"\n") == 1 and told.get("sha256") == hashlib.sha256(torn.removesuffix(b"\n")).hexdigest()
-        if is_half:
-            self._find("mended", f"half a record ({len(torn) - 1} bytes) was left by a crash and mended at a start")
+        torn = torn.removesuffix(b"\n")
+        if told.get("sha256") == hashlib.sha256(torn).hexdigest():  # of several lines, where mending was torn, too
+            self._find("mended", f"half a record ({len(torn)} bytes) was left by a crash and mended at a start")
         else:
             self._find("edited", "what stands before this line is no record: it has been edited")
 

@@ -76,7 +76,13 @@ class ChainFiles:
     def _make_ready(self) -> None:
         """Have a file to write into: the one that there is, unless somebody else has had a hand in it."""
         if self._fd < 0:
-            self._begin()
+            try:
+                self._begin()
+            except OSError:  # it begins with the next record, in the same words
+                if self._fd >= 0:
+                    os.close(self._fd)
+                    self._fd = -1
+                raise
             return
         now = time.monotonic()
         if now - self._looked_at < self._look_interval and not self._is_torn:
@@ -156,17 +162,21 @@ class ChainFiles:
     # Records
 
     def _mend(self, torn: bytes) -> None:
-        """End the line that was left in the middle, and tell of it."""
-        self._end_line()
-        self._is_torn = False
+        """End what was left in the middle, and tell of it in the same write: alone, it would look edited."""
+        self._is_torn = True
+        torn = torn.removesuffix(b"\n")
         facts = {"bytes": len(torn), "sha256": hashlib.sha256(torn).hexdigest()}
         if self.head.n:
             self._write("mended", facts)
         else:
             self._write_first("mended", facts)
 
+    @property
+    def _ends_line(self) -> bool:
+        return not self._size or os.pread(self._fd, 1, self._size - 1) == b"\n"
+
     def _end_line(self) -> None:
-        if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":
+        if not self._ends_line:
             self._append(b"\n")
 
     def _made(self, kind: str, facts: Mapping[str, object], before: Head) -> tuple[bytes, Head]:
@@ -185,10 +195,12 @@ class ChainFiles:
         self.head = head
 
     def _append(self, line: bytes) -> None:
+        if self._is_torn and not self._ends_line:
+            line = b"\n" + line
         written = os.write(self._fd, line)
         self._size += written
-        if written != len(line):
-            self._is_torn = True
+        self._is_torn = written != len(line)
+        if self._is_torn:
             raise OSError(errno.ENOSPC, "no space is left for a whole record")
         self._written()
 

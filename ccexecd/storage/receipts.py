@@ -20,7 +20,7 @@ from pathlib import Path
 from ccexecd.storage.chain import Head, Record, files_in, first_in, open_records, opened, records_in, sealed, unsealed
 from ccexecd.storage.chain_files import ChainFiles, end_of, last_record, sync
 from ccexecd.storage.proof import RECEIPT, SIGNED, Proof, with_signature
-from ccexecd.storage.signing import PublicKey, Signer
+from ccexecd.storage.signing import PublicKey, Signer, SigningError
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +189,10 @@ class Receipts(ChainFiles):
         with self._making:
             if self._signer is None:
                 self.directory.mkdir(mode=0o700, exist_ok=True)
-                self._signer = Signer(self.key)
+                try:
+                    self._signer = Signer(self.key)
+                except ImportError as error:  # no descriptors are left, say
+                    raise SigningError(f"what signs cannot be loaded, perhaps before a restart: {error}") from error
             return self._signer
 
 

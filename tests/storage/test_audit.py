@@ -226,6 +226,32 @@ def test_a_full_disk_is_told_and_survived(begin, monkeypatch, caplog):
     assert [record.levelname for record in caplog.records if "audit" in record.message][-2:] == ["ERROR", "INFO"]
 
 
+@pytest.mark.parametrize("room", [0, 1, 5])
+def test_half_a_record_is_mended_when_there_is_room_again(begin, monkeypatch, room):
+    """Also where a daemon dies on a full disk, and the next one finds it full, or takes up only a part of a record."""
+    audit = begin()
+    audit.record("x", {})
+    audit.close({})
+    (file,) = files_in(audit.directory)
+    with file.open("ab") as stream:
+        stream.write(b'{"n":4,"t"')
+    real = os.write
+
+    def little(fd: int, text: bytes) -> int:
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(fd, text[:room])
+
+    monkeypatch.setattr(module.os, "write", little)
+    audit = begin()
+    assert not audit.record("y", {})
+    assert not audit.record("y", {})
+    monkeypatch.setattr(module.os, "write", real)
+    assert audit.record("z", {})
+    assert [each["kind"] for each in fields_of(audit)] == ["began", "x", "ended", "mended", "lost", "z"]
+    assert found_in(audit) == ["mended"]
+
+
 def test_a_directory_that_cannot_be_used_is_a_problem(begin, tmp_path):
     """Nothing is raised: whoever asks decides what that means."""
     (tmp_path / "audit").write_text("not a directory")

@@ -1,6 +1,7 @@
 """Receipts: found by their number, signed batch by batch, and told from what somebody else has written."""
 
 import json
+import sys
 
 import pytest
 
@@ -119,3 +120,14 @@ def test_a_key_that_cannot_be_used_stops_nothing_but_receipts(receipts):
     with pytest.raises(SigningError, match="private key"):
         receipts.write([facts(1)])
     assert files_in(receipts.directory) == []
+
+
+def test_a_library_that_cannot_be_loaded_is_a_key_that_cannot_be_used(tmp_path, monkeypatch):
+    """No descriptors are left for it, say: that is told as anything else that keeps receipts from being written."""
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.serialization", None)
+    receipts = Receipts(tmp_path / "receipts")
+    with pytest.raises(SigningError, match="what signs cannot be loaded"):
+        receipts.write([{"execution_id": "e"}])
+    monkeypatch.undo()
+    assert receipts.write([{"execution_id": "e"}]) == [2]
+    receipts.close()
