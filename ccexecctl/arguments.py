@@ -65,7 +65,7 @@ class Parser(argparse.ArgumentParser):
             what: what the command is for, in the help.
         """
         self._command = "argv"
-        self.add_argument(self._command, nargs="*", metavar="-- CMD ARGS", help=what)
+        self.add_argument(self._command, nargs="*", default=[], metavar="-- CMD ARGS", help=what)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse as argparse does, but for the words of a command, which are none of its business."""

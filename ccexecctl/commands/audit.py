@@ -92,7 +92,7 @@ def configure(parser: ArgumentParser) -> None:
         ("--until", "TIME", "before this time"),
         ("--text", "TEXT", "somewhere in the record"),
     ):
-        search.add_argument(flag, metavar=metavar, help=text)
+        search.add_argument(flag, metavar=metavar, type=_moment if metavar == "TIME" else str, help=text)
     for deed, act in ((verify, _verify), (tail, _tail), (search, _search)):
         deed.add_argument("--directory", metavar="DIR", type=Path, help="the audit in DIR")
         deed.set_defaults(deed=act)
@@ -221,6 +221,7 @@ def _told(value: object) -> str:
 def _place(arguments: Namespace) -> tuple[Path, tuple[int, str] | None]:
     """The directory of the audit, and the last record that a running daemon has written into it."""
     if arguments.directory is not None:
+        next(arguments.directory.iterdir(), None)  # one that is not there is no audit that is whole
         return arguments.directory, None
     try:
         with connect_to(arguments) as client:
@@ -228,6 +229,22 @@ def _place(arguments: Namespace) -> tuple[Path, tuple[int, str] | None]:
         return Path(told["directory"]), _anchor(told["head"])
     except (CtlError, KeyError, ArgumentTypeError):
         return locate(arguments).paths.state_dir / "audit", None
+
+
+def _moment(text: str) -> str:
+    """Argparse type of a time, or of the beginning of one, as the records have it.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    from datetime import datetime  # noqa: PLC0415  # only who asks for a time pays for it
+
+    try:
+        if datetime.fromisoformat(text).tzinfo is None and text[4:5] == "-":
+            return text
+    except ValueError:
+        pass
+    raise ArgumentTypeError(f"{text!r} is not a time such as 2026-01-31 or 2026-01-31T08:00 (UTC)")
 
 
 def _anchor(text: str) -> tuple[int, str]:

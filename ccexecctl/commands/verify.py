@@ -62,7 +62,7 @@ def run(arguments: Namespace) -> int:
         return _verify_chain(arguments)
     if arguments.public_key is not None:
         return _verify_file(arguments)
-    if bool(arguments.what) == (arguments.last is not None):
+    if bool(arguments.what) == (arguments.last is not None) or arguments.last == 0:
         raise UsageError("give executions, or --last N", "ccexecctl ps --all")
     with connect_to(arguments) as client:
         ids = arguments.what or _last(client, arguments.last)
@@ -206,7 +206,9 @@ def _place(arguments: Namespace) -> tuple[Path, tuple[int, str] | None, str]:
             directory = locate(arguments).paths.state_dir / "receipts"
     try:
         pem = (directory / "key.pub").read_text()
-    except OSError:
+    except OSError as error:
+        if not directory.is_dir():
+            raise CtlError(f"cannot read the receipts: {directory}: {error.strerror}") from error
         pem = ""
     return directory, None, pem
 

@@ -123,6 +123,22 @@ def test_records_are_found(ctl, audit, words, found):
     assert [int(line.split()[1]) for line in lines] == found
 
 
+@pytest.mark.parametrize("time", ["yesterday", "20260131", "2026-01-31T08:00+02:00", "2026-13-01"])
+def test_a_time_that_is_none_is_told(ctl, audit, time):
+    """It would be compared as text, and find anything."""
+    said = ctl("audit", "search", "--since", time)
+    assert said.code == 2
+    assert "2026-01-31T08:00 (UTC)" in said.err
+    assert ctl("audit", "search", "--since", "2026-01-31T08:00").code == 0
+
+
+def test_what_is_not_there_is_not_whole(ctl, tmp_path):
+    """A directory that was named wrongly proves nothing."""
+    said = ctl("audit", "verify", "--directory", str(tmp_path / "none"))
+    assert said.code == 1
+    assert "none" in said.err
+
+
 def test_files_that_cannot_be_read_are_told(ctl, audit):
     """With their name, and what to do."""
     (file,) = files_in(audit.directory)

@@ -109,6 +109,7 @@ def test_a_command_has_the_prompt_as_its_last_word(ctl, daemon):
     said = ctl("prompts", "run", "review", "--model", "m", "--", "echo")
     assert said.code == 2
     assert "model" in said.err
+    assert "required: NAME\n" in ctl("prompts", "run").err
 
 
 def test_an_agent_takes_no_prompt_for_an_option(ctl, daemon):

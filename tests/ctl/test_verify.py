@@ -93,7 +93,7 @@ def test_the_worst_of_several_counts(ctl, daemon):
     assert (document["counts"]["edited"], len(document["executions"])) == (1, 2)
 
 
-@pytest.mark.parametrize("words", [[], ["e1", "--last", "3"], ["--public-key", "x"], ["--last", "-1"]])
+@pytest.mark.parametrize("words", [[], ["e1", "--last", "3"], ["--public-key", "x"], ["--last", "-1"], ["--last", "0"]])
 def test_what_does_not_go_together_is_refused(ctl, words):
     """Before anything is asked."""
     assert ctl("verify", *words).code == 2
@@ -165,6 +165,9 @@ def test_all_receipts_are_verified_without_a_daemon(ctl, tmp_path, written):
     unsigned = ctl("verify", "--chain", "--directory", str(written.directory))
     assert unsigned.code == 11
     assert "has no signature" in unsigned.out
+    absent = ctl("verify", "--chain", "--directory", str(tmp_path / "none"))
+    assert absent.code == 1
+    assert f"cannot read the receipts: {tmp_path / 'none'}: " in absent.err
 
 
 def test_a_running_daemon_knows_the_last_receipt(ctl, tmp_path, written, daemon):
