@@ -22,8 +22,8 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -233,6 +233,16 @@ class _Voice:
             os.write(self.fd, json.dumps(short, ensure_ascii=False).encode(errors="replace") + b"\n")
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A time in which Ctrl-C waits."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Watch:
     """The waiting process's side."""
 
@@ -277,10 +287,11 @@ class _Watch:
         while b"\n" not in self._received:
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 raise TimeoutError
-            received = os.read(self._reader, select.PIPE_BUF)
+            with _uninterrupted():  # what has been read is known then
+                received = os.read(self._reader, select.PIPE_BUF)
+                self._received += received
             if not received:
                 return None
-            self._received += received
         line, self._received = self._received.split(b"\n", 1)
         message: dict[str, Any] = json.loads(line)
         if "pid" in message:

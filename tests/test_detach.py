@@ -324,6 +324,26 @@ def test_start_interrupted_before_the_last_fork(here: Path, start: Start):
     assert not is_locked(here / "pid")
 
 
+def test_start_interrupted_in_the_moment_of_news(here: Path, start: Start):
+    """Ctrl-C right after the daemon's pid has been read, and before anything was made of it, leaves nothing either."""
+    hook = (
+        "import os, signal, sys\n"
+        "real_read = os.read\n"
+        "def read(*args):\n"
+        "    received = real_read(*args)\n"
+        "    if b'pid' in received:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return received\n"
+        "os.read = read\n"
+    )
+    (here / "sitecustomize.py").write_text(hook)
+    path = f"{here}:{os.environ.get('PYTHONPATH', '')}"
+    starter = start("until_told()", popen={"env": {**os.environ, "PYTHONPATH": path}})
+    assert starter.wait(20) == 1
+    assert starter.stderr.read() == "interrupted; the daemon was ended\n"
+    assert not is_locked(here / "pid")
+
+
 def test_daemon_survives_an_impatient_starter(here: Path, start: Start):
     """When the starter is killed while it waits, the daemon comes up all the same."""
     os.mkfifo(here / "go")

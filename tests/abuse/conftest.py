@@ -69,9 +69,9 @@ class Abused:
         return left == (1, 1, GoodClient.executions)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def abused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Abused]:
-    """The daemon, the same for every input; at the end it holds no more than at the beginning."""
+    """The daemon, the same for every input at one door; at the end it holds no more than at the beginning."""
     daemon = Daemon(tmp_path_factory.mktemp("abused"), resume_window=0, ws_max_size=MEGABYTE)
     one = Abused(daemon, GoodClient(daemon.address))
     for _ in range(20):
