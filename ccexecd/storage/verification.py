@@ -67,7 +67,9 @@ def verified(receipts: Receipts, outputs: Path, record: Record, uuid: str | None
             findings.append(_remark("the daemon was killed before it could write the receipt: the next one wrote it"))
     wanted = uuid or asked_of(record.description.get("labels", {}), record.id)
     if wanted and record.finished_at is not None:
-        findings += _judged_reply(outputs / record.id, receipt, wanted, is_there=output in ("whole", "partly gone"))
+        reply = outputs / record.id
+        is_there = output in ("whole", "partly gone") and reply.is_dir()
+        findings += _judged_reply(reply, receipt, wanted, is_there=is_there)
     verdict = worst(findings)
     return {
         "execution_id": record.id,
@@ -148,10 +150,12 @@ def _judged_reply(directory: Path, receipt: Mapping[str, Any], uuid: str, *, is_
     """Whether the reply repeats a UUID: now or, where the output has gone, as the receipt says."""
     is_told = receipt.get("asked") == uuid
     repeated = has_repeated(directory, uuid) if is_there or not is_told else receipt.get("repeated")
-    if not repeated:
+    if repeated:
+        yield _remark(f"its reply repeats {uuid}")
+    elif is_there or is_told or not receipt.get("stdout_bytes"):
         yield Finding(Verdict.UNREPEATED, f"its reply does not repeat {uuid}")
     else:
-        yield _remark(f"its reply repeats {uuid}")
+        yield Finding(Verdict.UNREPEATED, f"its reply is not there any more, which may have repeated {uuid} or not")
 
 
 def _remark(text: str) -> Finding:

@@ -97,6 +97,11 @@ async def test_a_reply_repeats_what_it_was_asked_to(daemon, client):
     assert (await client.request("verify", execution_id=own.id))["verdict"] == "verified"
     other = await client.request("verify", execution_id=own.id, expect_uuid=wanted)
     assert other["verdict"] == "unrepeated"
+    shutil.rmtree(outputs(daemon, own.id))  # then the receipt is all that tells of the reply
+    gone = await client.request("verify", execution_id=own.id)
+    assert [each["verdict"] for each in gone["findings"]] == ["missing", "verified"]
+    unknown = (await client.request("verify", execution_id=own.id, expect_uuid=wanted))["findings"][-1]
+    assert (unknown["verdict"], "not there any more" in unknown["text"]) == ("unrepeated", True)
     assert (await refused(client, "verify", execution_id=own.id, expect_uuid="1")).code == ErrorCode.INVALID_PARAMS
 
 
