@@ -59,6 +59,10 @@ FOLLOW_INTERVAL = 0.25
 
 _ESSENCE = (
     "method",
+    "type",
+    "signal",
+    "name",
+    "door",
     "execution_id",
     "principal",
     "decision",
