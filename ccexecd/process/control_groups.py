@@ -16,6 +16,8 @@ import time
 from ccexecd.process import containment
 
 _PREFIX = "ccexecd-"
+_NUMBER = 4  # bytes of what follows that
+_HEX = set("0123456789abcdef")
 _OWN = "daemon"  # the group of the daemon: one that divides its resources may have no processes of its own
 _CONTROLLERS = ("memory", "pids")
 _DELEGATED = ("trusted.delegate", "user.delegate")  # systemd marks what it delegates; only root sees the first
@@ -69,7 +71,7 @@ def claim() -> Base | None:
 
 
 def _make_base(home: str) -> Base | None:
-    path = os.path.join(home, f"{_PREFIX}{os.urandom(4).hex()}")
+    path = os.path.join(home, f"{_PREFIX}{os.urandom(_NUMBER).hex()}")
     try:
         os.mkdir(path)
         lock = _locked(path)
@@ -94,12 +96,18 @@ def _share_resources(group: str) -> None:
 def _sweep(home: str) -> None:
     for name in _groups_in(home):
         path = os.path.join(home, name)
-        if name.startswith(_PREFIX) and (lock := _locked(path)) is not None:
+        if _is_base(name) and (lock := _locked(path)) is not None:
             _write(os.path.join(path, "cgroup.kill"), "1")
             deadline = time.monotonic() + _DYING
             while not remove(path) and time.monotonic() < deadline:
                 time.sleep(_LOOK)
             os.close(lock)
+
+
+def _is_base(name: str) -> bool:
+    """Whether a group is called as only daemons call theirs: what is in somebody else's must not be killed."""
+    number = name.removeprefix(_PREFIX)
+    return name.startswith(_PREFIX) and len(number) == 2 * _NUMBER and set(number) <= _HEX
 
 
 def _locked(path: str) -> int | None:

@@ -151,6 +151,25 @@ def test_what_a_dead_daemon_left_is_ended_by_the_next_and_a_living_ones_is_not(b
     assert Path(base.path).exists()
 
 
+@pytest.mark.parametrize(
+    "name", ["ccexecd-test-123", "ccexecd-", "ccexecd-0123456", "ccexecd-0123456g", "x-ccexecd-01234567"]
+)
+def test_a_group_that_is_only_called_similarly_is_not_touched(base: Base, name: str):
+    """Somebody else's, with something in it that runs."""
+    home = Path(base.path).parent
+    other = home / name
+    other.mkdir()
+    with subprocess.Popen(["sleep", "1000"]) as program:
+        try:
+            (other / "cgroup.procs").write_text(str(program.pid))
+            control_groups._sweep(str(home))
+            assert is_alive(program.pid)
+        finally:
+            program.kill()
+            program.wait(PATIENCE)
+            wait_until(lambda: control_groups.remove(str(other)), "the group is gone")
+
+
 def test_a_group_that_systemd_keeps_to_itself_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Where systemd runs, only what it marks as delegated is ours; elsewhere, what we may write."""
     (tmp_path / "cgroup.procs").touch()

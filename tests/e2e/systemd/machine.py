@@ -50,7 +50,7 @@ class Machine:
         ready, write_end = os.pipe()
         with log.open("wb") as output:
             self._boot = subprocess.Popen(
-                ["bash", "-c", 'exec 3>&"$0" && exec "$@"', str(write_end), HERE / "boot.sh", name]
+                ["bash", "-c", 'exec 3>&"$0" && eval "exec $0>&-" && exec "$@"', str(write_end), HERE / "boot.sh", name]
                 + (["bash", "-euxc", prepare] if prepare else []),
                 stdin=subprocess.PIPE,
                 stdout=output,
