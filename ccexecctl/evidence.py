@@ -120,7 +120,7 @@ def report_of(results: Sequence[dict[str, Any]], key: str, moment: str) -> Itera
             each["verdict"],
             each["execution_id"],
             str(receipt.get("finished_at", "-"))[:19],
-            receipt.get("exit_code", "-"),
+            receipt.get("reason", "-") if receipt.get("exit_code") is None else receipt["exit_code"],
             render.duration(receipt.get("duration")),
             each.get("output", "-"),
             str(receipt.get("command", "-"))[:120],

@@ -112,7 +112,7 @@ def _compared_with_history(receipt: Mapping[str, Any], record: Record) -> Iterat
         differing.append("labels")
     if command_digest(known) not in (receipt.get("command_sha256"), command_digest(receipt)):  # or it is from there
         differing.append("command")
-    if receipt.get("agent") != agent_of(known).get("agent"):
+    if "agent" in known and receipt.get("agent") != agent_of(known).get("agent"):  # what the audit has knows of none
         differing.append("agent")
     if differing:
         yield Finding(Verdict.EDITED, f"the history has been edited: it differs in {', '.join(sorted(differing))}")

@@ -89,6 +89,13 @@ def test_the_worst_of_several_counts(ctl, daemon):
     assert "2 executions at " in report.out
     assert ": 1 verified, 1 edited." in report.out
     assert "| verified | e1 | 2026-01-02T03:04:05 | 0 | 1.5s | whole | printf '\\|%s\\`' |" in report.out
+    lost = {**verdict("verified"), "receipt": {**RECEIPT, "exit_code": None, "reason": "lost"}}
+    daemon.answers["verify"] = lost
+    assert "| 2026-01-02T03:04:05 | lost | 1.5s |" in ctl("verify", "e1", "--report").out
+    daemon.answers["verify"] = lambda conversation, request: conversation.reply(
+        request,
+        verdict({"e1": "verified"}.get(request["params"]["execution_id"], "edited"), request["params"]["execution_id"]),
+    )
     document = ctl("verify", "e1", "e3", "--report", "--json").json
     assert (document["counts"]["edited"], len(document["executions"])) == (1, 2)
 

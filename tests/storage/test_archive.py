@@ -59,6 +59,7 @@ def description(name: str) -> dict[str, object]:
         "state": "STARTING",
         "command": f"echo {name}",
         "argv": ["echo", name],
+        "argv_sha256": "0" * 64,
         "pid": None,
         "pgid": None,
         "created_at": CREATED,
@@ -128,6 +129,7 @@ class Run:
             "stderr_bytes": 0,
             "dropped_bytes": 0,
             "leftovers": [],
+            "agent": {"name": "claude", "verdict": {"cause": "failed", "is_success": False}},
         }
 
     def record(self) -> Record:
@@ -141,9 +143,8 @@ class Run:
             "stdout_bytes": self.log.sizes["stdout"],
             "next_seq": self.log.next_seq,
         }
-        known |= (
-            {} if ended is None else {name: self.completion()[name] for name in ("exit_code", "reason", "duration")}
-        )
+        if ended is not None:
+            known |= {name: self.completion()[name] for name in ("exit_code", "reason", "duration", "agent")}
         return Record(
             id=self.name,
             session_id="s",
@@ -377,6 +378,7 @@ async def test_an_end_that_only_the_log_knows(tmp_path, monkeypatch):
     async with opened(directory) as archive:
         one, two = await only(archive, "one"), await only(archive, "two")
         assert (one.completion["reason"], one.completion["exit_code"]) == ("exited", 3)
+        assert one.description["agent"] == one.completion["agent"]
         assert (two.completion["reason"], two.completion["exit_code"]) == ("lost", None)
         assert (output_of(one), output_of(two)) == (b"hello\n", b"hel")
         assert one.description["command"] == "echo one"
@@ -849,7 +851,8 @@ async def test_what_left_no_log_is_known_by_its_receipt(tmp_path, until):
         await until(lambda: archive.is_settled)
         assert await attested(archive, "one") == before
         assert (await only(archive, "one")).description["command"] == before["command"] == "echo one"
-        assert (await archive.evidence.verify("one", None))["verified"]
+        shown = await archive.evidence.verify("one", None)
+        assert shown["verified"], shown["findings"]
     audit.close({})
 
 
