@@ -44,7 +44,7 @@ class Machine:
     """
 
     def __init__(self, log: Path, prepare: str | None = None) -> None:
-        name = f"ccexecd-test-{os.getpid()}-{time.monotonic_ns()}"
+        name = f"test-machine-{os.getpid()}-{time.monotonic_ns()}"
         self.log = log
         self.cgroup = Path(_cgroup2_mount() or "/", name)
         ready, write_end = os.pipe()
