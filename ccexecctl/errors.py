@@ -4,7 +4,7 @@ Owns the exit codes and the exceptions that carry one. Raised anywhere, printed 
 Must not print, and must not know any verb.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import Any
 
@@ -92,6 +92,11 @@ class UnreachableError(CtlError):
     """A daemon is there, but it does not answer, answers nonsense, or went away in the middle."""
 
     name = "UNREACHABLE"
+
+
+def invalid(what: str, problems: Iterable[str]) -> CtlError:
+    """That a file, say, is not valid, with all that is wrong with it, a line each."""
+    return CtlError("\n  ".join([f"{what} is not valid", *problems]))
 
 
 class RefusedError(CtlError):

@@ -13,12 +13,13 @@ USUAL_PATIENCE = 60.0
 """Seconds that a request may take when no grace was given: the answer comes when it is true, after the last reap."""
 
 
-def add_id(parser: ArgumentParser) -> None:
+def add_id(parser: ArgumentParser, *, required: bool = True) -> None:
     """The execution that is meant."""
-    parser.usage = f"{parser.prog} [OPTIONS] ID"
+    parser.usage = f"{parser.prog} [OPTIONS] {'ID' if required else '[ID]'}"
     parser.add_argument(
         "execution_id",
         metavar="ID",
+        nargs=None if required else "?",
         help="an execution id of `ccexecctl ps`, or 4 or more characters that only it begins with",
     )
 

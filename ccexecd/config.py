@@ -20,6 +20,7 @@ from ccexecd.core.patterns import PatternError
 from ccexecd.core.redaction import Redactor
 from ccexecd.core.rules import Policy
 from ccexecd.keys import FIELDS, MOST_IN_LANE, Config, Update, allowed, kind_of, redis_fault, rules
+from ccexecd.operator_file import FaultyFileError
 from ccexecd.paths import Places, default_places
 
 __all__ = ["Config", "ConfigError", "LoadedConfig", "Problem", "Update", "load"]
@@ -257,7 +258,7 @@ class _Merge:
         file = Path(self.values["policy_file"])
         try:
             return policy_file.load(file)
-        except policy_file.PolicyError as error:
+        except FaultyFileError as error:
             self.problems += [Problem(place, f"policy file {file}", message) for place, message in error.faults]
             return None
 
@@ -270,7 +271,7 @@ class _Merge:
         file = Path(self.values["hooks_file"])
         try:
             return hooks_file.load(file)
-        except hooks_file.HookFileError as error:
+        except FaultyFileError as error:
             self.problems += [Problem(place, f"hooks file {file}", message) for place, message in error.faults]
             return ()
 

@@ -1,43 +1,25 @@
 """The policy file: TOML with a default and rules in order (`core.rules` says what a rule matches on).
 
-Owns reading and checking it; all that is wrong is told at once, each with its place. Must not decide anything, and
-must not import Trio: a configuration is checked before the daemon forks.
+Owns what one may hold. Must not decide anything, and must not import Trio: a configuration is checked before the daemon
+forks.
 """
 
 import os
 import pwd
 import stat
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import attrs
 
 from ccexecd.core.patterns import PatternError, check, is_glob
 from ccexecd.core.rules import Action, Policy, Rule
-from ccexecd.protocol.codec import StructureError, Text, structure
+from ccexecd.operator_file import Fault, FaultyFileError, read, structured
+from ccexecd.protocol.codec import Text
 
 _PATTERNS = ("arguments", "every_argument", "any_argument", "no_argument", "environment", "no_environment", "principal")
 
 _Texts = tuple[Text, ...]
-
-
-class Fault(NamedTuple):
-    """One thing that is wrong: where (`rule[2].program[0]`, from 0 as in the file; empty: all of it), and what."""
-
-    place: str
-    message: str
-
-
-class PolicyError(Exception):
-    """A policy cannot be used.
-
-    Attributes:
-        faults: everything that is wrong.
-    """
-
-    def __init__(self, faults: list[Fault]) -> None:
-        super().__init__("; ".join(f"{place}: {message}" if place else message for place, message in faults))
-        self.faults = faults
 
 
 @attrs.frozen
@@ -70,43 +52,31 @@ def load(file: Path) -> Policy:
     """Read a policy.
 
     Raises:
-        PolicyError: with everything that is wrong.
+        FaultyFileError: with everything that is wrong.
     """
-    import tomllib  # noqa: PLC0415  # 1 MiB, of no use where there is no file
-
-    try:
-        with file.open("rb") as stream:
-            if os.fstat(stream.fileno()).st_mode & stat.S_IWOTH:
-                raise PolicyError([Fault("", "may be written by everybody; take that away: chmod o-w")])
-            settings = tomllib.load(stream)
-    except OSError as error:
-        raise PolicyError([Fault("", str(error.strerror))]) from error
-    except (ValueError, RecursionError) as error:
-        raise PolicyError([Fault("", f"not valid TOML: {error}")]) from error
-    return parse(settings)
+    return parse(read(file, _danger_of))
 
 
 def parse(settings: dict[str, Any]) -> Policy:
     """Make a policy of what a file holds.
 
     Raises:
-        PolicyError: with everything that is wrong.
+        FaultyFileError: with everything that is wrong.
     """
-    try:
-        found = structure(settings, _File)
-    except StructureError as error:
-        raise PolicyError(
-            [Fault(each["path"].removeprefix("$").removeprefix("."), each["error"]) for each in error.problems]
-        ) from None
+    found = structured(settings, _File)
     faults = [
         Fault(f"rule[{index}]{place}", message)
         for index, rule in enumerate(found.rule)
         for place, message in _faults_of(rule)
     ]
     if faults:
-        raise PolicyError(faults)
+        raise FaultyFileError(faults)
     rules = (Rule(**attrs.asdict(rule), place=place) for place, rule in enumerate(found.rule, 1))
     return Policy(found.default, tuple(rules))
+
+
+def _danger_of(status: os.stat_result) -> str:
+    return "may be written by everybody; take that away: chmod o-w" if status.st_mode & stat.S_IWOTH else ""
 
 
 def _faults_of(rule: _Rule) -> list[Fault]:

@@ -7,7 +7,7 @@ import pytest
 
 from ccexecd.config import ConfigError, load
 from ccexecd.core.rules import Rule
-from ccexecd.policy_file import PolicyError
+from ccexecd.operator_file import FaultyFileError
 from ccexecd.policy_file import load as load_policy
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "security.md"
@@ -45,7 +45,7 @@ def write(tmp_path: Path):
 
 
 def faults(file: Path) -> list[tuple[str, str]]:
-    with pytest.raises(PolicyError) as caught:
+    with pytest.raises(FaultyFileError) as caught:
         load_policy(file)
     return [tuple(fault) for fault in caught.value.faults]
 

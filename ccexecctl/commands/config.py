@@ -8,7 +8,7 @@ from typing import Any
 
 from ccexecctl import render
 from ccexecctl.client import connect_to
-from ccexecctl.errors import CtlError, Exit, NotRunningError
+from ccexecctl.errors import Exit, NotRunningError, invalid
 
 DESCRIPTION = "Show the configuration that is in force, or check one before it is."
 
@@ -94,6 +94,6 @@ def _load(arguments: Namespace, file: Path | None, *, to_start: bool = False) ->
         if to_start:
             loaded.require_secrecy()
     except ConfigError as error:
-        raise CtlError("\n  ".join(["the configuration is not valid", *str(error).splitlines()])) from error
+        raise invalid("the configuration", str(error).splitlines()) from error
     else:
         return loaded

@@ -8,7 +8,7 @@ from typing import Any
 from ccexecctl import render
 from ccexecctl.arguments import Parser, pair
 from ccexecctl.client import connect_to
-from ccexecctl.errors import CtlError, Exit, UsageError
+from ccexecctl.errors import Exit, UsageError, invalid
 
 EVENTS = ("pre_execute", "post_execute", "on_output", "on_error", "on_stall")
 """As the daemon has them (`core.hooks`)."""
@@ -160,12 +160,12 @@ def _tested_here(file: Path, about: dict[str, Any]) -> dict[str, Any]:
     """
     from ccexecd.core.spec import Spec  # noqa: PLC0415  # attrs and cattrs: only this deed pays for them
     from ccexecd.hooks import file as hooks_file  # noqa: PLC0415
+    from ccexecd.operator_file import FaultyFileError  # noqa: PLC0415
 
     try:
         hooks = hooks_file.load(file)
-    except hooks_file.HookFileError as error:
-        problems = [f"{place}: {message}" if place else message for place, message in error.faults]
-        raise CtlError("\n  ".join([f"the hooks file {file} is not valid", *problems])) from error
+    except FaultyFileError as error:
+        raise invalid(f"the hooks file {file}", error.lines) from error
     words = tuple(about.get("argv", ()))
     spec = Spec(words, " ".join(words), lane=about.get("lane", ""), labels=about.get("labels", {}))
     met = {

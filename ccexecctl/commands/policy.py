@@ -8,7 +8,7 @@ from typing import Any
 
 from ccexecctl import render
 from ccexecctl.client import connect_to
-from ccexecctl.errors import CtlError, Exit, UsageError
+from ccexecctl.errors import Exit, UsageError, invalid
 
 DESCRIPTION = "Show what may run, or why something may or may not: by the allow-list and the policy file."
 
@@ -126,12 +126,12 @@ def _judged_here(file: Path, asked: dict[str, Any]) -> dict[str, Any]:
     from ccexecd import policy_file  # noqa: PLC0415  # attrs and cattrs: only this deed pays for them
     from ccexecd.judgement import Judge, question  # noqa: PLC0415
     from ccexecd.keys import Config  # noqa: PLC0415
+    from ccexecd.operator_file import FaultyFileError  # noqa: PLC0415
 
     try:
         rules = policy_file.load(file)
-    except policy_file.PolicyError as error:
-        problems = [f"{place}: {message}" if place else message for place, message in error.faults]
-        raise CtlError("\n  ".join([f"the policy file {file} is not valid", *problems])) from error
+    except FaultyFileError as error:
+        raise invalid(f"the policy file {file}", error.lines) from error
     given = {"cwd": asked["cwd"], "env": dict.fromkeys(asked["env"], "\0")}
     spec = question(asked["argv"] and tuple(asked["argv"]), asked["command"], "/bin/sh", **given)
     who = asked["principal"] or f"uid:{os.geteuid()}"

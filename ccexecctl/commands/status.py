@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from ccexecctl import execution, render, versions
+from ccexecctl import execution, render, steering, versions
 from ccexecctl.client import connect_to
 from ccexecctl.errors import Exit
 
@@ -22,13 +22,7 @@ examples:
 
 def configure(parser: ArgumentParser) -> None:
     """Add the execution that is meant."""
-    parser.usage = f"{parser.prog} [OPTIONS] [ID]"
-    parser.add_argument(
-        "execution_id",
-        metavar="ID",
-        nargs="?",
-        help="an execution id of `ccexecctl ps`, or 4 or more characters that only it begins with",
-    )
+    steering.add_id(parser, required=False)
 
 
 def run(arguments: Namespace) -> int:

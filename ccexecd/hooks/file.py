@@ -11,14 +11,15 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import attrs
 
 from ccexecd.core.hooks import Hook, HookEvent
 from ccexecd.core.patterns import PatternError, check
 from ccexecd.hooks import entry
-from ccexecd.protocol.codec import Count, Seconds, StructureError, Text, structure
+from ccexecd.operator_file import Fault, FaultyFileError, read, structured
+from ccexecd.protocol.codec import Count, Seconds, Text
 
 MOST_HOOKS = 100
 """Hooks of one file: each is held against every execution."""
@@ -33,25 +34,6 @@ LONGEST_NAME = 100
 """Characters of a hook's name."""
 
 _Texts = tuple[Text, ...]
-
-
-class Fault(NamedTuple):
-    """One thing that is wrong: where (`hook[2].run[0]`, from 0 as in the file; empty: all of it), and what."""
-
-    place: str
-    message: str
-
-
-class HookFileError(Exception):
-    """A hooks file cannot be used.
-
-    Attributes:
-        faults: everything that is wrong.
-    """
-
-    def __init__(self, faults: list[Fault]) -> None:
-        super().__init__("; ".join(f"{place}: {message}" if place else message for place, message in faults))
-        self.faults = faults
 
 
 @attrs.frozen
@@ -86,35 +68,18 @@ def load(file: Path) -> tuple[Hook, ...]:
     """Read the hooks.
 
     Raises:
-        HookFileError: with everything that is wrong.
+        FaultyFileError: with everything that is wrong.
     """
-    import tomllib  # noqa: PLC0415  # 1 MiB, of no use where there is no file
-
-    try:
-        with file.open("rb") as stream:
-            danger = _danger_of(os.fstat(stream.fileno())) or _danger_of_folder(file)
-            if danger:
-                raise HookFileError([Fault("", danger)])
-            settings = tomllib.load(stream)
-    except OSError as error:
-        raise HookFileError([Fault("", str(error.strerror))]) from error
-    except (ValueError, RecursionError) as error:
-        raise HookFileError([Fault("", f"not valid TOML: {error}")]) from error
-    return parse(settings)
+    return parse(read(file, lambda status: _danger_of(status) or _danger_of_folder(file)))
 
 
 def parse(settings: dict[str, Any]) -> tuple[Hook, ...]:
     """Make hooks of what a file holds.
 
     Raises:
-        HookFileError: with everything that is wrong.
+        FaultyFileError: with everything that is wrong.
     """
-    try:
-        found = structure(settings, _File).hook
-    except StructureError as error:
-        raise HookFileError(
-            [Fault(each["path"].removeprefix("$").removeprefix("."), each["error"]) for each in error.problems]
-        ) from None
+    found = structured(settings, _File).hook
     faults = [
         Fault(f"hook[{index}]{place}", message)
         for index, hook in enumerate(found)
@@ -129,7 +94,7 @@ def parse(settings: dict[str, Any]) -> tuple[Hook, ...]:
     if len(found) > MOST_HOOKS:
         faults.append(Fault("hook", f"there are more than {MOST_HOOKS}"))
     if faults:
-        raise HookFileError(faults)
+        raise FaultyFileError(faults)
     return tuple(
         Hook(**attrs.asdict(hook) | {"run": _words_of(hook), "labels": tuple(hook.labels.items())}) for hook in found
     )

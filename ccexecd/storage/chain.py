@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from ccexecd.storage.digests import open_plain
+from ccexecd.storage.plain_file import open_plain
 
 GENESIS = "0" * 64
 """What the very first record has in the place of the hash before it."""

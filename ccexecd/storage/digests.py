@@ -10,12 +10,12 @@ Owns the form of these digests. Standard library only: ccexecctl holds copies of
 import errno
 import hashlib
 import os
-import stat
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ccexecd.core.evidence import Finding, Verdict
+from ccexecd.storage.plain_file import open_plain
 
 FILES = ("stdout", "stderr", "journal")
 """The files of a log, as they are called."""
@@ -29,8 +29,6 @@ MOST_BLOCKS = 256
 _READ = 1024 * 1024
 _TOLD = 3
 """Blocks of a file that are named; of more, how many."""
-
-_TO_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def block_of(size: int) -> int:
@@ -166,16 +164,3 @@ def _is_there(fd: int, start: int, end: int) -> bool:
         return os.lseek(fd, start, os.SEEK_DATA) < end
     except OSError as error:
         return error.errno != errno.ENXIO
-
-
-def open_plain(path: Path) -> int:
-    """Open a plain file for reading.
-
-    Raises:
-        OSError: it cannot be opened, or it is something else.
-    """
-    fd = os.open(path, _TO_READ)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "is no plain file", str(path))
-    return fd

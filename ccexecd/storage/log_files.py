@@ -6,14 +6,13 @@ more is written, closed when nobody reads them, or when others need descriptors.
 
 import errno
 import os
-import stat
 from pathlib import Path
 
 from ccexecd.sparse import punch_hole
 from ccexecd.storage.journal import BLOCK
+from ccexecd.storage.plain_file import open_plain
 from ccexecd.storage.room import Room
 
-_TO_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO in the place of a file hangs nobody
 _TO_WRITE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -103,21 +102,8 @@ class LogFiles:
             self.takes_block()
         else:
             self._room.reads(self)
-            fd = self.opened[name] = open_to_read(path)
+            fd = self.opened[name] = open_plain(path)
         return fd
-
-
-def open_to_read(path: Path) -> int:
-    """Open a plain file.
-
-    Raises:
-        OSError: it cannot be opened, or it is something else.
-    """
-    fd = os.open(path, _TO_READ)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "is no plain file", str(path))
-    return fd
 
 
 def put(fd: int, text: bytes, at: int) -> None:

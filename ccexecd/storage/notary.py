@@ -23,8 +23,9 @@ import orjson
 
 from ccexecd.core.evidence import LONGEST_REPLY, asked_of, final_result, repeats
 from ccexecd.core.redaction import Redactor
-from ccexecd.storage.digests import digested, open_plain
+from ccexecd.storage.digests import digested
 from ccexecd.storage.history import WHOLE_COMMAND, Record
+from ccexecd.storage.plain_file import open_plain
 from ccexecd.storage.receipts import Receipts
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,8 @@ from ccexecd.storage import journal
 from ccexecd.storage.chain import files_in, open_records, opened
 from ccexecd.storage.history import Record
 from ccexecd.storage.journal import Line, Place
-from ccexecd.storage.log_files import LogFiles, open_to_read
+from ccexecd.storage.log_files import LogFiles
+from ccexecd.storage.plain_file import open_plain
 from ccexecd.storage.room import Room
 from ccexecd.storage.stored_log import JOURNAL, STREAMS, StoredLog
 
@@ -110,7 +111,7 @@ def trace(directory: Path, room: Room) -> Trace:
         OSError: it cannot be read.
     """
     log = StoredLog.reopened(directory, _Uncounted(room))
-    fd = open_to_read(directory / JOURNAL)
+    fd = open_plain(directory / JOURNAL)
     try:
         start, size = log.journal_bounds
         last_sign = os.fstat(fd).st_mtime
@@ -346,7 +347,7 @@ def _left_over(path: Path, stream: Stream, offset: int, seq: int) -> Iterator[Ch
     if not path.exists():
         return
     framer = Framer("raw", 0)
-    with open(open_to_read(path), "rb") as file:  # noqa: PTH123  # a descriptor
+    with open(open_plain(path), "rb") as file:  # noqa: PTH123  # a descriptor
         file.seek(offset)
         reads = iter(partial(file.read, _READ), b"")
         for piece in chain(chain.from_iterable(map(framer.feed, reads)), framer.finish()):

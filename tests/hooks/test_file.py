@@ -12,8 +12,8 @@ from ccexecd.config import ConfigError
 from ccexecd.config import load as load_config
 from ccexecd.core.hooks import Hook
 from ccexecd.hooks import entry
-from ccexecd.hooks.file import HookFileError
 from ccexecd.hooks.file import load as load_hooks
+from ccexecd.operator_file import FaultyFileError
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -50,7 +50,7 @@ def write(tmp_path: Path):
 
 
 def faults(file: Path) -> list[tuple[str, str]]:
-    with pytest.raises(HookFileError) as caught:
+    with pytest.raises(FaultyFileError) as caught:
         load_hooks(file)
     return [tuple(fault) for fault in caught.value.faults]
 

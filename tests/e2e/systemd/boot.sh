@@ -96,7 +96,7 @@ prepare() { # ROOT PATH COMMAND...
 }
 
 inside() { # [PREPARE-COMMAND...]
-    local root=/mnt/root path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin prefix=${PYTHON_PREFIX:-/usr}
+    local root=/mnt/new path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin prefix=${PYTHON_PREFIX:-/usr}
     overlay_root "$root"
     kernel_files "$root"
     quiet_units "$root"

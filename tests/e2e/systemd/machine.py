@@ -29,9 +29,9 @@ INSTALL_LIMIT = 240.0
 """Seconds that venv and pip may take beforehand, with packages from the network."""
 
 OVERLAY_PROBE = (
-    "mount --make-rprivate / && mount -t tmpfs tmpfs /mnt && mkdir /mnt/upper /mnt/work /mnt/root && "
-    "mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work /mnt/root && "
-    "mount -t proc proc /mnt/root/proc"
+    "mount --make-rprivate / && mount -t tmpfs tmpfs /mnt && mkdir /mnt/upper /mnt/work /mnt/new && "
+    "mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work /mnt/new && "
+    "mount -t proc proc /mnt/new/proc"
 )
 
 

@@ -1,0 +1,79 @@
+"""Files that an operator writes in TOML: reading one, and telling all that is wrong with it at once.
+
+Owns the reading and the form of what is wrong. Must not know what a file is about, and must not import Trio: a
+configuration is checked before the daemon forks.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong: where (`rule[2].program[0]`, from 0 as in the file; empty: all of it), and what."""
+
+    place: str
+    message: str
+
+
+class FaultyFileError(Exception):
+    """A file cannot be used.
+
+    Attributes:
+        faults: everything that is wrong.
+    """
+
+    def __init__(self, faults: list[Fault]) -> None:
+        super().__init__(faults)
+        self.faults = faults
+
+    @property
+    def lines(self) -> list[str]:
+        """Each of the faults, for people."""
+        return [f"{place}: {message}" if place else message for place, message in self.faults]
+
+    def __str__(self) -> str:
+        """All of them in one line."""
+        return "; ".join(self.lines)
+
+
+def read(file: Path, danger_of: Callable[[os.stat_result], str]) -> dict[str, Any]:
+    """Read a file.
+
+    Args:
+        file: where it is.
+        danger_of: says of its status by whom else it may be written, and what to do; empty where by nobody.
+
+    Raises:
+        FaultyFileError: it cannot be read, is dangerous, or is not TOML.
+    """
+    import tomllib  # noqa: PLC0415  # 1 MiB, of no use where there is no file
+
+    try:
+        with file.open("rb") as stream:
+            danger = danger_of(os.fstat(stream.fileno()))
+            if danger:
+                raise FaultyFileError([Fault("", danger)])
+            return tomllib.load(stream)
+    except OSError as error:
+        raise FaultyFileError([Fault("", str(error.strerror))]) from error
+    except (ValueError, RecursionError) as error:
+        raise FaultyFileError([Fault("", f"not valid TOML: {error}")]) from error
+
+
+def structured(settings: dict[str, Any], shape: type[T]) -> T:
+    """What a file holds, in its shape.
+
+    Raises:
+        FaultyFileError: it has another one.
+    """
+    from ccexecd.protocol.codec import StructureError, structure  # noqa: PLC0415  # as above
+
+    try:
+        return structure(settings, shape)
+    except StructureError as error:
+        faults = [Fault(each["path"].removeprefix("$").removeprefix("."), each["error"]) for each in error.problems]
+        raise FaultyFileError(faults) from None
