@@ -346,6 +346,7 @@ class TestNothingStays:
             for kind in kinds:  # what is made once and kept is made now
                 await kind(daemon)
             await eventually(lambda: is_idle(daemon), "all have gone")
+            await eventually(lambda: list(tmp_path.glob("receipts/*.jsonl")), "the first receipts' file is open")
             await wait_all_tasks_blocked()
             before, tasks = descriptors(), trio.lowlevel.current_statistics().tasks_living
             for _ in range(8):
@@ -354,7 +355,7 @@ class TestNothingStays:
                         nursery.start_soon(kinds[number % len(kinds)], daemon)
             await eventually(lambda: is_idle(daemon), "all have gone")
             await eventually(lambda: trio.lowlevel.current_statistics().tasks_living == tasks, "no task is left")
-            assert descriptors().keys() == before.keys()
+            await eventually(lambda: descriptors().keys() == before.keys(), "no descriptor is left")
             assert (await daemon.ask("status"))["sessions"] == 0
             assert daemon.daemon._door._site.counters.crashed == 0
 

@@ -27,7 +27,7 @@ TRIPS = 500
 """Round trips in a round, of which the 99th percentile is taken."""
 
 ROUNDS = 7
-"""Of idle and of load, by turns; the least of each counts, since whatever else the machine does only adds to it."""
+"""Of idle and of load, by turns; the median of the pairs' ratios counts: no lucky round decides."""
 
 MOST = 3.0
 """How many times as long a question may take under load as without."""
@@ -55,11 +55,17 @@ class Observer(trio.abc.Instrument):
     def __init__(self) -> None:
         self.reader: trio.lowlevel.Task | None = None
         self.began = 0.0
-        self._looked = self._looked_before = 0.0
+        self._looked = 0.0
+        self._is_looking = False
+
+    def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002
+        """The loop looks: whom it wakes until it has looked, it wakes for what has come to a socket."""
+        self._is_looking = True
 
     def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002
         """The loop has looked."""
-        self._looked_before, self._looked = self._looked, time.thread_time()
+        self._looked = time.thread_time()
+        self._is_looking = False
 
     def task_spawned(self, task: trio.lowlevel.Task) -> None:
         """The first reader of a WebSocket is the client's."""
@@ -67,9 +73,9 @@ class Observer(trio.abc.Instrument):
             self.reader = task
 
     def task_scheduled(self, task: trio.lowlevel.Task) -> None:
-        """The question is there; it may have come right after the look before."""
-        if task is self.reader and not self.began:
-            self.began = self._looked_before
+        """The question is there; it may have come right after the look before this one."""
+        if task is self.reader and self._is_looking:
+            self.began = self._looked
 
 
 def ask(one: WebSocket, question: bytes) -> None:
@@ -107,6 +113,7 @@ def _collector_of_a_daemon() -> Iterator[None]:
     gc.unfreeze()
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("_collector_of_a_daemon")
 async def test_a_flood_leaves_others_their_time(tmp_path):
     """The 99th percentile of the time for a small question stays within three times of what it is without floods."""
@@ -146,6 +153,6 @@ async def test_a_flood_leaves_others_their_time(tmp_path):
                 vanish(plain)
         finally:
             trio.lowlevel.remove_instrument(observer)
-    ratio = min(loaded) / min(idle)
+    ratio = statistics.median(under / without for under, without in zip(loaded, idle, strict=True))
     figures = json.dumps({"idle": idle, "loaded": loaded})
     assert ratio < MOST, f"{ratio:.1f} times: {figures}"
