@@ -172,7 +172,7 @@ class Config:
         maximum=LONGEST,
     )
     estimate_timeouts: bool = _key(
-        False, "give an execution whose request does not say a time-out by its past runs, where enough is known of them"
+        False, "give an execution whose request leaves `timeout` out one by its past runs, as null asks for"
     )
     estimate_floor: float = _key(60.0, "seconds that an estimated time-out has at least", minimum=1, maximum=LONGEST)
     estimate_load: float = _key(

@@ -30,7 +30,7 @@ from ccexecd.engine import (
 from ccexecd.external.request import Reject, Request, Response, Route
 from ccexecd.external.throttle import too_often
 from ccexecd.protocol import messages
-from ccexecd.protocol.codec import JSONSyntaxError, Seconds, StructureError, dumps, loads
+from ccexecd.protocol.codec import UNSAID, JSONSyntaxError, Seconds, StructureError, dumps, loads
 from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError
 from ccexecd.service.delivery import growth, notifications
@@ -67,7 +67,7 @@ class TaskList:
     """A request for several executions, one after another; one that fails does not stop the rest."""
 
     tasks: tuple[Any, ...]
-    timeout_per_task: Seconds | None = None
+    timeout_per_task: Seconds | None = UNSAID
 
 
 def execute_route(engine: Engine, rates: Rates) -> Route:
@@ -128,7 +128,7 @@ def _steps(wanted: dict[str, Any]) -> list[messages.Execute]:
         except StructureError as error:
             below = [{**each, "path": f"$.tasks[{index}]" + each["path"][1:]} for each in error.problems]
             raise StructureError(below) from None
-        steps.append(step if step.timeout is not None else attrs.evolve(step, timeout=listed.timeout_per_task))
+        steps.append(attrs.evolve(step, timeout=listed.timeout_per_task) if step.timeout == UNSAID else step)
     return steps
 
 

@@ -29,6 +29,9 @@ Text = NewType("Text", str)
 Seconds = NewType("Seconds", float)
 """A number of seconds from 0 to `MAX_SECONDS`."""
 
+UNSAID = Seconds(-1.0)
+"""A default that no message can say, where leaving seconds out and null mean two things."""
+
 MAX_SECONDS = 1e9
 """31 years: what every clock, calendar and system call that comes after can count."""
 

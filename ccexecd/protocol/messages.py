@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import attrs
 
-from ccexecd.protocol.codec import Cells, Count, Seconds, StructureError, Text, structure
+from ccexecd.protocol.codec import UNSAID, Cells, Count, Seconds, StructureError, Text, structure
 from ccexecd.protocol.limits import Limits
 from ccexecd.protocol.prompts import PromptsRecord, PromptsShow  # noqa: F401  # every class is found here
 
@@ -55,7 +55,7 @@ class Execute:
 
     command: Text | None = None
     argv: tuple[Text, ...] | None = None
-    timeout: Seconds | None = None
+    timeout: Seconds | None = UNSAID
     estimate_timeout: bool | None = None
     stall_timeout: Seconds | None = None
     grace: Seconds | None = None

@@ -16,7 +16,7 @@ from ccexecd.core.execution import State
 from ccexecd.core.spec import Limits, Once, Spec, TerminalSize, TimeoutSource
 from ccexecd.engine import AdmissionError, Engine, Execution, PastExecution, Session, default_shell
 from ccexecd.protocol import messages
-from ccexecd.protocol.codec import Seconds, StructureError
+from ccexecd.protocol.codec import UNSAID, Seconds, StructureError
 from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError
 from ccexecd.service.dispatch import Answer
@@ -93,10 +93,13 @@ def _timeout_of(
     engine: Engine, wanted: messages.Execute, argv: tuple[str, ...], display: str, principal: str
 ) -> tuple[Seconds | None, TimeoutSource]:
     """How long it may run, and who says so."""
-    if wanted.timeout is not None:
+    if wanted.timeout is not None and wanted.timeout != UNSAID:
         return wanted.timeout, "request"
     config = engine.config
-    if wanted.estimate_timeout or (wanted.estimate_timeout is None and config.estimate_timeouts):
+    by_past_runs = wanted.estimate_timeout
+    if by_past_runs is None:
+        by_past_runs = wanted.timeout is None or config.estimate_timeouts
+    if by_past_runs:
         is_shell = wanted.command is not None
         estimated = engine.records.estimates.timeout(principal, argv, display, wanted.cwd, shell=is_shell)
         if estimated is not None:

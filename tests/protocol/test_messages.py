@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ccexecd.protocol import messages
-from ccexecd.protocol.codec import StructureError
+from ccexecd.protocol.codec import UNSAID, StructureError
 from ccexecd.protocol.messages import MAX_LABELS, MAX_READ, params
 
 CLASSES = [each for each in vars(messages).values() if isinstance(each, type) and attrs.has(each)]
@@ -48,7 +48,7 @@ def test_defaults_are_those_of_the_contract():
         "Execute": {
             "command": "ls",
             "argv": None,
-            "timeout": None,
+            "timeout": UNSAID,
             "estimate_timeout": None,
             "grace": None,
             "cwd": None,

@@ -65,7 +65,10 @@ async def test_what_was_seen_sets_a_time_out(daemon, client):
         ({}, (500.0, "default")),
         ({"estimate_timeout": False}, (500.0, "default")),
         ({"estimate_timeout": True}, estimated),
-        ({"estimate_timeout": True, "timeout": None}, estimated),
+        ({"timeout": None}, estimated),
+        ({"timeout": None, "estimate_timeout": True}, estimated),
+        ({"timeout": None, "estimate_timeout": False}, (500.0, "default")),
+        ({"timeout": None, "cwd": "/"}, (500.0, "default")),
         ({"estimate_timeout": True, "timeout": 7}, (7.0, "request")),
         ({"estimate_timeout": True, "cwd": "/"}, (500.0, "default")),
     ):
