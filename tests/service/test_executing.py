@@ -41,8 +41,9 @@ class TestSpec:
         [(None, None, None, "none"), (5, None, 5, "request"), (None, 7, 7, "default"), (5, 7, 5, "request")],
     )
     def test_the_time_and_who_has_set_it(self, asked, configured, timeout, source):
-        """The request, else the configuration, else none."""
-        made = spec(messages.Execute(command="true", timeout=asked), default_execution_timeout=configured)
+        """The request, else the configuration, else none; past runs are no part of it where nothing asks for them."""
+        said = {} if asked is None else {"timeout": asked}
+        made = spec(messages.Execute(command="true", **said), default_execution_timeout=configured)
         assert (made.timeout, made.timeout_source) == (timeout, source)
 
     @pytest.mark.parametrize(
