@@ -138,7 +138,8 @@ def test_what_nobody_can_tell_whose_it_is_ends_with_the_last_who_might_have_star
         leaves.forget(each.leaf, 1 if each is one else 2)
     arrive(leaves)
     assert one.leaf is not leaves._here
-    two.process.wait(PATIENCE)
+    for each in (one, two):  # what was killed is in its leaf until it has ended
+        each.process.wait(PATIENCE)
     leaves.forget(None, 0)
     assert leaf_dirs(leaves) == {Path(leaves._here.path).name}
 
