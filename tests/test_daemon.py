@@ -83,6 +83,10 @@ class TestComingUp:
             await one.stop(0.0, 0.0)
         assert len(told) == 1
 
+    async def test_a_thread_that_computes_does_not_hold_the_event_loop(self, daemon):  # noqa: ARG002  # it has come up
+        """The history is written in a thread: the loop gets the interpreter back in less than a round trip takes."""
+        assert sys.getswitchinterval() < 0.001
+
     async def test_a_port_that_is_taken(self, tmp_path):
         """The address and what to do are in the error; socket file and keeper are gone."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
