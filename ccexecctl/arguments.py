@@ -129,6 +129,18 @@ def port(text: str) -> int:
     return int(text)
 
 
+def place(text: str) -> str:
+    """Argparse type of where a daemon is.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty, as `"$DIR"` is in a script that has not set it: another daemon would be
+            meant then.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("must be a path, got ''")
+    return text
+
+
 def pair(text: str) -> tuple[str, str]:
     """Argparse type of NAME=VALUE.
 
@@ -209,8 +221,8 @@ def _add_global_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("global options, before or after the verb")
     group.add_argument("-h", "--help", action="help", help="show this help and exit")
     for flags, metavar, convert, text in (
-        ("--state-dir", "DIR", str, "the daemon that keeps everything in DIR"),
-        ("--socket", "PATH", str, "the daemon behind this control socket, whatever its state directory"),
+        ("--state-dir", "DIR", place, "the daemon that keeps everything in DIR"),
+        ("--socket", "PATH", place, "the daemon behind this control socket, whatever its state directory"),
         ("--timeout", "S", seconds, "seconds to wait for an answer, beyond what the request itself may take"),
     ):
         group.add_argument(flags, metavar=metavar, type=convert, default=argparse.SUPPRESS, help=text)

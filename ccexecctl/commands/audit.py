@@ -151,7 +151,7 @@ def _verify(arguments: Namespace) -> int:
 
 def _tail(arguments: Namespace) -> int:
     directory, _ = _place(arguments)
-    last: deque[dict[str, Any]] = deque(maxlen=arguments.lines)
+    last: deque[dict[str, Any]] = deque(maxlen=min(arguments.lines, sys.maxsize))
     place = _Place(Path(), 0)
     for fields, behind in _records(directory):
         last.append(fields)

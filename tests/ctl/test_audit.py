@@ -92,6 +92,7 @@ def test_the_last_records(ctl, audit):
     assert "\x1b" not in said.out
     assert "decision=refused" in last[1]
     assert ctl("audit", "tail", "-n", "1", "--json").json["command"] == "rm\x1b[31m -rf"
+    assert len(ctl("audit", "tail", "-n", "9" * 30).out.splitlines()) == 10
     audit.record("call", {"method": "control", "type": "CANCEL", "execution_id": "e3", "principal": "uid 0"})
     audit.record("call", {"method": "token_revoke", "name": "ci", "decision": "allowed"})
     what = [line.partition(" call ")[2] for line in ctl("audit", "tail", "-n", "2").out.splitlines()]

@@ -122,6 +122,8 @@ def test_the_timeout_of_run_is_the_command_s():
         ["run", "--shell", " "],
         ["start", "--", "--state-dir", "/x"],
         ["start", "--", "--state-dir=/x"],
+        ["--state-dir", "", "status"],
+        ["stop", "--socket="],
         ["surplus"],
         ["status", "--no-such"],
     ],
