@@ -529,7 +529,6 @@ ELSEWHERE = {
     "ccexecctl/api/execute.py": ("tests/e2e/test_api.py", "with real agents under a real daemon"),
     "ccexecctl/api/link.py": ("tests/e2e/test_api_link.py", "against a real daemon, through real cuts"),
     "ccexecctl/api/options.py": ("tests/api/test_command_line.py", "what they become"),
-    "ccexecctl/api/outcome.py": ("tests/e2e/test_api.py", "what real agents come to"),
     "ccexecctl/api/reports.py": ("tests/e2e/test_api.py", "what real agents are told to have done"),
     "ccexecctl/api/results.py": ("tests/e2e/test_api.py", "what real agents come to"),
     "ccexecctl/api/run.py": ("tests/e2e/test_api.py", "with real agents under a real daemon"),

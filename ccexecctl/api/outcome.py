@@ -15,6 +15,7 @@ from ccexecd.agents.adapter import Adapter, Shape
 from ccexecd.agents.conversation import Conversation
 from ccexecd.agents.events import SUMMARY, Delta, Event, Text, ToolResult, ToolUse
 from ccexecd.agents.recognition import NAMES, agent_named
+from ccexecd.agents.stream import LONGEST_LINE
 from ccexecd.agents.verdict import Cause, Verdict, judge, judge_result
 
 STDERR_KEPT = 16 * 1024
@@ -200,8 +201,25 @@ def _told(record: Record) -> tuple[str, str | None, str, tuple[str, ...]]:
         if record.has_answered:
             return Cause.SUCCESS.value, None, "", (f"it stayed after its answer, until {what}",)
         return reason, what, advice, ()
-    verdict = record.verdict
+    verdict, unread = record.verdict, _unread(record)
     if verdict.is_success:
-        return verdict.cause.value, None, "", ()
-    words = verdict.text.strip() or record.complaint.strip()[-500:] or verdict.cause.value.replace("_", " ")
-    return verdict.cause.value, words, verdict.advice, ()
+        return verdict.cause.value, None, "", unread
+    if record.has_answered:  # what it said of itself is no reason
+        return verdict.cause.value, f"{_ending(record)}, though its result was good", verdict.advice, unread
+    words = verdict.text.strip() or record.complaint.strip()[-500:] or _ending(record)
+    return verdict.cause.value, words, verdict.advice, unread
+
+
+def _ending(record: Record) -> str:
+    """How its program ended, in words."""
+    code = record.ending.get("exit_code")
+    if not code:
+        return "it ended without a result that could be read"
+    return f"signal {-code} ended it" if code < 0 else f"it exited with code {code}"
+
+
+def _unread(record: Record) -> tuple[str, ...]:
+    """That something it said is not in the result."""
+    longest = LONGEST_LINE // (1024 * 1024)
+    where = f"all of it: ccexecctl logs {record.execution_uuid}"
+    return (f"a line of more than {longest} MiB was not read; {where}",) if record.conversation.has_unread else ()
