@@ -64,7 +64,7 @@ def schema_of(path: str | None) -> dict[str, Any] | None:
         schema = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {(error.strerror or '').lower()}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from error
     if not isinstance(schema, dict):
         raise UsageError(f"{path} is no JSON Schema: it is not an object")

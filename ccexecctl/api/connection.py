@@ -15,7 +15,7 @@ from anyio.abc import ByteStream
 
 from ccexecctl.api.endpoint import Opened
 from ccexecctl.api.framing import CutError, Framing
-from ccexecctl.errors import CtlError, RefusedError, UnreachableError
+from ccexecctl.errors import CtlError, RefusedError, UnreachableError, UsageError
 
 RECEIVE_SIZE = 1 << 18
 """Bytes of one read."""
@@ -108,13 +108,14 @@ class Connection:
 
         Raises:
             CutError: the connection is over, and nobody knows whether the request was heeded.
-            CtlError: the daemon refused it, or no connection will do better.
+            CtlError: the daemon refused it, JSON cannot hold it, or no connection will do better.
         """
         if self.ended is not None:
             raise self.ended
         request_id = next(self._ids)
+        frame = self._frame({"jsonrpc": "2.0", "id": request_id, "method": method, "params": _given(params)})
         pending = self._pending[request_id] = _Pending(on_result)
-        self._send({"jsonrpc": "2.0", "id": request_id, "method": method, "params": _given(params)})
+        self._put(frame)
         await pending.arrived.wait()
         if pending.error is not None:
             raise pending.error
@@ -123,7 +124,7 @@ class Connection:
     def tell(self, method: str, params: dict[str, Any]) -> None:
         """Ask without wanting an answer."""
         if self.ended is None:
-            self._send({"jsonrpc": "2.0", "method": method, "params": _given(params)})
+            self._put(self._frame({"jsonrpc": "2.0", "method": method, "params": _given(params)}))
 
     async def close(self) -> None:
         """End it by intent: what the daemon runs for it is ended, too."""
@@ -133,8 +134,12 @@ class Connection:
             await self.over.wait()
         self._scope.cancel()
 
-    def _send(self, message: dict[str, Any]) -> None:
-        self._put(self._framing.frame(orjson.dumps(message)))
+    def _frame(self, message: dict[str, Any]) -> bytes:
+        try:
+            return self._framing.frame(orjson.dumps(message))
+        except orjson.JSONEncodeError as error:
+            why = f"{message['method']!r} cannot be sent with these params: {error}"
+            raise UsageError(why, "JSON has text in UTF-8, numbers, lists and objects") from error
 
     def _put(self, frames: bytes) -> None:
         self._unsent.append(frames)

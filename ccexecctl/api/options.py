@@ -4,10 +4,12 @@ Owns the options, and what is wrong with them before anything is started. Must n
 """
 
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import Enum
+from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict
+from types import NoneType, UnionType
+from typing import Any, TypedDict, get_args, get_origin
 
 import attrs
 
@@ -104,10 +106,60 @@ class Given(TypedDict, total=False):
     idempotency_key: str | None
 
 
-def _words(value: str | Sequence[str] | None) -> tuple[str, ...]:
+_IN_WORDS = {
+    str: "a text",
+    Path: "a path",
+    float: "a number",
+    int: "a whole number",
+    bool: "true or false",
+    Mapping: "a table",
+    Sequence: "a list of texts",
+    Callable: "a function",
+    Retries: "Retries",
+}
+"""What an option takes."""
+
+
+def accepts(name: str, value: object) -> bool:
+    """Whether an option takes a value of this type.
+
+    Args:
+        name: of an option that exists.
+        value: what is proposed.
+    """
+    return _is_one(value, Given.__annotations__[name])
+
+
+def _is_one(value: object, kind: Any) -> bool:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return any(_is_one(value, each) for each in parts)
+    if origin is Mapping:
+        return isinstance(value, Mapping) and all(
+            isinstance(key, str) and _is_one(each, parts[1]) for key, each in value.items()
+        )
+    if origin is Sequence:
+        return isinstance(value, Sequence) and all(isinstance(each, str) for each in value)
+    if origin is Callable:
+        return callable(value)
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    return kind is Any or isinstance(value, (int, float) if kind is float else kind)
+
+
+@cache
+def _in_words(name: str) -> str:
+    kind: Any = Given.__annotations__[name]
+    kinds = [get_origin(each) or each for each in (get_args(kind) if get_origin(kind) is UnionType else [kind])]
+    words = " or ".join(_IN_WORDS[each] for each in kinds if each is not NoneType)
+    return f"{words} of texts" if kind == Mapping[str, str] | None else words
+
+
+def _words(value: Any) -> Any:
+    """One word or several as a tuple; what is neither stays, and is refused with the others."""
     if value is None:
         return ()
-    return (value,) if isinstance(value, str) else tuple(value)
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else value
 
 
 @attrs.frozen(kw_only=True)
@@ -181,6 +233,9 @@ class AgentOptions:
     idempotency_key: str | None = None
 
     def __attrs_post_init__(self) -> None:
+        for name in Given.__annotations__:
+            if not accepts(name, getattr(self, name)):  # the value may be a secret
+                raise UsageError(f"{name} takes {_in_words(name)}, not {type(getattr(self, name)).__name__}")
         for name in ("timeout", "stall_timeout"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

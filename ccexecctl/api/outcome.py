@@ -205,8 +205,9 @@ def _told(record: Record) -> tuple[str, str | None, str, tuple[str, ...]]:
     if verdict.is_success:
         return verdict.cause.value, None, "", unread
     if record.has_answered:  # what it said of itself is no reason
-        return verdict.cause.value, f"{_ending(record)}, though its result was good", verdict.advice, unread
-    words = verdict.text.strip() or record.complaint.strip()[-500:] or _ending(record)
+        words = f"{_ending(record)}, though its result was good"
+    else:
+        words = verdict.text.strip() or record.complaint.strip()[-500:] or _ending(record)
     return verdict.cause.value, words, verdict.advice, unread
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from ccexecctl.api.options import Given
+from ccexecctl.api.options import Given, accepts, options_of
 from ccexecctl.api.results import AgentResult
 from ccexecctl.api.task_list import Status, Task, TaskResult, named
 from ccexecctl.errors import CtlError, UsageError
@@ -49,7 +49,7 @@ def read_tasks(path: Path) -> TaskFile:
         UsageError: it cannot be read, or makes no sense; with the place.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
     except OSError as error:
         raise UsageError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
     except UnicodeDecodeError as error:
@@ -65,7 +65,7 @@ def read_tasks(path: Path) -> TaskFile:
 def _toml(text: str) -> TaskFile:
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"it is not TOML: {error}", "a task: [[task]], name = ..., prompt = ...") from error
     unknown = document.keys() - {"task", "options", "on_failure"}
     if unknown:
@@ -86,7 +86,7 @@ def _task(table: Any, where: str) -> Task:
     if not isinstance(table, dict):
         raise UsageError(f"{where} is not a table")
     prompt, name, depends = table.get("prompt"), table.get("name", ""), table.get("depends", [])
-    if not isinstance(prompt, str) or not isinstance(name, str):
+    if not isinstance(prompt, str) or not prompt.strip() or not isinstance(name, str):
         raise UsageError(f"{where} needs a prompt, which is a string, as its name is")
     if not isinstance(depends, list) or not all(isinstance(each, str) for each in depends):
         raise UsageError(f"{where}: depends is a list of names")
@@ -101,6 +101,10 @@ def _require_options(options: Any, where: str) -> None:
     for name in options:
         if name not in OPTIONS:
             raise UsageError(f"{where}: there is no option {name!r}", f"there are: {', '.join(sorted(OPTIONS))}")
+    try:
+        options_of(None, options)  # type: ignore[arg-type]  # which is what is found out
+    except UsageError as error:
+        raise UsageError(f"{where}: {error.message}", error.hint) from error
 
 
 def _choice(on_failure: Any) -> str:
@@ -116,7 +120,7 @@ def _markdown(text: str) -> TaskFile:
     """
     from markdown_it import MarkdownIt  # noqa: PLC0415  # 40 ms
 
-    lines = text.splitlines()
+    lines = text.split("\n")  # as CommonMark counts them; `splitlines` finds further ends of lines
     tokens = MarkdownIt("commonmark").parse(text)
     headings = [
         (token.map, following.content)
@@ -150,9 +154,10 @@ def _value(name: str, text: str) -> Any:
     if name in ("depends", "allowed_tools", "disallowed_tools") and not text.startswith("["):
         return [each.strip() for each in text.split(",") if each.strip()]
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
+    return value if name == "depends" or accepts(name, value) else text
 
 
 class State:
@@ -173,11 +178,11 @@ class State:
             document = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CtlError(
                 f"cannot read {path}: {error}", "delete it to begin anew, or name another: --state"
             ) from error
-        if not isinstance(document, dict) or document.get("version") != VERSION:
+        if not _is_state(document):
             raise CtlError(f"{path} is not the state of a list of tasks", "name another: --state FILE")
         self._run, self._tasks = document["run"], document["tasks"]
 
@@ -222,6 +227,23 @@ class State:
             unfinished.replace(self._path)
         except OSError as error:
             raise CtlError(f"cannot write {self._path}: {error.strerror}", "name another: --state FILE") from error
+
+
+def _is_state(document: Any) -> bool:
+    """Whether this is what `State` writes: it is somebody's file, and may have been cut off or edited."""
+    if not isinstance(document, dict) or document.get("version") != VERSION or not isinstance(document.get("run"), str):
+        return False
+    tasks = document.get("tasks")
+    return isinstance(tasks, dict) and all(map(_is_known, tasks.values()))
+
+
+def _is_known(known: Any) -> bool:
+    try:
+        if known["status"] == Status.DONE.value:
+            AgentResult.from_dict(known["result"])
+        return isinstance(known["digest"], str) and isinstance(known["attempt"], int)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
 
 
 def _digest(task: Task, prompt: str) -> str:

@@ -69,3 +69,21 @@ def test_options_that_make_no_sense(given):
     """They are refused before anything is started."""
     with pytest.raises(UsageError):
         AgentOptions(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"timeout": "10"}, "timeout takes a number, not str"),
+        ({"timeout": True}, "timeout takes a number, not bool"),
+        ({"program": 5}, "program takes a text or a list of texts, not int"),
+        ({"allowed_tools": [1]}, "allowed_tools takes a list of texts"),
+        ({"env": {"SECRET": 1}}, "env takes a table of texts, not dict"),
+        ({"cwd": b"/tmp"}, "cwd takes a text or a path, not bytes"),
+        ({"retries": 3}, "retries takes Retries, not int"),
+    ],
+)
+def test_an_option_of_a_wrong_type_is_refused_before_anything_begins(given, told):
+    """With its name and what it takes, and without its value, which may be a secret."""
+    with pytest.raises(UsageError, match=told):
+        options_of(None, given)

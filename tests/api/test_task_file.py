@@ -75,10 +75,31 @@ def test_markdown(tmp_path):
     assert judge == Task("Judge it: {{plan}}", "the *judge*", ["plan"], options)
 
 
+@pytest.mark.parametrize("odd", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_only_a_line_feed_ends_a_line_of_markdown(tmp_path, odd):
+    """Other characters that end lines elsewhere stay in a prompt, and what follows is where it belongs."""
+    one, two = read_tasks(written(tmp_path, "tasks.md", f"## one\r\nSay{odd}this.\r\n## two\nSay that.")).tasks
+    assert (one.prompt, two.prompt) == (f"Say{odd}this.", "Say that.")
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.md", "## 1\nSay this."), ("a.toml", "[[task]]\nprompt = 'Say this.'")])
+def test_a_mark_of_utf_8_is_no_text(tmp_path, name, text):
+    """Some editors put one at the beginning."""
+    assert read_tasks(written(tmp_path, name, "\ufeff" + text)).tasks == (Task("Say this.", "1"),)
+
+
+def test_a_value_in_markdown_is_what_its_option_takes(tmp_path):
+    """What TOML would take for a number is a text where a text belongs."""
+    text = '## one\nmodel: 4\nresume: 123e4567\nmax_turns: 3\nallowed_tools: ["Bash"]\n\nSay this.'
+    (one,) = read_tasks(written(tmp_path, "tasks.md", text)).tasks
+    assert one.options == {"model": "4", "resume": "123e4567", "max_turns": 3, "allowed_tools": ["Bash"]}
+
+
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
         ("a.toml", "[[task", "not TOML"),
+        ("a.toml", "x = " + "[" * 10_000, "not TOML"),
         ("a.toml", "x = 1", "no key 'x'"),
         ("a.toml", "task = 1", "no tasks"),
         ("a.toml", "[[task]]\nname = 'x'", "task 1 needs a prompt"),
@@ -87,7 +108,13 @@ def test_markdown(tmp_path):
         ("a.toml", "[[task]]\nprompt = 'x y z'\ndepends = ['y']", "depends on 'y'"),
         ("a.toml", "on_failure = 'go'\n[[task]]\nprompt = 'x y z'", "on_failure"),
         ("a.toml", "options = 3\n[[task]]\nprompt = 'x y z'", "not a table"),
+        ("a.toml", "[options]\ntimeout = '10m'\n[[task]]\nprompt = 'x y z'", r"\[options\]: timeout takes a number"),
+        ("a.toml", "[[task]]\nprompt = 'x y z'\ntimeout = 2026-01-31", "task 1: timeout takes a number"),
+        ("a.toml", "[options]\nlabels = {a = 1}\n[[task]]\nprompt = 'x y z'", "labels takes a table of texts"),
         ("a.md", "# nothing", "no tasks"),
+        ("a.md", "## x\ntimeout: 10m\n\none", "x: timeout takes a number"),
+        ("a.md", "## x\ntimeout: " + "[" * 10_000 + "\n\none", "x: timeout takes a number"),
+        ("a.md", "## x\n\n## y\ntwo", "x needs a prompt"),
         ("a.md", "## x\none\n## x\ntwo", "two tasks are called 'x'"),
     ],
 )
@@ -158,9 +185,24 @@ def test_what_was_under_way_keeps_its_key(tmp_path):
     assert State(path).begin(task, task.prompt) not in (key, anew)
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", "no JSON"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{}",
+        "no JSON",
+        "[" * 100_000,
+        '{"version": 1}',
+        '{"version": 1, "run": "x", "tasks": []}',
+        '{"version": 1, "run": 3, "tasks": {}}',
+        '{"version": 1, "run": "x", "tasks": {"a": null}}',
+        '{"version": 1, "run": "x", "tasks": {"a": {"digest": "x", "attempt": "1", "status": "running"}}}',
+        '{"version": 1, "run": "x", "tasks": {"a": {"digest": "x", "attempt": 1, "status": "done"}}}',
+        '{"version": 1, "run": "x", "tasks": {"a": {"digest": "x", "attempt": 1, "status": "done", "result": {}}}}',
+    ],
+)
 def test_a_state_that_is_none_is_left_alone(tmp_path, text):
-    """Somebody else's file is not overwritten."""
+    """Somebody else's file, or one that was edited or cut off, is told of and not overwritten."""
     with pytest.raises(CtlError):
         State(written(tmp_path, "state.json", text))
     assert (tmp_path / "state.json").read_text() == text
