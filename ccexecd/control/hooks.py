@@ -9,7 +9,7 @@ from typing import Any
 from ccexecd.core.hooks import EVENTS, Hook, HookEvent
 from ccexecd.engine import default_shell
 from ccexecd.judgement import question
-from ccexecd.protocol import messages
+from ccexecd.protocol import operation
 from ccexecd.protocol.codec import StructureError
 from ccexecd.service.dispatch import Kind, Method
 from ccexecd.service.peer import Peer
@@ -18,12 +18,12 @@ from ccexecd.service.peer import Peer
 def hook_methods() -> dict[str, Method]:
     """The methods."""
     return {
-        "hook_test": Method(messages.HookTest, hook_test),
-        "hook_run": Method(messages.HookRun, hook_run, Kind.WAITING),
+        "hook_test": Method(operation.HookTest, hook_test),
+        "hook_run": Method(operation.HookRun, hook_run, Kind.WAITING),
     }
 
 
-def hook_test(peer: Peer, wanted: messages.HookTest) -> dict[str, Any]:
+def hook_test(peer: Peer, wanted: operation.HookTest) -> dict[str, Any]:
     """Which hooks a command would meet, by event and in their order."""
     hooks = peer.engine.preparation.hooks
     shell = peer.engine.config.shell or default_shell()
@@ -34,7 +34,7 @@ def hook_test(peer: Peer, wanted: messages.HookTest) -> dict[str, Any]:
     return {"command": spec.display, "principal": principal, "hooks": met}
 
 
-def hook_run(peer: Peer, wanted: messages.HookRun) -> Awaitable[dict[str, Any]]:
+def hook_run(peer: Peer, wanted: operation.HookRun) -> Awaitable[dict[str, Any]]:
     """Call one hook about a command that is not run."""
     hooks = peer.engine.preparation.hooks
     hook = hooks.named(wanted.name) if hooks is not None else None

@@ -14,7 +14,7 @@ from ccexecd.control.hooks import hook_methods
 from ccexecd.control.tokens import Tokens, token_methods
 from ccexecd.engine import default_shell
 from ccexecd.judgement import question
-from ccexecd.protocol import messages
+from ccexecd.protocol import messages, operation
 from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError
 from ccexecd.service.dispatch import Answer, Kind, Method
@@ -72,7 +72,7 @@ def operator_methods(daemon: Operated) -> dict[str, Method]:
             text = f"the new configuration is not valid, the old one stays in force:\n{invalid}"
             raise RPCError(ErrorCode.CONFIG_INVALID, text, problems) from None
 
-    def policy(peer: Peer, wanted: messages.Policy) -> dict[str, Any]:
+    def policy(peer: Peer, wanted: operation.Policy) -> dict[str, Any]:
         if wanted.command is None and wanted.argv is None:
             return peer.engine.gate.judge.in_force()
         shell = peer.engine.config.shell or default_shell()
@@ -80,7 +80,7 @@ def operator_methods(daemon: Operated) -> dict[str, Method]:
         spec = question(wanted.argv, wanted.command, shell, **given)
         return peer.engine.gate.judge.explain(spec, wanted.principal or peer.principal.name)
 
-    def stop(_peer: Peer, wanted: messages.Stop) -> Awaitable[Answer]:
+    def stop(_peer: Peer, wanted: operation.Stop) -> Awaitable[Answer]:
         return daemon.stop(wanted.drain, wanted.grace)
 
     return {
@@ -92,6 +92,6 @@ def operator_methods(daemon: Operated) -> dict[str, Method]:
         "config": Method(messages.Nothing, config),
         "version": Method(messages.Nothing, version),
         "reload": Method(messages.Nothing, reload),
-        "policy": Method(messages.Policy, policy),
-        "stop": Method(messages.Stop, stop, Kind.WAITING),
+        "policy": Method(operation.Policy, policy),
+        "stop": Method(operation.Stop, stop, Kind.WAITING),
     }

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from ccexecd.core.principals import Scope
-from ccexecd.protocol import messages
+from ccexecd.protocol import messages, operation
 from ccexecd.protocol.codec import StructureError
 from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError
@@ -75,7 +75,7 @@ def token_methods(tokens_of: Callable[[], Tokens]) -> dict[str, Method]:
 
         return show()
 
-    def token_add(_peer: Peer, wanted: messages.TokenAdd) -> Awaitable[dict[str, Any]]:
+    def token_add(_peer: Peer, wanted: operation.TokenAdd) -> Awaitable[dict[str, Any]]:
         async def add() -> dict[str, Any]:
             async with _told():
                 token, text = await tokens_of().add(wanted.name, map(Scope, wanted.scopes), wanted.lifetime)
@@ -83,14 +83,14 @@ def token_methods(tokens_of: Callable[[], Tokens]) -> dict[str, Method]:
 
         return Undecided(add())
 
-    def token_rotate(_peer: Peer, wanted: messages.TokenRotate) -> Awaitable[dict[str, Any]]:
+    def token_rotate(_peer: Peer, wanted: operation.TokenRotate) -> Awaitable[dict[str, Any]]:
         async def rotate() -> dict[str, Any]:
             async with _told():
                 return {"name": wanted.name, "token": await tokens_of().rotate(wanted.name)}
 
         return Undecided(rotate())
 
-    def token_revoke(_peer: Peer, wanted: messages.TokenRevoke) -> Awaitable[dict[str, Any]]:
+    def token_revoke(_peer: Peer, wanted: operation.TokenRevoke) -> Awaitable[dict[str, Any]]:
         async def revoke() -> dict[str, Any]:
             async with _told():
                 await tokens_of().revoke(wanted.name)
@@ -101,9 +101,9 @@ def token_methods(tokens_of: Callable[[], Tokens]) -> dict[str, Method]:
     return {
         "token_list": Method(messages.Nothing, token_list),
         "token_show": Method(messages.Nothing, token_show),
-        "token_add": Method(messages.TokenAdd, token_add),
-        "token_rotate": Method(messages.TokenRotate, token_rotate),
-        "token_revoke": Method(messages.TokenRevoke, token_revoke),
+        "token_add": Method(operation.TokenAdd, token_add),
+        "token_rotate": Method(operation.TokenRotate, token_rotate),
+        "token_revoke": Method(operation.TokenRevoke, token_revoke),
     }
 
 

@@ -1,23 +1,34 @@
 """The params of every method, as classes.
 
-Owns names, types and bounds of what a client may send. Must not decide what a value means: that is `core`'s and the
-engine's.
+Owns names, types and bounds of what a client may send about executions and sessions; the params of other methods are in
+modules of their own (`operation`, `prompts`, `timings`), and are found here, too. Must not decide what a value
+means: that is up to `core` and the engine.
 """
 
 from typing import Any, Literal, TypeVar
 
 import attrs
 
+from ccexecd.protocol.checks import require, require_command
 from ccexecd.protocol.codec import UNSAID, Cells, Count, Seconds, StructureError, Text, structure
 from ccexecd.protocol.limits import Limits
-from ccexecd.protocol.prompts import PromptsRecord, PromptsShow  # noqa: F401  # every class is found here
+from ccexecd.protocol.operation import (  # noqa: F401  # every class is found here
+    HookRun,
+    HookTest,
+    Policy,
+    Stop,
+    TokenAdd,
+    TokenRevoke,
+    TokenRotate,
+)
+from ccexecd.protocol.prompts import PromptsRecord, PromptsShow  # noqa: F401
+from ccexecd.protocol.timings import Estimate, History, Stats  # noqa: F401
 
 P = TypeVar("P")
 
 Framing = Literal["lines", "line", "raw"]
 OnDisconnect = Literal["auto", "cancel", "detach"]
 StreamName = Literal["stdout", "stderr"]
-HookEvent = Literal["pre_execute", "post_execute", "on_output", "on_error", "on_stall"]
 
 MAX_LABELS = 64
 """Labels of one execution."""
@@ -80,28 +91,20 @@ class Execute:
     priority: int | None = None
 
     def __attrs_post_init__(self) -> None:
-        if (self.command is None) == (self.argv is None):
-            raise StructureError([{"path": "$", "error": "exactly one of command and argv is required"}])
-        if self.command is not None and not self.command.strip():
-            raise StructureError([{"path": "$.command", "error": "must not be empty"}])
-        if self.argv is not None and not (self.argv and self.argv[0]):
-            raise StructureError([{"path": "$.argv", "error": "must not be empty, nor its first word"}])
-        if self.stdio == "file" and (self.pty is not None or self.policy == "block"):
-            raise StructureError([{"path": "$.stdio", "error": 'a file goes neither with pty nor with policy "block"'}])
-        if self.max_line_bytes is not None and self.max_line_bytes < LEAST_LINE:
-            raise StructureError([{"path": "$.max_line_bytes", "error": f"must be {LEAST_LINE} at least"}])
-        if self.idempotency_key is not None and not 0 < len(self.idempotency_key) <= MAX_LABEL:
-            raise StructureError([{"path": "$.idempotency_key", "error": f"must have 1 to {MAX_LABEL} characters"}])
-        if abs(self.priority or 0) > MAX_PRIORITY:
-            raise StructureError([{"path": "$.priority", "error": f"must be from -{MAX_PRIORITY} to {MAX_PRIORITY}"}])
-        if any(not name or "=" in name for name in self.env):
-            raise StructureError([{"path": "$.env", "error": 'a name must not be empty nor hold "="'}])
-        if len(self.labels) > MAX_LABELS:
-            raise StructureError([{"path": "$.labels", "error": f"must not be more than {MAX_LABELS}"}])
-        if any(len(name) > MAX_LABEL or len(value) > MAX_LABEL for name, value in self.labels.items()):
-            raise StructureError(
-                [{"path": "$.labels", "error": f"a name or value is longer than {MAX_LABEL} characters"}]
-            )
+        require_command(self.command, self.argv)
+        is_file_alone = self.stdio != "file" or (self.pty is None and self.policy != "block")
+        require(is_file_alone, "$.stdio", 'a file goes neither with pty nor with policy "block"')
+        is_long_enough = self.max_line_bytes is None or self.max_line_bytes >= LEAST_LINE
+        require(is_long_enough, "$.max_line_bytes", f"must be {LEAST_LINE} at least")
+        has_valid_key = self.idempotency_key is None or 0 < len(self.idempotency_key) <= MAX_LABEL
+        require(has_valid_key, "$.idempotency_key", f"must have 1 to {MAX_LABEL} characters")
+        is_valid_priority = abs(self.priority or 0) <= MAX_PRIORITY
+        require(is_valid_priority, "$.priority", f"must be from -{MAX_PRIORITY} to {MAX_PRIORITY}")
+        names_are_valid = all(name and "=" not in name for name in self.env)
+        require(names_are_valid, "$.env", 'a name must not be empty nor hold "="')
+        require(len(self.labels) <= MAX_LABELS, "$.labels", f"must not be more than {MAX_LABELS}")
+        longest = max((len(text) for label in self.labels.items() for text in label), default=0)
+        require(longest <= MAX_LABEL, "$.labels", f"a name or value is longer than {MAX_LABEL} characters")
 
 
 @attrs.frozen
@@ -115,8 +118,8 @@ class Control:
     wait: bool = True
 
     def __attrs_post_init__(self) -> None:
-        if (self.type == "SIGNAL") != (self.signal is not None):
-            raise StructureError([{"path": "$.signal", "error": "belongs to type SIGNAL, which needs it"}])
+        belongs_together = (self.type == "SIGNAL") == (self.signal is not None)
+        require(belongs_together, "$.signal", "belongs to type SIGNAL, which needs it")
 
 
 @attrs.frozen
@@ -127,8 +130,7 @@ class Held:
     all: bool = False
 
     def __attrs_post_init__(self) -> None:
-        if (self.execution_id is None) != self.all:
-            raise StructureError([{"path": "$", "error": "exactly one of execution_id and all is required"}])
+        require((self.execution_id is None) == self.all, "$", "exactly one of execution_id and all is required")
 
 
 @attrs.frozen
@@ -141,10 +143,9 @@ class WriteStdin:
     write_id: str | None = None
 
     def __attrs_post_init__(self) -> None:
-        if (self.data is None) == (self.data_base64 is None):
-            raise StructureError([{"path": "$", "error": "exactly one of data and data_base64 is required"}])
-        if self.write_id is not None and len(self.write_id) > MAX_LABEL:
-            raise StructureError([{"path": "$.write_id", "error": f"is longer than {MAX_LABEL} characters"}])
+        has_one = (self.data is None) != (self.data_base64 is None)
+        require(has_one, "$", "exactly one of data and data_base64 is required")
+        require(len(self.write_id or "") <= MAX_LABEL, "$.write_id", f"is longer than {MAX_LABEL} characters")
 
 
 @attrs.frozen
@@ -182,8 +183,7 @@ class ReadOutput:
     streams: tuple[StreamName, ...] = ("stdout", "stderr")
 
     def __attrs_post_init__(self) -> None:
-        if not 0 < self.max_bytes <= MAX_READ:
-            raise StructureError([{"path": "$.max_bytes", "error": f"must be from 1 to {MAX_READ}"}])
+        require(0 < self.max_bytes <= MAX_READ, "$.max_bytes", f"must be from 1 to {MAX_READ}")
 
 
 @attrs.frozen
@@ -213,8 +213,7 @@ class List:
     tree: bool = False
 
     def __attrs_post_init__(self) -> None:
-        if self.limit > MAX_LISTED:
-            raise StructureError([{"path": "$.limit", "error": f"must be at most {MAX_LISTED}"}])
+        require(self.limit <= MAX_LISTED, "$.limit", f"must be at most {MAX_LISTED}")
 
 
 @attrs.frozen
@@ -233,9 +232,8 @@ class Verify:
     expect_uuid: Text | None = None
 
     def __attrs_post_init__(self) -> None:
-        if self.expect_uuid is not None and not LEAST_UUID <= len(self.expect_uuid) <= MAX_LABEL:
-            error = f"must have {LEAST_UUID} to {MAX_LABEL} characters"
-            raise StructureError([{"path": "$.expect_uuid", "error": error}])
+        is_valid = self.expect_uuid is None or LEAST_UUID <= len(self.expect_uuid) <= MAX_LABEL
+        require(is_valid, "$.expect_uuid", f"must have {LEAST_UUID} to {MAX_LABEL} characters")
 
 
 @attrs.frozen
@@ -243,139 +241,6 @@ class Receipt:
     """`receipt`: an execution's receipt with its proof; without an id, the public key."""
 
     execution_id: str | None = None
-
-
-@attrs.frozen
-class Estimate:
-    """`estimate`: how long a command may take; exactly one of `command` and `argv`, as for `execute`."""
-
-    command: Text | None = None
-    argv: tuple[Text, ...] | None = None
-    cwd: Text | None = None
-
-    def __attrs_post_init__(self) -> None:
-        if (self.command is None) == (self.argv is None):
-            raise StructureError([{"path": "$", "error": "exactly one of command and argv is required"}])
-        if not (self.command or "").strip() and not (self.argv and self.argv[0]):
-            raise StructureError([{"path": "$", "error": "the command must not be empty"}])
-
-
-CategoryName = Literal["agent", "test", "build", "install", "transfer", "check", "script", "shell", "brief", "other"]
-"""What sort of work a command is (`core.kinds.Category`)."""
-
-MAX_HISTORY = 10_000
-"""Past executions that one `history` may ask for."""
-
-
-@attrs.frozen
-class History:
-    """`history`: finished executions with their durations, newest first; `before` goes on where a reply has ended."""
-
-    category: CategoryName | None = None
-    program: str | None = None
-    reason: str | None = None
-    since: Seconds | None = None
-    before: Count | None = None
-    limit: Count = Count(100)
-
-    def __attrs_post_init__(self) -> None:
-        if not 0 < self.limit <= MAX_HISTORY:
-            raise StructureError([{"path": "$.limit", "error": f"must be from 1 to {MAX_HISTORY}"}])
-
-
-@attrs.frozen
-class Stats:
-    """`stats`: how long what took, in percentiles; `since` is how many seconds to look back."""
-
-    by: Literal["category", "program", "form"] = "program"
-    category: CategoryName | None = None
-    since: Seconds | None = None
-
-
-@attrs.frozen
-class Policy:
-    """`policy`: what may run; with `argv` or `command`, whether that may, and why. `env` are names."""
-
-    command: Text | None = None
-    argv: tuple[Text, ...] | None = None
-    cwd: Text | None = None
-    env: tuple[Text, ...] = ()
-    principal: Text | None = None
-
-    def __attrs_post_init__(self) -> None:
-        if self.command is not None and self.argv is not None:
-            raise StructureError([{"path": "$", "error": "not both of command and argv"}])
-        if self.argv is not None and not (self.argv and self.argv[0]):
-            raise StructureError([{"path": "$.argv", "error": "must not be empty, nor its first word"}])
-
-
-@attrs.frozen
-class HookTest:
-    """`hook_test`: which hooks a command would meet; nothing is called."""
-
-    command: Text | None = None
-    argv: tuple[Text, ...] | None = None
-    cwd: Text | None = None
-    lane: Text | None = None
-    labels: dict[str, str] = attrs.field(factory=dict)
-    principal: Text | None = None
-
-    def __attrs_post_init__(self) -> None:
-        if (self.command is None) == (self.argv is None):
-            raise StructureError([{"path": "$", "error": "exactly one of command and argv is required"}])
-        if self.argv is not None and not (self.argv and self.argv[0]):
-            raise StructureError([{"path": "$.argv", "error": "must not be empty, nor its first word"}])
-
-
-@attrs.frozen
-class HookRun:
-    """`hook_run`: call one hook about a command that is not run; an event is needed where it has several."""
-
-    name: Text
-    event: HookEvent | None = None
-    argv: tuple[Text, ...] = (Text("true"),)
-    cwd: Text | None = None
-    lane: Text | None = None
-    labels: dict[str, str] = attrs.field(factory=dict)
-
-    def __attrs_post_init__(self) -> None:
-        if not (self.argv and self.argv[0]):
-            raise StructureError([{"path": "$.argv", "error": "must not be empty, nor its first word"}])
-
-
-@attrs.frozen
-class Stop:
-    """`stop`: end the daemon; `drain` lets executions finish by themselves first, `grace` is from TERM to KILL."""
-
-    drain: Seconds | None = None
-    grace: Seconds | None = None
-
-
-@attrs.frozen
-class TokenAdd:
-    """`token_add`: make a token that admits clients; `lifetime` is in seconds, null = for ever."""
-
-    name: Text
-    scopes: tuple[Literal["observe", "execute", "admin"], ...]
-    lifetime: Seconds | None = None
-
-    def __attrs_post_init__(self) -> None:
-        if not self.scopes:
-            raise StructureError([{"path": "$.scopes", "error": "must not be empty"}])
-
-
-@attrs.frozen
-class TokenRotate:
-    """`token_rotate`: give a token another text."""
-
-    name: Text = Text("default")
-
-
-@attrs.frozen
-class TokenRevoke:
-    """`token_revoke`: withdraw a token for good."""
-
-    name: Text
 
 
 @attrs.frozen

@@ -34,7 +34,7 @@ from ccexecd.service.listing import REPLY_BYTES, completion_of, list_executions,
 from ccexecd.service.naming import known, upon
 from ccexecd.service.peer import Peer
 from ccexecd.service.prompts import PROMPT_METHODS
-from ccexecd.service.timings import estimate, history, stats
+from ccexecd.service.timings import TIMING_METHODS
 
 R = TypeVar("R")
 
@@ -309,9 +309,7 @@ EXECUTION_METHODS = {
     "wait": Method(messages.Wait, wait, Kind.WAITING),
     "list": Method(messages.List, list_executions),
     **EVIDENCE_METHODS,
-    "estimate": Method(messages.Estimate, estimate),
-    "history": Method(messages.History, history),
-    "stats": Method(messages.Stats, stats),
+    **TIMING_METHODS,
     **PROMPT_METHODS,
     "resume_session": Method(messages.ResumeSession, resume_session),
     "hook_status": Method(messages.Nothing, hook_status),

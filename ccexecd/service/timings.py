@@ -8,7 +8,8 @@ import time
 from typing import Any
 
 from ccexecd.estimates import Asked, question
-from ccexecd.protocol import messages
+from ccexecd.protocol import timings
+from ccexecd.service.dispatch import Method
 from ccexecd.service.listing import REPLY_BYTES, size_of
 from ccexecd.service.peer import Peer
 
@@ -16,13 +17,13 @@ _WORDS = ("command", "program", "form")
 """What comes of a command line, in which a secret may stand; a form is folded, and yet made of words."""
 
 
-async def estimate(peer: Peer, wanted: messages.Estimate) -> dict[str, Any]:
+async def estimate(peer: Peer, wanted: timings.Estimate) -> dict[str, Any]:
     """How long a command may take, by the caller's past runs."""
     spec = question(wanted.argv, wanted.command, wanted.cwd)
     return await peer.engine.records.estimates.told(peer.principal.name, spec)
 
 
-async def history(peer: Peer, wanted: messages.History) -> dict[str, Any]:
+async def history(peer: Peer, wanted: timings.History) -> dict[str, Any]:
     """Finished executions with their durations, newest first, as many as were asked for and as a reply can hold."""
     found = await peer.engine.records.estimates.past(
         Asked(
@@ -47,7 +48,7 @@ async def history(peer: Peer, wanted: messages.History) -> dict[str, Any]:
     return {"executions": rows, "before": rows[-1]["number"] if rows else wanted.before, "truncated": False}
 
 
-async def stats(peer: Peer, wanted: messages.Stats) -> dict[str, Any]:
+async def stats(peer: Peer, wanted: timings.Stats) -> dict[str, Any]:
     """How long what took, in percentiles of the runs that came to their end."""
     asked = Asked(principal=peer.principal.sees_only, category=wanted.category, since=_moment(wanted.since))
     redacted = peer.engine.gate.redactor.text
@@ -57,3 +58,11 @@ async def stats(peer: Peer, wanted: messages.Stats) -> dict[str, Any]:
 
 def _moment(seconds_ago: float | None) -> float | None:
     return time.time() - seconds_ago if seconds_ago is not None else None
+
+
+TIMING_METHODS = {
+    "estimate": Method(timings.Estimate, estimate),
+    "history": Method(timings.History, history),
+    "stats": Method(timings.Stats, stats),
+}
+"""Served at both doors."""

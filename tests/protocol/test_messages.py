@@ -215,6 +215,21 @@ def test_the_rules_of_execute(given_, path, error):
     assert faults(given_, messages.Execute) == [(path, error)]
 
 
+@pytest.mark.parametrize("cls", [messages.Estimate, messages.HookTest])
+@pytest.mark.parametrize(("given_", "path", "error"), EXECUTE_RULES[:6])
+def test_a_command_that_is_asked_about_is_one_that_could_be_executed(cls, given_, path, error):
+    """What `execute` refuses as no command, a method that only asks about one refuses in the same words."""
+    assert faults(given_, cls) == [(path, error)]
+
+
+@pytest.mark.parametrize("size", [0, 3])
+def test_a_line_is_shown_in_whole_code_points(size):
+    """A bound of a line that could not hold every code point is refused, and so is 0."""
+    assert faults({"command": "ls", "max_line_bytes": size}, messages.Execute) == [
+        ("$.max_line_bytes", "must be 4 at least")
+    ]
+
+
 def test_execute_takes_everything_that_is_served():
     """Each param with a value of its own arrives as it was sent."""
     given_ = {

@@ -6,6 +6,7 @@ import pytest
 
 from ccexecd.core.redaction import Redactor
 from ccexecd.keys import Config
+from ccexecd.protocol.timings import History
 from ccexecd.service import timings
 from tests.e2e.client import refused
 from tests.e2e.daemon_process import eventually
@@ -229,7 +230,7 @@ async def test_a_reply_is_no_larger_than_a_frame():
     engine = SimpleNamespace(records=SimpleNamespace(estimates=SimpleNamespace(past=past)))
     engine.gate = SimpleNamespace(redactor=Redactor())
     peer = SimpleNamespace(engine=engine, principal=SimpleNamespace(sees_only=None))
-    told = await timings.history(peer, timings.messages.History(limit=3000))
+    told = await timings.history(peer, History(limit=3000))
     assert told["truncated"]
     assert told["before"] == told["executions"][-1]["number"]
     assert 900 < len(told["executions"]) < 1024
