@@ -428,6 +428,18 @@ def test_every_module_is_on_the_map(path):
         assert path.stem in on_the_map(path.parent.name)
 
 
+DECISIONS = ROOT / "docs" / "decisions"
+
+
+def test_every_decision_is_in_the_index():
+    """The index lists every page once, in order of the numbers, under the page's own title and number."""
+    pages = [(page.name, page.read_text().partition("\n")[0]) for page in sorted(DECISIONS.glob("[0-9]*.md"))]
+    listed = re.findall(r"^(\d+\. )\[(.+)\]\((\S+)\)$", (DECISIONS / "README.md").read_text(), re.MULTILINE)
+    assert [(name, f"# {number}{title}") for number, title, name in listed] == pages
+    assert all(title.startswith(f"# {int(name[:4])}. ") for name, title in pages)
+    assert len({name[:4] for name, _ in pages}) == len(pages)
+
+
 # How large it gets
 
 
