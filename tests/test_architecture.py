@@ -595,6 +595,7 @@ ELSEWHERE = {
     "ccexecd/process/standard_input.py": ("tests/process/test_execution.py", "an execution's input"),
     "ccexecd/process/leader.py": ("tests/process/test_keeper.py", "values that the keeper's client gives"),
     "ccexecd/process/description.py": ("tests/service/test_listing.py", "what list tells"),
+    "ccexecd/core/cursor.py": ("tests/core/test_output.py", "a place in the log"),
     "ccexecd/core/entries.py": ("tests/core/test_output.py", "values that the log holds"),
     "ccexecd/core/store.py": ("tests/storage/test_stored_log.py", "the one that there is"),
     "ccexecd/service/figures.py": ("tests/external/test_metrics.py", "what is read there"),

@@ -1,4 +1,4 @@
-"""What an execution's log consists of: chunks of output and state changes, numbered, and gaps where some have gone."""
+"""What an execution's log consists of: numbered chunks of output and state changes, and gaps where some are lost."""
 
 from typing import Any, Literal
 
@@ -35,10 +35,11 @@ class Note:
 
 @attrs.frozen
 class Gap:
-    """What has gone: entries `from_seq` to `to_seq`.
+    """A lost span of the log: entries `from_seq` to `to_seq`.
 
     Attributes:
-        dropped_bytes, dropped_lines: what they held; None where a cursor came only after they had gone.
+        dropped_bytes: bytes of output in it; None where that is unknown.
+        dropped_lines: line feeds in it; None where that is unknown.
     """
 
     from_seq: int
@@ -48,12 +49,12 @@ class Gap:
 
     @property
     def seq(self) -> int:
-        """Its place in the sequence: that of the first entry of what it stands for."""
+        """Its place in the sequence: that of the first entry that is lost."""
         return self.from_seq
 
     @property
     def count(self) -> int:
-        """How many entries it stands for."""
+        """How many entries are lost."""
         return self.to_seq - self.from_seq + 1
 
 

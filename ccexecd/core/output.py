@@ -4,9 +4,8 @@ Theory of operation. What a read brought is cut by a `Framer` into pieces, each 
 `seq` and a byte `offset` in its stream. State changes are `Note`s in the same sequence. `OutputLog` keeps the recent
 entries in its window, bounded in bytes and in lines, and hands every entry on to a `Store` in the same step, where
 there is one. Every watcher is a `Cursor`: a position in the sequence, nothing more. A cursor that the window has
-overtaken reads from the store; one that has lost its place there, too, is told so with one `Gap` that says what it
-missed, and goes on with the oldest entry that is left. So nobody can slow the execution down, and nobody is slowed
-down by another.
+overtaken reads from the store. One that has lost its place in the store as well gets one `Gap`, which says what it
+missed, and goes on with the oldest entry that is left. So no watcher slows down the execution, or another watcher.
 
 A store may fail for a while (a full disk): the window goes on alone. When the store takes entries again, it gets those
 that the window still holds, and a `Gap` for those that it does not: in steps, so that nobody waits for all of it.
@@ -18,31 +17,32 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 
+from ccexecd.core.cursor import Cursor
 from ccexecd.core.entries import Chunk, Entry, Gap, Note, Stream, cost, weight
 from ccexecd.core.framing import Piece
-from ccexecd.core.store import Reader, Store
+from ccexecd.core.store import Store
 
 STEP = 256
-"""Entries that a store is given at a time: more than one read brings, and no more than it gives up at a time."""
+"""Entries that a store is given in one step: more than one read brings, and no more than a store sheds in one step."""
 
 _SEQ = attrgetter("seq")
 
 
 class OutputLog:
-    """The sequence of one execution: its recent entries, a way to the older ones, and the account of what went.
+    """The log of one execution: its recent entries, a way to the older ones, and the account of what was dropped.
 
     Args:
-        capacity: bytes that the window may hold, the overhead of its entries counted in.
-        store: keeps every entry besides; None if nothing does.
-        most_lines: lines of output that the window may hold; None is without limit, and costs no counting.
+        capacity: bytes that the window may hold, with `ENTRY_OVERHEAD` for each entry.
+        store: where every entry is kept besides the window; None for a log in memory only.
+        most_lines: lines of output that the window may hold; None for no limit, in which case lines are not counted.
 
     Attributes:
         next_seq: the number that the next entry gets; numbers start at 1.
         sizes: bytes of each stream so far.
-        held_bytes: bytes that the window holds, the overhead of its entries counted in.
-        dropped_bytes: bytes of output that can be had no more.
-        dropped_lines: lines of them.
-        passed_bytes: bytes that have ever gone into the window, counted as `held_bytes` is.
+        held_bytes: bytes that the window holds, with `ENTRY_OVERHEAD` for each entry.
+        dropped_bytes: bytes of output that are lost: neither in the window nor in the store.
+        dropped_lines: how many line feeds those bytes held.
+        passed_bytes: bytes that have ever gone into the window, counted like `held_bytes`.
         closed: no further entry will come.
     """
 
@@ -51,8 +51,8 @@ class OutputLog:
         self._most_lines = most_lines
         self._store = store
         self._unstored = 1  # the first entry that the store has not been given
-        self._is_postponed = False  # what that has not been given, or its end: it will come back to us for it
-        self._hole: Gap | None = None  # what has left the window and the store could not take
+        self._is_postponed = False  # the store will call `_proceed` for the rest
+        self._hole: Gap | None = None  # entries that have left the window before the store could take them
         self._entries: deque[Entry] = deque()
         self._base = 0  # how many entries have left the deque: an entry's index counts from there
         self.held_bytes = self._held_lines = 0
@@ -66,13 +66,13 @@ class OutputLog:
     def restored(
         cls, store: Store | None, last: Sequence[Note], sizes: dict[Stream, int], dropped: tuple[int, int]
     ) -> "OutputLog":
-        """The log of an execution that has finished long ago: what is left of it is in the store, but for its end.
+        """The log of an execution that has left the memory: its entries are in the store.
 
         Args:
-            store: has it; None if nothing is left.
-            last: the last entries; these are known whatever is left.
+            store: what holds them; None if its output has been removed.
+            last: the last state changes, which the history keeps even then; at least one.
             sizes: bytes of each stream.
-            dropped: bytes and lines that can be had no more.
+            dropped: bytes and lines of output that are lost.
         """
         log = cls(0, store)
         log._entries.extend(last)
@@ -83,11 +83,14 @@ class OutputLog:
         return log
 
     def keep_in(self, store: Store) -> None:
-        """Keep every entry there, too. Nothing has come yet."""
+        """Keep every entry in a store, too. Call it before the first entry."""
         self._store = store
 
     def number_from(self, seq: int) -> None:
-        """Give the first entry this number: what was before it, in an earlier life, was no output. Nothing has come."""
+        """Give the first entry this number. Call it before the first entry.
+
+        An execution that waited under an earlier daemon has used up the numbers before it for state changes.
+        """
         self.next_seq = self._unstored = self._first = seq
 
     @property
@@ -97,7 +100,7 @@ class OutputLog:
 
     @property
     def oldest_seq(self) -> int:
-        """The first entry that can still be had; `next_seq` when there is none."""
+        """The first entry that the window or the store still holds; `next_seq` when there is none."""
         stored = self._store.oldest_seq if self._store is not None else None
         return self.window_seq if stored is None else min(stored, self.window_seq)
 
@@ -106,8 +109,8 @@ class OutputLog:
 
         Args:
             stream: which one.
-            received: what a read brought.
-            pieces: what that completed, some of it read earlier.
+            received: the bytes of one read; the store gets them as they are.
+            pieces: what those bytes completed, which may begin with bytes of earlier reads.
         """
         if self._store is not None and received:
             self._store.write(stream, received)
@@ -122,7 +125,7 @@ class OutputLog:
         self._settle()
 
     def close(self) -> None:
-        """Say that nothing follows."""
+        """Say that no further entry will come, and let the store take what it has not taken yet."""
         self.closed = True
         if self._store is not None:
             self._store.finish()
@@ -130,7 +133,11 @@ class OutputLog:
             self._conclude()
 
     def shrink(self, capacity: int) -> None:
-        """Keep less in memory from now on, where the store has it: for executions that have finished."""
+        """Reduce the window of a finished execution, if the store holds every entry; else do nothing.
+
+        Args:
+            capacity: bytes that the window may hold from now on.
+        """
         if self._store is not None and self._unstored == self.next_seq:
             self._capacity = min(self._capacity, capacity)
             self._drop()
@@ -150,7 +157,7 @@ class OutputLog:
             self._held_lines += weight(entry)[1]
 
     def _settle(self) -> None:
-        """Give the store what it has not been given, let go of what is too much, and keep the account."""
+        """Hand new entries to the store, then drop what the window has no room for."""
         store = self._store
         if store is not None and store.is_ready:
             self._hand_in(store)
@@ -158,7 +165,7 @@ class OutputLog:
             self._drop()
 
     def _hand_in(self, store: Store) -> None:
-        """Give the store what it has not been given: all of it, as a rule; after a failure, the oldest of it."""
+        """Hand the store what it lacks: usually the newest entry; after a failure the oldest ones, one step's worth."""
         fresh: Sequence[Entry | Gap] = self._unstored_entries()
         if not fresh:
             return
@@ -176,10 +183,10 @@ class OutputLog:
             store.postpone(self._proceed)
 
     def _unstored_entries(self) -> Sequence[Entry]:
-        """The oldest entries that the store has not been given, as many as one step takes."""
+        """The oldest entries that the store has not been given, `STEP` of them at most."""
         entries, first = self._entries, self._unstored
         end = oldest = len(entries)
-        if not entries or entries[-1].seq <= first:  # one read brings one, as a rule
+        if not entries or entries[-1].seq <= first:  # the usual case: one read has brought one entry
             return (entries[-1],) if entries and entries[-1].seq == first else ()
         while oldest and entries[oldest - 1].seq >= first and end - oldest < STEP:
             oldest -= 1
@@ -188,19 +195,19 @@ class OutputLog:
         return [entries[index] for index in range(oldest, min(oldest + STEP, end))]
 
     def _proceed(self) -> None:
-        """The next step of what was postponed."""
+        """Do the next step of what was postponed; the store calls this."""
         self._is_postponed = False
         self._settle()
         if self.closed:
             self._conclude()
 
     def _conclude(self) -> None:
-        """Nothing follows, but what may have been postponed."""
+        """Close the store, unless it has yet to take what was postponed."""
         if self._store is not None and not self._is_postponed:
             self._store.close()
 
     def _drop(self) -> None:
-        """Keep what the window may hold. The newest entry always stays."""
+        """Drop the oldest entries until the window is within its bounds. The newest entry always stays."""
         while len(self._entries) > 1 and (
             self.held_bytes > self._capacity or (self._most_lines is not None and self._held_lines > self._most_lines)
         ):
@@ -220,7 +227,7 @@ class OutputLog:
                 self._lose(gone)
 
     def _widen_hole(self, gone: Entry) -> None:
-        """An entry has left the window that the store could not take."""
+        """Account for an entry that leaves the window before the store could take it."""
         size, lines = weight(gone)
         before = self._hole or Gap(self._unstored, self._unstored - 1, 0, 0)
         self._hole = Gap(
@@ -234,22 +241,22 @@ class OutputLog:
         self.dropped_lines += lines
 
     def _lose(self, gone: Entry | Gap) -> None:
-        """An entry is nowhere any more, nor is any that came before it."""
+        """Account for an entry that is now in neither the window nor the store; those before it went earlier."""
         size, lines = weight(gone)
         end = gone.seq + gone.count
         self._unstored = max(self._unstored, end)
-        if not isinstance(gone, Gap):  # else it has been counted when it came about
+        if not isinstance(gone, Gap):  # a gap was counted when it came about
             self.dropped_bytes += size
             self.dropped_lines += lines
         for cursor in self._cursors:
             if cursor.seq < end:
                 cursor.miss(gone, size, lines)
 
-    def cursor(self, from_seq: int | None) -> "Cursor":
-        """A new watcher's position. It is the caller's to `close`.
+    def cursor(self, from_seq: int | None) -> Cursor:
+        """Make a cursor for a new watcher, who has to `close` it.
 
         Args:
-            from_seq: the first entry wanted; 0 or 1 is the start, None only what comes from now on.
+            from_seq: the first entry wanted; 0 or 1 for all of them, None for those that come from now on.
         """
         seq = self.next_seq if from_seq is None else max(1, min(from_seq, self.next_seq))
         cursor = Cursor(self, seq, is_late=seq < self.oldest_seq)
@@ -257,8 +264,8 @@ class OutputLog:
         self._cursors.add(cursor)
         return cursor
 
-    def _place(self, cursor: "Cursor") -> None:
-        """Find a cursor's index in the window; one that the window has overtaken is before its start."""
+    def _place(self, cursor: Cursor) -> None:
+        """Set a cursor's index in the window; -1 where the window has overtaken it."""
         cursor.index, cursor.seen_bytes = self._base + len(self._entries), self.passed_bytes
         for entry in reversed(self._entries):
             if entry.seq + entry.count <= cursor.seq:
@@ -270,12 +277,12 @@ class OutputLog:
         else:
             cursor.leave_store()
 
-    def forget(self, cursor: "Cursor") -> None:
-        """The watcher has gone."""
+    def forget(self, cursor: Cursor) -> None:
+        """Count a cursor no longer among the watchers: see `Cursor.close`."""
         self._cursors.discard(cursor)
 
-    def advance(self, cursor: "Cursor") -> Entry | Gap | None:
-        """Give a cursor what it has not seen yet, and move it on; None when there is nothing new."""
+    def advance(self, cursor: Cursor) -> Entry | Gap | None:
+        """Give a cursor the next entry, or the gap before it, and move it on; None when there is nothing new."""
         entry = self._look_back(cursor) if cursor.index < self._base else None
         if entry is None and cursor.index - self._base < len(self._entries):
             entry = self._entries[cursor.index - self._base]
@@ -285,10 +292,11 @@ class OutputLog:
             cursor.seq = entry.seq + entry.count
         return entry
 
-    def _look_back(self, cursor: "Cursor") -> Entry | Gap | None:
-        """What a cursor sees next that the window has overtaken; None when it is in the window again.
+    def _look_back(self, cursor: Cursor) -> Entry | Gap | None:
+        """Give the next entry of a cursor that the window has overtaken; None when it is in the window again.
 
-        It comes back when it has caught up half of the window: at the edge it would be overtaken again at once.
+        A cursor that reads from the store returns to the window at its middle: at its edge, it would be overtaken again
+        at once.
         """
         entry = None
         if cursor.seq < (self.window_seq if cursor.reader is None else self._middle_seq):
@@ -299,23 +307,23 @@ class OutputLog:
             self._place(cursor)
         return entry
 
-    def _from_store(self, cursor: "Cursor") -> Entry | Gap | None:
-        """What the store has at a cursor's place; None if it does not have that."""
+    def _from_store(self, cursor: Cursor) -> Entry | Gap | None:
+        """The store's entry at a cursor's position; None if the store does not hold one."""
         if self._store is None or cursor.seq < (self._store.oldest_seq or self.next_seq):
             return None
         cursor.reader = cursor.reader or self._store.reader(cursor.seq)
         entry = cursor.reader.take()
         if entry is None or entry.seq + entry.count <= cursor.seq:
             return None
-        if entry.seq > cursor.seq:  # somebody has changed the store's files: what is missing there is not known
+        if entry.seq > cursor.seq:  # somebody has changed the store's files, so the size of the gap is unknown
             cursor.leave_store()
             return Gap(cursor.seq, entry.seq - 1, None, None)
-        if isinstance(entry, Gap) and entry.seq < cursor.seq:  # it began in the middle of what is missing
+        if isinstance(entry, Gap) and entry.seq < cursor.seq:  # the cursor began in the middle of this gap
             return Gap(cursor.seq, entry.to_seq, None, None)
         return entry
 
-    def _missing(self, cursor: "Cursor") -> Gap:
-        """What a cursor has missed: to the next entry that there is, with the account of it, if there is one."""
+    def _missing(self, cursor: Cursor) -> Gap:
+        """The gap from a cursor's position to the next entry that there is; its size, as far as that is known."""
         cursor.leave_store()
         stored = self._store.oldest_seq if self._store is not None else None
         if self._store is None or (stored is not None and cursor.seq < stored):
@@ -329,71 +337,3 @@ class OutputLog:
     def _middle_seq(self) -> int:
         """The entry in the middle of the window."""
         return self._entries[len(self._entries) // 2].seq if self._entries else self.next_seq
-
-
-class Cursor:
-    """A watcher's place in a log.
-
-    Attributes:
-        seq: the next entry that it has not seen.
-        index: that entry's index in the log; less than that of the window's first where the window has overtaken it.
-        seen_bytes: bytes that went into the window before that entry.
-        reader: its place in the store, while it is behind the window.
-    """
-
-    __slots__ = ("_is_late", "_log", "_missed_bytes", "_missed_lines", "index", "reader", "seen_bytes", "seq")
-
-    def __init__(self, log: OutputLog, seq: int, *, is_late: bool) -> None:
-        self._log = log
-        self.seq = seq
-        self.index = self.seen_bytes = 0
-        self.reader: Reader | None = None
-        self._is_late = is_late  # entries that it wanted had gone before it came, uncounted
-        self._missed_bytes = 0
-        self._missed_lines = 0
-
-    @property
-    def at_end(self) -> bool:
-        """Whether it has seen everything that there is."""
-        return self.seq >= self._log.next_seq
-
-    @property
-    def finished(self) -> bool:
-        """Whether it has seen everything that there will ever be."""
-        return self._log.closed and self.at_end
-
-    def take(self) -> Entry | Gap | None:
-        """Give the next entry, or the gap before it, and move on; None when there is nothing new.
-
-        A chunk that stands for several entries may begin before `seq`: the caller skips what came before it.
-        """
-        return self._log.advance(self)
-
-    def leave_store(self) -> None:
-        """Its place in the store is of no use any more."""
-        if self.reader is not None:
-            self.reader.close()
-            self.reader = None
-
-    def close(self) -> None:
-        """Stop watching."""
-        self.leave_store()
-        self._log.forget(self)
-
-    def miss(self, entry: Entry | Gap, size: int, lines: int) -> None:
-        """An entry is lost that this cursor has not seen, or has not seen all of."""
-        if isinstance(entry, Chunk) and self.seq > entry.seq:  # it began in the middle of this chunk
-            before = self.seq - entry.seq
-            size = len(entry.piece.text.split(b"\n", before)[-1])
-            lines -= before
-        if isinstance(entry, Gap) and self.seq > entry.seq:  # nobody knows what it missed of that
-            self._is_late = True
-        self._missed_bytes += size
-        self._missed_lines += lines
-
-    def missed(self) -> tuple[int | None, int | None]:
-        """Bytes and lines missed since the last gap; None for a cursor that came after they had gone."""
-        missed = (None, None) if self._is_late else (self._missed_bytes, self._missed_lines)
-        self._missed_bytes = self._missed_lines = 0
-        self._is_late = False
-        return missed

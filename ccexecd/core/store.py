@@ -1,4 +1,7 @@
-"""What a log keeps its entries in besides its window, as the log sees it."""
+"""What a log needs of a store, which keeps its entries beyond the window; `storage.stored_log` is one.
+
+Owns the interface, so that the log stays pure. Must not know a file.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -7,17 +10,17 @@ from ccexecd.core.entries import Entry, Gap, Stream
 
 
 class Reader(Protocol):
-    """One place in a store."""
+    """A place in a store, from which a cursor reads."""
 
     def take(self) -> Entry | Gap | None:
         """Give the next entry and move on; None when the store has no more."""
 
     def close(self) -> None:
-        """Read no longer."""
+        """Stop reading."""
 
 
 class Store(Protocol):
-    """Where a log is kept besides its window. No method raises for what is outside: it fails, and says so."""
+    """Keeps all entries of one log. No method raises because of the disk: what was not taken, the log offers again."""
 
     @property
     def oldest_seq(self) -> int | None:
@@ -25,25 +28,25 @@ class Store(Protocol):
 
     @property
     def is_ready(self) -> bool:
-        """Whether it is worth trying to give it something."""
+        """Whether `record` is worth a try: False for a while after a failure."""
 
     def write(self, stream: Stream, received: bytes) -> None:
-        """Keep what a read brought, before anything is made of it."""
+        """Keep the bytes of one read, before they are cut into entries."""
 
     def record(self, entries: Sequence[Entry | Gap]) -> int:
-        """Keep entries: those that follow what it holds. Returns how many it has now: the first ones, or none."""
+        """Keep entries, which follow those that it holds. Returns how many it took, counted from the first."""
 
     def postpone(self, step: Callable[[], None]) -> None:
-        """Have a step of what is left to give it done in a moment, when nobody waits."""
+        """Call a function in a moment, when the event loop has nothing more urgent to do."""
 
     def shed(self) -> Sequence[Entry | Gap]:
-        """Give up the oldest entries that are beyond what it may hold. They are gone, and returned for the account."""
+        """Give up the oldest entries, as far as it holds more than it may. Returns them, for the account."""
 
     def reader(self, seq: int) -> Reader:
-        """A place in it, at the entry that holds `seq`."""
+        """Begin reading at the entry that holds `seq`."""
 
     def finish(self) -> None:
-        """Nothing follows but what it has not taken yet: worth trying once more."""
+        """Get ready to take the rest: no entry will come but those that it has not taken yet."""
 
     def close(self) -> None:
-        """Nothing follows."""
+        """Let go of the files: nothing follows."""

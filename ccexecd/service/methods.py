@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
+from ccexecd.core.cursor import Cursor
 from ccexecd.core.display import Display
 from ccexecd.core.entries import Chunk
 from ccexecd.core.execution import Reason, State
 from ccexecd.core.framing import MOST_LINES
-from ccexecd.core.output import Cursor
 from ccexecd.core.principals import Scope
 from ccexecd.core.spec import TerminalSize
 from ccexecd.engine import Execution, PastExecution

@@ -5,9 +5,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from ccexecd.core.cursor import Cursor
 from ccexecd.core.entries import ENTRY_OVERHEAD, Chunk, Gap, Note, Stream
 from ccexecd.core.framing import Piece
-from ccexecd.core.output import Cursor, OutputLog
+from ccexecd.core.output import OutputLog
 
 HUGE = 1 << 30
 

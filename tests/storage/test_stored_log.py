@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from ccexecd.core import output
+from ccexecd.core.cursor import Cursor
 from ccexecd.core.entries import ENTRY_OVERHEAD, Chunk, Gap, Note
 from ccexecd.core.framing import PIECE, Framer, Piece
-from ccexecd.core.output import STEP, Cursor, OutputLog
+from ccexecd.core.output import STEP, OutputLog
 from ccexecd.storage import log_files, stored_log
 from ccexecd.storage.arrears import MADE_UP_BYTES
 from ccexecd.storage.journal import BLOCK, JournalError
