@@ -7,6 +7,7 @@ verb, the later one wins.
 
 import argparse
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -17,6 +18,9 @@ from ccexecd import __version__
 DESCRIPTION = "Manage ccexecd, the daemon that runs commands and never loses their output, exit or children."
 
 LAST_PORT = 65535
+
+UNITS = {"w": 604_800, "d": 86_400, "h": 3600, "m": 60, "s": 1}
+"""Seconds of each unit of a time."""
 
 EXAMPLES = """\
 examples:
@@ -33,6 +37,8 @@ exit codes:
 Which daemon, without --state-dir and --socket: that of CCEXECD_SOCKET (a path), CCEXECD_CONTROL_SOCKET or
 CCEXECD_STATE_DIR, else of the state_dir and control_socket in your configuration file, else yours in the usual place,
 else the machine's.
+
+TIME is in seconds, or has units: 90s, 10m, 1h30m, 7d.
 
 With --json, standard output is JSON and nothing else: the result, or {"error": {...}} in its place. What is meant for
 people goes to standard error.
@@ -93,17 +99,23 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 def seconds(text: str) -> float:
-    """Argparse type of a duration.
+    """Argparse type of a span of time: a number of seconds, or numbers with units, as in `90s`, `10m`, `1h30m`, `7d`.
+
+    Returns:
+        Seconds.
 
     Raises:
-        argparse.ArgumentTypeError: not a number of seconds from 0 up.
+        argparse.ArgumentTypeError: neither, or less than 0.
     """
     try:
-        value = float(text)
+        if re.fullmatch(r"([0-9.]+[wdhms])+", text):
+            value = sum(float(number) * UNITS[unit] for number, unit in re.findall(r"([0-9.]+)([wdhms])", text))
+        else:
+            value = float(text)
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, such as 2.5")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, such as 2.5, nor a time such as 1h30m")
     return value
 
 
@@ -183,7 +195,6 @@ def wants_json(words: Sequence[str]) -> bool:
 
 def at_place(hint: str, arguments: argparse.Namespace) -> str:
     """A hint whose commands are about the daemon that a command line names, not about the usual one."""
-    import re  # noqa: PLC0415  # argparse has it already
     import shlex  # noqa: PLC0415  # only a failure pays for it
 
     given = (("--state-dir", arguments.state_dir), ("--socket", arguments.socket))
@@ -223,7 +234,7 @@ def _add_global_options(parser: argparse.ArgumentParser) -> None:
     for flags, metavar, convert, text in (
         ("--state-dir", "DIR", place, "the daemon that keeps everything in DIR"),
         ("--socket", "PATH", place, "the daemon behind this control socket, whatever its state directory"),
-        ("--timeout", "S", seconds, "seconds to wait for an answer, beyond what the request itself may take"),
+        ("--timeout", "TIME", seconds, "how long to wait for an answer, beyond what the request itself may take"),
     ):
         group.add_argument(flags, metavar=metavar, type=convert, default=argparse.SUPPRESS, help=text)
     group.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")

@@ -276,14 +276,16 @@ def _require_held(path: Path) -> None:
 
 
 def _explain(path: Path, error: OSError, *, is_fallback: bool) -> CtlError:
-    why = f"cannot reach ccexecd at {path}: {os.strerror(error.errno).lower() if error.errno else error}"
+    reason = os.strerror(error.errno).lower() if error.errno else str(error)
+    why = f"cannot reach ccexecd at {path}: {reason}"
+    nobody = f"ccexecd is not running ({path}: {reason})"
     if error.errno in FORBIDDEN and is_fallback and not is_held(pidfile_beside(path)):
         # Nothing shows that the machine has a daemon, and this user could not use it: only the own one counts.
-        return NotRunningError(why)
+        return NotRunningError(nobody)
     if error.errno in FORBIDDEN:
         return NotPermittedError(why, WHO_MAY)
     if error.errno not in NOBODY_THERE:
         return UnreachableError(why)
     if is_held(pidfile_beside(path)):
         return UnreachableError(f"{why}, although a daemon holds its lock", "end it with: ccexecctl stop --force")
-    return NotRunningError(why, "start it with: ccexecctl start")
+    return NotRunningError(nobody, "start it with: ccexecctl start")

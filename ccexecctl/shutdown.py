@@ -41,11 +41,9 @@ class Stopped(NamedTuple):
 def configure(parser: ArgumentParser) -> None:
     """The options of every verb that ends the daemon."""
     parser.add_argument(
-        "--drain", type=seconds, metavar="S", help="let executions finish by themselves for S seconds first"
+        "--drain", type=seconds, metavar="TIME", help="let executions finish by themselves first, for 60 (seconds), 5m"
     )
-    parser.add_argument(
-        "--grace", type=seconds, metavar="S", help="seconds between TERM and KILL for those that remain"
-    )
+    parser.add_argument("--grace", type=seconds, metavar="TIME", help="between TERM and KILL for those that remain")
     parser.add_argument(
         "--force", action="store_true", help="when it does not answer or end in time: signal it, TERM first, then KILL"
     )

@@ -20,7 +20,7 @@ def configure(parser: ArgumentParser) -> None:
     """Add the id and the grace."""
     steering.add_id(parser)
     parser.add_argument(
-        "--grace", type=seconds, metavar="S", help="seconds between TERM and KILL (default: the execution's own)"
+        "--grace", type=seconds, metavar="TIME", help="between TERM and KILL (default: the execution's own)"
     )
 
 

@@ -17,7 +17,7 @@ cell that one would take for a formula has an apostrophe in front, and control c
 EXAMPLES = """\
 examples:
   ccexecctl history -n 20
-  ccexecctl history --category agent --since 86400
+  ccexecctl history --category agent --since 24h
   ccexecctl history --csv -n 10000 > runs.csv
   ccexecctl history --json | jq '.[] | select(.reason == "timeout")'
 """
@@ -37,7 +37,7 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("--category", choices=CATEGORIES, metavar="NAME", help=f"of one sort: {', '.join(CATEGORIES)}")
     parser.add_argument("--program", metavar="NAME", help="of one program, as `stats` names it")
     parser.add_argument("--reason", metavar="NAME", help="ended so: exited, timeout, cancelled and so on")
-    parser.add_argument("--since", type=seconds, metavar="S", help="finished within the last S seconds")
+    parser.add_argument("--since", type=seconds, metavar="TIME", help="finished within so long: 24h, 7d")
     parser.add_argument("--csv", action="store_true", help="print CSV")
 
 

@@ -51,11 +51,17 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("-t", "--tty", action="store_true", help="on a terminal, which ours shows")
     parser.add_argument("--shell", metavar="COMMAND", help="run COMMAND by the shell, instead of CMD ARGS")
     parser.add_argument("--detach", action="store_true", help="print the id and return; it outlives this terminal")
-    parser.add_argument("--timeout", dest="run_timeout", type=seconds, metavar="S", help="end it after S seconds")
+    parser.add_argument(
+        "--timeout",
+        dest="run_timeout",
+        type=seconds,
+        metavar="TIME",
+        help="end it after so long: 90 (seconds), 10m, 2h",
+    )
     parser.add_argument(
         "--estimate", action="store_true", help="end it by a time-out that its past runs suggest, if any"
     )
-    parser.add_argument("--grace", type=seconds, metavar="S", help="seconds between TERM and KILL when it is ended")
+    parser.add_argument("--grace", type=seconds, metavar="TIME", help="between TERM and KILL when it is ended")
     parser.add_argument("--cwd", metavar="DIR", help="run it in DIR (default: this directory)")
     parser.add_argument("--env", action="append", default=[], type=pair, metavar="K=V", help="set a variable")
     parser.add_argument("--no-env", action="store_true", help="with the daemon's environment instead of this one")

@@ -15,7 +15,7 @@ are counted, those that a time-out ended apart."""
 
 EXAMPLES = """\
 examples:
-  ccexecctl stats --by category --since 604800
+  ccexecctl stats --by category --since 7d
   ccexecctl stats --by form --category agent --json | jq '.groups[0].p95'
 """
 
@@ -32,7 +32,7 @@ def configure(parser: ArgumentParser) -> None:
         help="tell them apart by category, program or form (default: program)",
     )
     parser.add_argument("--category", choices=CATEGORIES, metavar="NAME", help=f"of one sort: {', '.join(CATEGORIES)}")
-    parser.add_argument("--since", type=seconds, metavar="S", help="finished within the last S seconds")
+    parser.add_argument("--since", type=seconds, metavar="TIME", help="finished within so long: 24h, 7d")
 
 
 def run(arguments: Namespace) -> int:

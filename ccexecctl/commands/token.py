@@ -4,6 +4,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import Any
 
 from ccexecctl import render
+from ccexecctl.arguments import seconds
 from ccexecctl.client import connect_to
 from ccexecctl.errors import Exit
 
@@ -73,23 +74,20 @@ example:
 
 SCOPES = ("observe", "execute", "admin")
 
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604_800}
-"""Seconds of each unit of a duration."""
 
-
-def duration(text: str) -> float:
-    """Argparse type of a long time: a number with a unit, or of seconds without one.
+def lifetime(text: str) -> float:
+    """Argparse type of how long a token is good for.
 
     Returns:
-        Seconds.
+        Seconds, more than 0.
 
     Raises:
-        ArgumentTypeError: not one.
+        ArgumentTypeError: not a span of time.
     """
-    number, factor = (text[:-1], UNITS[text[-1]]) if text[-1:] in UNITS else (text, 1)
-    if not (number.isascii() and number.isdigit()) or not int(number):
-        raise ArgumentTypeError(f"{text!r} is not a duration, such as 90d, 12h, 30m or 45s")
-    return float(int(number) * factor)
+    value = seconds(text)
+    if not value:
+        raise ArgumentTypeError("a token that expires at once admits nobody")
+    return value
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -114,7 +112,9 @@ def configure(parser: ArgumentParser) -> None:
         metavar="SCOPE",
         help="what it admits to: observe, execute or admin; may be repeated",
     )
-    add.add_argument("--expires", type=duration, metavar="DURATION", help="how long it is good for (default: for ever)")
+    add.add_argument(
+        "--expires", type=lifetime, metavar="TIME", help="how long it is good for: 12h, 90d (default: for ever)"
+    )
     add.set_defaults(deed=_add)
     listing = deeds.add_parser("list", description=LIST_DESCRIPTION, epilog=LIST_EXAMPLES, help="every one")
     listing.set_defaults(deed=_list)

@@ -22,7 +22,7 @@ def test_a_missing_socket_is_not_running(ctl, tmp_path):
     before = time.monotonic()
     said = ctl("status")
     assert said.code == 3
-    assert f"ccexecctl: cannot reach ccexecd at {tmp_path}/d/control.sock: no such file or directory" in said.err
+    assert f"ccexecctl: ccexecd is not running ({tmp_path}/d/control.sock: no such file or directory)" in said.err
     assert f"hint: start it with: ccexecctl --state-dir {tmp_path}/d start" in said.err
     assert time.monotonic() - before < 2
 

@@ -21,8 +21,16 @@ def test_cancel_has_a_grace(ctl, daemon):
     assert daemon.asked("control")[0]["grace"] == 2.5
 
 
-@pytest.mark.parametrize("grace", ["-1", "nan", "inf", "soon"])
-def test_a_grace_is_a_number_of_seconds(ctl, grace):
+@pytest.mark.parametrize(("grace", "asked"), [("90s", 90), ("1.5m", 90), ("1h30m", 5400), ("0", 0), ("2d", 172_800)])
+def test_a_grace_may_have_units(ctl, daemon, grace, asked):
+    """As people write times; what the daemon is told is seconds."""
+    daemon.answers["control"] = {"status": "cancelled", "execution_id": "e", "survivors": []}
+    assert ctl("cancel", "e", "--grace", grace).code == 0
+    assert daemon.asked("control")[0]["grace"] == asked
+
+
+@pytest.mark.parametrize("grace", ["-1", "nan", "inf", "soon", "1x", "m", "1..2s", "5m3", "9" * 400 + "w"])
+def test_a_grace_is_a_span_of_time(ctl, grace):
     """Anything else is wrong usage."""
     said = ctl("cancel", "e", "--grace", grace)
     assert said.code == 2
