@@ -9,6 +9,7 @@ from typing import Any
 
 from ccexecctl import render
 from ccexecctl.errors import Exit
+from ccexecctl.execution import ending
 
 EXITS = {
     "verified": int(Exit.DONE),
@@ -58,9 +59,8 @@ def lines_of(result: dict[str, Any]) -> Iterator[str]:
     receipt = result.get("receipt") or {}
     what = [result["verdict"], result["execution_id"]]
     if receipt:
-        ended = (
-            f"exit {receipt.get('exit_code')}" if receipt.get("exit_code") is not None else receipt.get("reason", "")
-        )
+        code = receipt.get("exit_code")
+        ended = receipt.get("reason", "") if code is None else ending("signaled" if code < 0 else "exited", code)
         took = render.duration(receipt.get("duration"))
         what += [str(receipt.get("finished_at", ""))[:19], f"{ended}, {took}:", str(receipt.get("command", ""))]
     yield render.printable(" ".join(what))

@@ -18,13 +18,24 @@ def lines(execution: dict[str, Any]) -> list[str]:
     return [first, *(f"  {name:<12}{render.printable(text)}" for name, text in facts)]
 
 
+def ending(reason: str, exit_code: int | None) -> str:
+    """How one has ended, in a word or two: `exit 1`, `signal 9`, `timeout`."""
+    if reason == "signaled" and exit_code is not None:
+        return f"signal {-exit_code}"
+    return f"exit {exit_code}" if reason == "exited" else reason
+
+
 def _standing(execution: dict[str, Any]) -> str:
     state = str(execution["state"]).lower()
     if state != "finished":
         position = execution.get("queue_position")
-        return state if position is None else f"{state}, {position} from the front"
+        lane = f" of the lane {execution['lane']}" if execution.get("lane") else ""
+        return state if position is None else f"{state}, {position} from the front{lane}"
     code, reason = execution["exit_code"], execution["reason"]
-    return f"finished: {reason}" + ("" if code is None else f", exit code {code}")
+    how = f"finished: {reason}" + (f" ({execution['limit']})" if execution.get("limit") else "")
+    if code is None:
+        return how
+    return f"{how}, signal {-code}" if code < 0 else f"{how}, exit code {code}"
 
 
 def _facts(execution: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -33,14 +44,17 @@ def _facts(execution: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if execution["pid"] is not None:
         yield "pid", str(execution["pid"])
     yield "started", render.moment(execution["started_at"])
-    yield "duration", render.duration(execution["duration"])
+    if execution["pid"] is not None:
+        yield "duration", render.duration(execution["duration"])
     yield "output", f"{render.size(execution['stdout_bytes'])}, errors {render.size(execution['stderr_bytes'])}"
+    if execution.get("lane"):
+        yield "lane", execution["lane"]
     if execution["labels"]:
         yield "labels", ", ".join(f"{name}={value}" for name, value in execution["labels"].items())
     used = execution.get("resources")
-    if used:
+    if used and execution["pid"] is not None:
         use = f"{render.duration(used['cpu_seconds'])} of CPU, {render.size(used['memory_bytes'])}"
-        yield "uses", f"{use}, {used['process_count']} processes"
+        yield "uses", f"{use}, {render.counted(used['process_count'], 'process', 'processes')}"
     if execution["error"]:
         yield "error", execution["error"]
 
@@ -78,7 +92,7 @@ def _agent_facts(agent: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _used(agent: dict[str, Any]) -> str:
     """Turns, tokens and money, as far as they are known."""
     usage = agent["usage"]
-    told = [f"{agent['turns']} turn{'s' * (agent['turns'] != 1)}"]
+    told = [render.counted(agent["turns"], "turn")]
     if "output_tokens" in usage:
         told.append(f"{usage.get('input_tokens', 0)} tokens in, {usage['output_tokens']} out")
     if agent["cost_usd"] is not None:

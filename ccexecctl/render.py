@@ -111,7 +111,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], width: int | Non
 
 
 def tree(processes: Sequence[dict[str, Any]], width: int | None = None) -> list[str]:
-    """Lines that draw processes below their parents, those first whose parent is none of them.
+    """Lines that draw processes below their parents, those first whose parent is none of them, by their pids.
 
     Args:
         processes: each with ``pid``, ``ppid``, ``name``, ``state``, ``cpu_seconds`` and ``memory_bytes``.
@@ -119,7 +119,7 @@ def tree(processes: Sequence[dict[str, Any]], width: int | None = None) -> list[
     """
     pids = {each["pid"] for each in processes}
     below: dict[int | None, list[dict[str, Any]]] = {}
-    for each in processes:
+    for each in sorted(processes, key=lambda each: int(each["pid"])):
         below.setdefault(each["ppid"] if each["ppid"] in pids else None, []).append(each)
     lines: list[str] = []
     todo = [(each, "  ") for each in reversed(below.get(None, []))]
@@ -148,6 +148,11 @@ def terminal_width() -> int | None:
 def short(execution_id: str) -> str:
     """The beginning of an id that is unique in practice, and long enough for every verb."""
     return execution_id[:8]
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number of things: `1 process`, `2 processes`."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def duration(seconds: float | None) -> str:

@@ -4,10 +4,11 @@ Owns naming the execution, the request and how the answer is told.
 """
 
 from argparse import ArgumentParser, Namespace
+from typing import Any
 
 from ccexecctl import render
-from ccexecctl.client import connect_to
-from ccexecctl.errors import Exit, UsageError
+from ccexecctl.client import Client, connect_to
+from ccexecctl.errors import Exit, RefusedError, UsageError
 
 USUAL_PATIENCE = 60.0
 """Seconds that a request may take when no grace was given: the answer comes when it is true, after the last reap."""
@@ -24,26 +25,55 @@ def add_id(parser: ArgumentParser, *, required: bool = True) -> None:
     )
 
 
+def add_ids(parser: ArgumentParser) -> None:
+    """The executions that are meant, one or more."""
+    parser.usage = f"{parser.prog} [OPTIONS] ID..."
+    text = "execution ids of `ccexecctl ps`, or 4 or more characters that only one begins with"
+    parser.add_argument("execution_ids", metavar="ID", nargs="+", help=text)
+
+
 def steer(arguments: Namespace, deed: str) -> int:
-    """Ask for it, and wait until it is true.
+    """Ask for it, one execution after the other, and wait until it is true.
 
     Args:
-        arguments: with `execution_id`, and `grace` where the verb has it.
+        arguments: with `execution_ids`, and `grace` where the verb has it.
         deed: the wire contract's name: PAUSE, RESUME, CANCEL or KILL.
 
     Returns:
-        FAILED when it is not true of all its processes.
+        FAILED when it is not true of all processes of all of them.
+
+    Raises:
+        RefusedError: it was asked of one only, and is refused.
     """
-    grace = getattr(arguments, "grace", None)
-    request = {"type": deed, "execution_id": arguments.execution_id, "grace": grace}
+    told: list[dict[str, Any]] = []
+    is_true = True
     with connect_to(arguments) as client:
-        answer = client.call("control", request, extra=USUAL_PATIENCE + (grace or 0.0))
-    render.show(answer, [f"{answer['status']} {answer['execution_id']}"], as_json=arguments.json)
-    survivors = answer.get("survivors")
-    if not survivors:
-        return Exit.DONE
-    render.remark(f"not {answer['status']}: {', '.join(f'pid {pid}' for pid in survivors)}")
-    return Exit.FAILED
+        for execution_id in arguments.execution_ids:
+            try:
+                answer = _controlled(client, arguments, execution_id, deed)
+            except RefusedError as error:
+                if len(arguments.execution_ids) == 1:
+                    raise
+                told.append({"error": error.as_json()})
+                render.remark(error.message)
+                is_true = False
+            else:
+                told.append(answer)
+                is_true = not answer.get("survivors") and is_true
+    if arguments.json:
+        render.show(told if len(arguments.execution_ids) > 1 else told[0], [], as_json=True)
+    return Exit.DONE if is_true else Exit.FAILED
+
+
+def _controlled(client: Client, arguments: Namespace, execution_id: str, deed: str) -> dict[str, Any]:
+    grace = getattr(arguments, "grace", None)
+    request = {"type": deed, "execution_id": execution_id, "grace": grace}
+    answer: dict[str, Any] = client.call("control", request, extra=USUAL_PATIENCE + (grace or 0.0))
+    if not arguments.json:
+        print(f"{answer['status']} {answer['execution_id']}", flush=True)
+    if answer.get("survivors"):
+        render.remark(f"not {answer['status']}: {', '.join(f'pid {pid}' for pid in answer['survivors'])}")
+    return answer
 
 
 def add_held(parser: ArgumentParser) -> None:

@@ -12,13 +12,14 @@ End an execution: TERM to all its processes, KILL after the grace to those that 
 EXAMPLES = """\
 examples:
   ccexecctl cancel 1f0c9b2e
-  ccexecctl cancel 1f0c9b2e --grace 30
+  ccexecctl cancel 1f0c9b2e 77ab0c41 --grace 30
+  ccexecctl cancel $(ccexecctl ps --quiet --label job=nightly)
 """
 
 
 def configure(parser: ArgumentParser) -> None:
     """Add the id and the grace."""
-    steering.add_id(parser)
+    steering.add_ids(parser)
     parser.add_argument(
         "--grace", type=seconds, metavar="TIME", help="between TERM and KILL (default: the execution's own)"
     )

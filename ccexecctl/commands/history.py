@@ -9,6 +9,7 @@ from ccexecctl import render
 from ccexecctl.arguments import seconds
 from ccexecctl.client import Client, connect_to
 from ccexecctl.errors import Exit
+from ccexecctl.execution import ending
 
 DESCRIPTION = """\
 List finished executions with their durations, newest first, from the daemon's history. `--csv` is for spreadsheets: a
@@ -81,15 +82,11 @@ def _row(execution: dict[str, Any]) -> tuple[str, ...]:
         render.short(execution["execution_id"]),
         render.moment(_stamp(execution["finished_at"])),
         render.duration(execution["duration"]),
-        _ending(execution),
+        ending(execution["reason"], execution["exit_code"]),
         f"{load:.0f} %" if load is not None else "-",
         execution["category"] or "-",
         execution["command"],
     )
-
-
-def _ending(execution: dict[str, Any]) -> str:
-    return f"exit {execution['exit_code']}" if execution["reason"] == "exited" else str(execution["reason"])
 
 
 def _stamp(moment: float) -> str:

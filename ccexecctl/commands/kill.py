@@ -16,7 +16,7 @@ example:
 
 def configure(parser: ArgumentParser) -> None:
     """Add the id."""
-    steering.add_id(parser)
+    steering.add_ids(parser)
 
 
 def run(arguments: Namespace) -> int:

@@ -41,6 +41,7 @@ def run(arguments: Namespace) -> int:
 
 def _lines(status: dict[str, Any]) -> list[str]:
     executions = status["executions"]
+    connections = render.counted(status["connections"], "connection")
     facts = {
         "listening": status["url"],
         "control": status["control_socket"],
@@ -48,7 +49,7 @@ def _lines(status: dict[str, Any]) -> list[str]:
         "state": status["state_dir"],
         "config": status["config_file"] or "none, defaults",
         "log": status["log_file"] or "standard error",
-        "sessions": f"{status['sessions']} of {status['max_sessions']}, {status['connections']} connections",
+        "sessions": f"{status['sessions']} of {status['max_sessions']}, {connections}",
         "executions": "{live} live, {finished} finished, {total_started} started".format_map(executions),
         "memory": render.size(status["memory_bytes"]),
     }

@@ -81,7 +81,7 @@ def run(arguments: Namespace) -> int:
     }
     if arguments.report is not None:
         _write(arguments.report, report)
-    summary = f"{report['verdict']}: {report['executions']} executions in {report['seconds']:.1f} s"
+    summary = f"{report['verdict']}: {render.counted(report['executions'], 'execution')} in {report['seconds']:.1f} s"
     lines = [*render.table(HEADER, rows(report), render.terminal_width()), *report["problems"], summary]
     render.show(report, lines, as_json=arguments.json)
     return Exit.DONE if report["verdict"] == "passed" else Exit.FAILED

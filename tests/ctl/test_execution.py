@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from ccexecctl import execution
 
 AGENT = {
@@ -99,9 +101,25 @@ def test_what_waits_or_never_ran():
     """Its place, or why not."""
     waits = described(state="QUEUED", queue_position=2, pid=None, resources=None)
     assert execution.lines(waits)[0].endswith("is queued, 2 from the front")
+    assert not {"duration", "uses"} & facts_of(waits).keys()
+    held = execution.lines({**waits, "lane": "slow"})
+    assert held[0].endswith("is queued, 2 from the front of the lane slow")
     failed = described(state="FINISHED", reason="spawn_failed", error="program: no such file")
     assert execution.lines(failed)[0].endswith("is finished: spawn_failed")
     assert facts_of(failed)["error"] == "program: no such file"
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"reason": "signaled", "exit_code": -9}, "finished: signaled, signal 9"),
+        ({"reason": "limit", "limit": "cpu_seconds", "exit_code": -15}, "finished: limit (cpu_seconds), signal 15"),
+        ({"reason": "lost"}, "finished: lost"),
+    ],
+)
+def test_its_end_names_signal_and_limit(facts, told):
+    """A signal is no exit code, and which limit it was is known."""
+    assert execution.lines(described(state="FINISHED", **facts))[0].endswith(f" is {told}")
 
 
 def test_it_is_asked_for_by_its_id(ctl, daemon):

@@ -41,6 +41,21 @@ def test_what_waits_shows_its_position(ctl, daemon):
     assert ctl("ps").out.splitlines()[1].split()[:5] == ["1f0c9b2e", "queued", "12", "-", "-"]
 
 
+def test_what_waits_has_its_lane_and_uses_nothing(ctl, daemon):
+    """The place is one in the line of its lane; what has no process has used nothing yet."""
+    waiting = {"state": "QUEUED", "queue_position": 1, "lane": "slow", "pid": None, "started_at": None, "duration": 0.0}
+    use = {"cpu_seconds": 0.0, "memory_bytes": 0, "process_count": 0}
+    daemon.answers["list"] = {"executions": [{**RUNNING, **waiting, **use}]}
+    assert ctl("ps").out.splitlines()[1].split() == ["1f0c9b2e", "queued", "1", "(slow)", *("-" * 6), "sleep", "60"]
+
+
+def test_ids_of_a_label_can_be_handed_on(ctl, daemon):
+    """Whole ids, one a line, of those that the daemon finds by the label."""
+    daemon.answers["list"] = {"executions": [RUNNING, RUNNING]}
+    assert ctl("ps", "-q", "--label", "job=nightly").out == f"{RUNNING['execution_id']}\n" * 2
+    assert daemon.asked("list")[0]["label"] == "job=nightly"
+
+
 def test_what_has_finished_uses_nothing(ctl, daemon):
     """A dash for each of what there is no more."""
     used = ("cpu_seconds", "memory_bytes", "process_count")

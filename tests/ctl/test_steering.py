@@ -47,6 +47,23 @@ def test_survivors_are_a_failure(ctl, daemon):
     assert "not killed: pid 17, pid 18" in said.err
 
 
+def test_several_are_told_one_by_one(ctl, daemon, refusal):
+    """One that is refused does not keep the others from it, and is a failure of the whole."""
+
+    def answer(conversation, request):
+        if request["params"]["execution_id"] == "b":
+            conversation.send({"id": request["id"], "error": refusal(-32003, "no execution 'b'")._asdict()})
+        else:
+            done = {"status": "paused", "execution_id": request["params"]["execution_id"], "survivors": []}
+            conversation.reply(request, done)
+
+    daemon.answers["control"] = answer
+    assert ctl("pause", "a", "b", "c") == (1, "paused a\npaused c\n", "ccexecctl: no execution 'b'\n")
+    said = ctl("pause", "a", "b", "--json")
+    assert said.code == 1
+    assert [told.get("status") or told["error"]["name"] for told in said.json] == ["paused", "PROCESS_NOT_FOUND"]
+
+
 def test_an_unknown_id_is_refused(ctl, daemon, refusal):
     """The daemon's words, its name for the error, and what to do."""
     daemon.answers["control"] = refusal(-32003, "no execution 'nope'")
