@@ -590,6 +590,7 @@ ELSEWHERE = {
     "ccexecd/protocol/timings.py": ("tests/protocol/test_messages.py", "with the params of all other methods"),
     "ccexecd/process/inheritance.py": ("tests/process/test_keeper_client.py", "what a lost keeper leaves"),
     "ccexecd/process/keeper_link.py": ("tests/process/test_keeper_client.py", "every question goes through it"),
+    "ccexecd/process/pausing.py": ("tests/process/test_execution.py", "what is asked of an execution"),
     "ccexecd/process/packets.py": ("tests/process/test_keeper.py", "how the keeper hears and speaks"),
     "ccexecd/process/tree.py": ("tests/process/test_keeper.py", "what the keeper remembers of an execution"),
     "ccexecd/process/standard_input.py": ("tests/process/test_execution.py", "an execution's input"),

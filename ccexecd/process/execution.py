@@ -1,7 +1,7 @@
 """One execution while it lives, and what is known of it afterwards.
 
-Owns its state, its output log and its watchers, and tells the latter, in the same step, whenever the log has grown.
-What is asked of it (pause, resume, cancel, signal) goes through here, so that the table in `core.execution` sees
+Owns its state, its output log and its watchers, which are called in the same step in which the log has grown. Whatever
+is asked of an execution (pause, resume, cancel, signal) goes through here, so that the table in `core.execution` sees
 every event. Must not start or end anything by itself: its supervisor does.
 """
 
@@ -15,7 +15,7 @@ import trio
 
 from ccexecd.core.display import Display
 from ccexecd.core.entries import Stream
-from ccexecd.core.execution import Event, IllegalTransitionError, Outcome, Reason, State, step
+from ccexecd.core.execution import Event, Outcome, Reason, State, step
 from ccexecd.core.framing import Framer
 from ccexecd.core.output import OutputLog
 from ccexecd.core.queue import Turn
@@ -26,6 +26,7 @@ from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.leader import Leader, SpawnError
 from ccexecd.process.listening import Listener
 from ccexecd.process.pacing import Pacing
+from ccexecd.process.pausing import Pausing
 from ccexecd.process.pump import Pump
 from ccexecd.process.standard_input import StandardInput
 from ccexecd.process.stopwatch import Stopwatch
@@ -40,35 +41,40 @@ class Execution:
 
     Args:
         spec: what to run.
-        session_id: whose it is.
-        keeper: whom to ask about its processes.
-        pump: what reads its output.
-        window: bytes of output that are kept in memory, and the longest line that is waited for.
-        most_lines: lines of output that are kept in memory; None is without limit.
-        execution_id: the one that it has had under an earlier daemon; empty for a fresh one.
+        session_id: the session that it belongs to.
+        keeper: signals and lists its processes.
+        pump: reads its output.
+        window: bytes of output that are kept in memory; a line is passed on in parts when it gets longer.
+        most_lines: lines of output that are kept in memory; None for no limit.
+        execution_id: its id under an earlier daemon; empty for a new execution.
 
     Attributes:
         id: its UUID, never reused.
-        principal: whose it is, by name; nobody else's until it has been admitted.
+        principal: name of the principal that it belongs to; empty until it is admitted.
         state: where it stands.
-        turn: its place among those that wait or are held; None if it does neither.
+        turn: its place in the queue, or among those that are held; None if it neither waits nor is held.
         log: its output and state changes.
-        watchers: who is told when the log has grown.
-        listeners: who is told, while it happens, what becomes of it.
-        signs_of_life: streams that end a silence by what is written to them.
-        leader: its first process, once there is one.
-        spawned: set when it has started, or could not be.
-        terminal: what it runs on; None if it has pipes.
-        stdin: what it reads: the terminal, or its own.
-        spawn_error: why it could not.
-        outcome: how it ended, once it has.
+        watchers: called whenever the log has grown.
+        listeners: called at each event of its life, in the step in which it happens.
+        signs_of_life: the streams on which output ends a silence (see `idle_seconds`).
+        leader: its first process; None until it has started.
+        spawned: set when it has started, or could not be started.
+        terminal: the terminal that it runs on; None if it has pipes.
+        stdin: its standard input: the terminal or a pipe.
+        spawn_error: why it could not be started; None otherwise.
+        outcome: how it ended; None until it has.
         pacing: how far it may run ahead of its watchers.
         clock: its own time, which stands still while it is paused.
         finished: set when nothing of it is left and `process.completed` is in the log.
         scope: its supervisor waits in it for the end; cancelling it begins the escalation from TERM to KILL.
-        final_result: what its agent said last; None where nobody waits for that.
-        counts_by: the final result by which it counts, since it was ended because of it.
-        hurry: the wait from TERM to KILL; cancelling it makes it KILL now.
+        hurry: its supervisor waits in it from TERM to KILL; cancelling it sends KILL now.
+        final_result: what its agent said last; None where no final result is waited for.
+        counts_by: the final result that decides its outcome, if it was ended because of that; else None.
+        intent: why it is being ended, from the first decision on; None before.
+        grace: seconds from TERM to KILL, as the spec or whoever ends it says.
+        created_at: when it was accepted.
+        started_at: when it started; None until then.
+        finished_at: when it finished; None until then.
     """
 
     def __init__(
@@ -111,19 +117,21 @@ class Execution:
         self._started_clock = self._finished_clock = time.monotonic()
         self._keeper = keeper
         self._last_output = 0.0  # on its own clock
-        self._control_done: trio.Event | None = None
-        self._told = "resumed"
-        self._deferred: list[Callable[[], None]] = []
+        self._pausing = Pausing(keeper)
         self._framers = {stream: Framer(spec.framing, window) for stream in self.log.sizes}
 
-    # What its supervisor reports, and whoever lets it wait
+    # What the supervisor and the queue report
 
     def is_waiting(self, position: int) -> None:
-        """It waits for its turn, at so many from the front."""
+        """It waits for its turn.
+
+        Args:
+            position: its place in the queue; 1 is the front.
+        """
         self.note("process.queued", {"status": "queued", "queue_position": position})
 
     def has_started(self, leader: Leader) -> None:
-        """There is a leader; the clock runs."""
+        """Its leader runs; its time-out and its clock begin."""
         self.leader = leader
         self.started_at = datetime.now(UTC)
         self._started_clock = time.monotonic()
@@ -131,21 +139,20 @@ class Execution:
         if self.spec.timeout is not None:
             self.scope.deadline = trio.current_time() + self.spec.timeout
         self.apply(Event.SPAWNED)
-        self.note("process.started", {"status": "started", **self._process_ids()})
+        self.note("process.started", {"status": "started", **self.process_ids})
         self.spawned.set()
-        for decide in self._deferred:
-            decide()
+        self._pausing.has_started()
         for listener in self.listeners:
             listener.has_started()
 
     def could_not_start(self, error: SpawnError) -> None:
-        """There will never be a leader."""
+        """It has ended without a leader: nothing of it ever ran."""
         self.stdin.drop()
         self.spawn_error = error
         self.has_ended(Outcome(None, Reason.SPAWN_FAILED, error=str(error)))
 
     def has_output(self, stream: Stream, received: bytes) -> None:
-        """Bytes were read."""
+        """Take what one read brought: into the log, and on to the watchers, in this step."""
         if stream in self.signs_of_life:
             self._last_output = self.clock.now
         self.log.extend(stream, received, self._framers[stream].feed(received))
@@ -153,12 +160,12 @@ class Execution:
         self.pacing.has_grown(self.log.backlog)
 
     def was_read(self) -> None:
-        """A watcher has moved on, or gone."""
+        """A watcher has read on, or has left: output that was held for it may go on."""
         if self.pacing.was_read(self.log.backlog):
             self._last_output = self.clock.now
 
     def is_stalling(self) -> None:
-        """It has been silent for so long that its stall time-out is near."""
+        """It has been silent for so long that its stall time-out is near: warn its watchers."""
         idle = self.idle_seconds
         since = datetime.now(UTC) - timedelta(seconds=idle)
         self.note("process.stalled", {"idle_s": round(idle, 3), "last_output_at": since.isoformat()})
@@ -166,31 +173,35 @@ class Execution:
             listener.is_stalling()
 
     def is_beyond(self, limit: str) -> None:
-        """Its tree uses more than it may. What takes memory or forks is not asked to leave off: it is ended now."""
+        """Its tree is beyond a limit: end it, at once unless the limit is `cpu_seconds`, which leaves time for TERM.
+
+        Args:
+            limit: which one, as `core.spec.Limits` names it.
+        """
         if self.intent is None and self.is_live:
             self.cancel(Reason.LIMIT, None if limit == "cpu_seconds" else 0.0)
 
     def outstays(self, shown: ResultWatch) -> None:
-        """Its agent has shown its final result and has not ended: it is ended now, and counts by that."""
+        """Its agent has stayed too long after its final result: end it; that result decides the outcome."""
         self.counts_by = shown.result
-        self.note("task.early_completion", {**shown.told(self.spec), **self._process_ids()})
+        self.note("task.early_completion", {**shown.told(self.spec), **self.process_ids})
         self.cancel(Reason.POST_RESULT)
 
     def has_no_more_output(self) -> None:
-        """Both pipes are at their end: what the framers held goes out now."""
+        """Its output has ended: log the unfinished lines that the framers still hold."""
         for stream, framer in self._framers.items():
             self.log.extend(stream, b"", framer.finish())
         for listener in self.listeners:
             listener.is_ending()
 
     def has_ended(self, outcome: Outcome) -> None:
-        """All of it is over."""
+        """Nothing of it is left: log the outcome as the last entry, and tell watchers and listeners."""
         self.apply(Event.END)
         self.outcome = outcome
         self.finished_at = datetime.now(UTC)
         self._finished_clock = time.monotonic()
         if outcome.reason is Reason.CANCELLED:
-            self.note("process.cancelled", {"status": "cancelled", **self._process_ids()})
+            self.note("process.cancelled", {"status": "cancelled", **self.process_ids})
         self.note("process.completed", self.completion(outcome))
         self.log.close()
         self.spawned.set()
@@ -201,7 +212,7 @@ class Execution:
 
     def completion(self, outcome: Outcome) -> dict[str, Any]:
         """The params of `process.completed`."""
-        told = {**outcome.told(self.duration, self.log.sizes, self.log.dropped_bytes), **self._process_ids()}
+        told = {**outcome.told(self.duration, self.log.sizes, self.log.dropped_bytes), **self.process_ids}
         for listener in self.listeners:
             told.update(listener.final_facts())
         return told
@@ -215,18 +226,18 @@ class Execution:
 
     @property
     def shown_as(self) -> Display:
-        """How its output is shown."""
+        """How its output is shown to watchers."""
         return Display(self.spec.framing == "raw", self.spec.max_line_bytes)
 
     @property
     def leaves_running(self) -> bool:
-        """Whether it has finished, was told to leave what it left running, and some of that still runs."""
+        """Whether it has finished with `leftovers: "detach"`, and processes of it still run."""
         detached = self.outcome is not None and self.outcome.detached
         return detached and self.leader is not None and not self.leader.gone.is_set()
 
     @property
     def duration(self) -> float:
-        """Seconds from its start to its end, or to now."""
+        """Seconds from its start to its end, or to now; 0 if it never started."""
         if self.started_at is None:
             return 0.0
         end = time.monotonic() if self.is_live else self._finished_clock
@@ -234,8 +245,8 @@ class Execution:
 
     @property
     def idle_seconds(self) -> float:
-        """Seconds since it wrote, or since it started; pauses are not counted."""
-        if self.pacing.is_held:  # it is we who keep it from writing
+        """Seconds since its last output, or since its start; pauses are not counted."""
+        if self.pacing.is_held:  # its output is not being read, so it may be waiting for us
             return 0.0
         return self.clock.now - self._last_output
 
@@ -244,20 +255,25 @@ class Execution:
         """Its leader's pid, which is its process group too; None before it has started."""
         return self.leader.pid if self.leader else None
 
+    @property
+    def process_ids(self) -> dict[str, int | None]:
+        """Its pid and process group, as notifications name them."""
+        return {"pid": self.pid, "pgid": self.pid}
+
     def apply(self, event: Event) -> None:
-        """Take an event.
+        """Change its state by an event.
 
         Raises:
-            IllegalTransitionError: the state does not admit it; nothing has changed.
+            IllegalTransitionError: its state does not admit the event; nothing has changed.
         """
         self.state = step(self.state, event)
 
     def cancel(self, reason: Reason, grace: float | None = None) -> None:
-        """Decide that it ends; its supervisor does the rest. What waits for its turn has ended when this returns.
+        """Decide that it ends. Its supervisor carries that out; one that waits for its turn has ended on return.
 
         Args:
-            reason: why; the first decision gives the reason.
-            grace: seconds from TERM to KILL; None is the spec's. Asked again, a shorter one counts from now.
+            reason: why. Only the first decision gives the reason.
+            grace: seconds from TERM to KILL; None for the spec's. In a repeated call, a shorter grace counts from now.
 
         Raises:
             IllegalTransitionError: it has finished.
@@ -273,124 +289,63 @@ class Execution:
         self.scope.cancel(reason=self.intent.value)
 
     def pause(self) -> Awaitable[list[int]]:
-        """Stop every process of it; its clock stands still.
+        """Decide to stop every process of it; its clock stands still from now on.
+
+        While it is being started, the decision is put off until it has, and `IllegalTransitionError` comes from what is
+        awaited.
 
         Returns:
-            What to await for the stop: the pids that could not be stopped. Raises, too, where an end has overtaken it.
+            To be awaited until they have stopped: gives the pids that could not be stopped, and raises
+            `IllegalTransitionError` if the execution is being ended by then.
 
         Raises:
-            IllegalTransitionError: at once, if it is not running. While it is being started, that is decided when it
-                has, in the order in which it was asked for; so it is raised by what is awaited.
+            IllegalTransitionError: it is not running.
         """
-        if self.state is State.STARTING:
-            return self._once_started(self.pause, Event.PAUSE)
-        self.apply(Event.PAUSE)
-        self.clock.stop()  # where a resume has been decided and not been done, it stands still already
-        return self._in_turn(Event.PAUSE, self._stop, "process.paused", "paused")
+        return self._pausing.pause(self)
 
     def resume(self) -> Awaitable[list[int]]:
-        """Let it go on, and its clock.
+        """Decide to let all of its processes go on, and its clock. It is put off like `pause`.
 
         Returns:
-            What to await for it.
+            To be awaited until they go on; gives an empty list, and raises as for `pause`.
 
         Raises:
-            IllegalTransitionError: at once, if it is not paused; likewise.
+            IllegalTransitionError: it is not paused.
         """
-        if self.state is State.STARTING:
-            return self._once_started(self.resume, Event.RESUME)
-        self.apply(Event.RESUME)
-        return self._in_turn(Event.RESUME, self._continue, "process.resumed", "resumed")
-
-    def _once_started(self, decide: Callable[[], Awaitable[list[int]]], event: Event) -> Awaitable[list[int]]:
-        """Leave a decision for the moment in which there is a leader."""
-        decided: list[Awaitable[list[int]] | IllegalTransitionError] = []
-
-        def decide_now() -> None:
-            try:
-                decided.append(decide())
-            except IllegalTransitionError as refused:
-                decided.append(refused)
-
-        self._deferred.append(decide_now)
-
-        async def wait() -> list[int]:
-            with trio.CancelScope(shield=True):  # the start is bounded
-                await self.spawned.wait()
-            outcome = decided[0] if decided else IllegalTransitionError(self.state, event)  # there is no leader
-            if isinstance(outcome, IllegalTransitionError):
-                raise outcome
-            return await outcome
-
-        return wait()
-
-    def _in_turn(
-        self, event: Event, deed: Callable[[], Awaitable[list[int]]], method: str, status: str
-    ) -> Awaitable[list[int]]:
-        """Do a deed after those decided before it, and say that it is done.
-
-        Once decided it is done, whoever asked for it having gone or not: it is shielded, and bounded by the keeper.
-        """
-        previous, done = self._control_done, trio.Event()
-        self._control_done = done
-        state = self.state
-
-        async def act() -> list[int]:
-            with trio.CancelScope(shield=True):
-                try:
-                    if previous is not None:
-                        await previous.wait()
-                    if self.state in (State.TERMINATING, State.FINISHED):  # it must not be stopped in its TERM handler
-                        raise IllegalTransitionError(self.state, event)
-                    result = await deed()
-                finally:
-                    done.set()
-            if self.state is state and self._told != status:  # what was taken back meanwhile is not told of
-                self._told = status
-                self.note(method, {"status": status, **self._process_ids()})
-            return result
-
-        return act()
-
-    async def _stop(self) -> list[int]:
-        self.pacing.stand()
-        try:
-            return await self._keeper.pause(self._led())
-        finally:
-            self.pacing.go_on()
-
-    async def _continue(self) -> list[int]:
-        await self._keeper.resume(self._led())
-        if self.state is not State.PAUSED:
-            self.clock.go_on()
-        return []
+        return self._pausing.resume(self)
 
     async def signal(self, signum: int) -> None:
-        """Send any signal to every process of it."""
-        await self._keeper.signal(self._led(), signum)
+        """Send a signal to every process of it.
+
+        Args:
+            signum: any signal's number.
+        """
+        await self._keeper.signal(self.require_leader(), signum)
 
     async def processes(self) -> list[int]:
-        """The pids of its living processes: none before it has started, what it left running after it has ended."""
+        """The pids of its living processes; after its end, of those that it left running."""
         return await self._keeper.members(self.leader) if self.leader is not None else []
 
     def watch(self, watcher: Watcher) -> None:
-        """Tell somebody whenever the log has grown."""
+        """Call a watcher whenever the log has grown."""
         self.watchers.add(watcher)
 
     def unwatch(self, watcher: Watcher) -> None:
-        """Tell them no more."""
+        """Call a watcher no longer."""
         self.watchers.discard(watcher)
 
-    def _led(self) -> Leader:
+    def require_leader(self) -> Leader:
+        """Return its leader, which it has whenever its state admits what this is asked for.
+
+        Raises:
+            AssertionError: it has none.
+        """
         if self.leader is None:
             raise AssertionError(f"execution {self.id} is {self.state.value} without a leader")
         return self.leader
 
-    def _process_ids(self) -> dict[str, int | None]:
-        return {"pid": self.pid, "pgid": self.pid}
-
     def note(self, method: str, params: dict[str, Any]) -> None:
-        """Put what is to be told of it into its log."""
+        """Add a notification to its log: a state change, or a warning."""
         self.log.note(method, params)
         self._wake_watchers()
 
