@@ -10,7 +10,7 @@ from typing import Any
 from ccexecctl import render
 from ccexecctl.arguments import count
 from ccexecctl.client import connect
-from ccexecctl.errors import CtlError, Exit
+from ccexecctl.errors import CtlError, Exit, UsageError
 from ccexecctl.place import locate
 from ccexecctl.stress.agents import Agent, Claude, StandIn
 from ccexecctl.stress.cases import CASES, CATEGORIES, Setting
@@ -48,8 +48,8 @@ def configure(parser: ArgumentParser) -> None:
         "--parallel", metavar="N", type=_positive, default=PARALLEL, help=f"executions at a time (default: {PARALLEL})"
     )
     parser.add_argument("--rounds", metavar="N", type=_positive, default=1, help="how often each case is run")
-    parser.add_argument("--agent", choices=("standin", "claude"), default="standin", help="who is asked")
-    parser.add_argument("--claude", metavar="PROGRAM", default="claude", help="where the real one is (default: claude)")
+    parser.add_argument("--agent", choices=("standin", "claude"), help="who is asked (default: standin)")
+    parser.add_argument("--claude", metavar="PROGRAM", help="where the real one is (default: claude)")
     parser.add_argument("--report", metavar="FILE", type=Path, help="write FILE.json and FILE.md")
 
 
@@ -61,7 +61,9 @@ def _positive(text: str) -> int:
 
 def run(arguments: Namespace) -> int:
     """Run the cases, print a table, and write the report."""
-    agent: Agent = StandIn() if arguments.agent == "standin" else Claude(arguments.claude)
+    if arguments.claude is not None and arguments.agent != "claude":
+        raise UsageError("--claude goes with --agent claude", "ccexecctl stress --agent claude --claude ~/bin/claude")
+    agent: Agent = Claude(arguments.claude or "claude") if arguments.agent == "claude" else StandIn()
     tallies = [Tally(case) for case in CASES if case.category in arguments.categories]
     began_at, began = datetime.now(UTC), time.monotonic()
     before = _daemon(arguments)

@@ -73,6 +73,8 @@ def recorded(peer: Peer, method: str, params: object, call: Callable[[], Any]) -
         The outcome, or an awaitable of it.
     """
     which = {name: getattr(params, name, None) for name in TOLD}
+    if method == "control" and which["execution_id"] is None and peer.session and len(peer.session.live) == 1:
+        (which["execution_id"],) = peer.session.live  # the one that is meant where none is named
     record = _Record(peer, {"method": method, **{name: value for name, value in which.items() if value}})
     try:
         outcome = call()

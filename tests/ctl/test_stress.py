@@ -120,7 +120,9 @@ def test_a_daemon_that_was_replaced_is_a_failure(ctl, daemon):
     assert "the daemon is not the one that it was at the beginning" in said.out
 
 
-@pytest.mark.parametrize("words", [("--categories", "no"), ("--rounds", "0"), ("--parallel", "-1"), ("--agent", "x")])
+@pytest.mark.parametrize(
+    "words", [("--categories", "no"), ("--rounds", "0"), ("--parallel", "-1"), ("--agent", "x"), ("--claude", "x")]
+)
 def test_wrong_usage(ctl, words):
     """Exit 2."""
     assert ctl("stress", *words).code == 2

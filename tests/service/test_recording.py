@@ -52,6 +52,19 @@ async def test_what_is_refused_later_is_recorded_as_refused(tmp_path):
         assert "x" * 40 not in str(records(daemon, "call"))
 
 
+async def test_what_needs_no_name_is_recorded_with_it(tmp_path):
+    """The only execution of a session is meant where none is named; where two could be, none was."""
+    async with running(tmp_path) as daemon, daemon.client() as one:
+        first = await one.execute("sleep", "60")
+        await one.request("control", type="PAUSE")
+        second = await one.execute("sleep", "60")
+        with pytest.raises(RefusedError, match="-32014"):
+            await one.request("control", type="RESUME")
+        assert [each.get("execution_id") for each in records(daemon, "call")] == [first.id, None]
+        for each in (first, second):
+            await one.request("control", execution_id=each.id, type="KILL")
+
+
 async def test_what_lacks_the_scope_is_counted_and_recorded(tmp_path):
     """At either door, as where HTTP asks for one: in the metrics, and once in the audit."""
     async with running(tmp_path) as daemon:
@@ -74,6 +87,7 @@ class Peer:
         self.origin = "somewhere"
         self.principal = self.engine = self.gate = self
         self.name = "ci"
+        self.session = None
 
     def asked(self, _principal: str, _peer: str, facts: dict) -> None:
         """Keep it."""
