@@ -5,7 +5,7 @@ Owns the only cursor movements of ccexecctl besides those of executions. Must no
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
 from ccexecctl import render
@@ -24,10 +24,15 @@ class TaskTable:
 
     Args:
         names: of the tasks, in order.
+
+    Attributes:
+        earlier: names of those that an earlier run has done.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self._rows = {name: [name, "waiting", "-", "-", ""] for name in names}
+        self.earlier: set[str] = set()
+        self._begun: set[str] = set()
         self._is_live = sys.stderr.isatty()
         self._drawn = 0
         self._running = ""
@@ -37,7 +42,11 @@ class TaskTable:
 
     def changed(self, task: "TaskResult") -> None:
         """A task stands otherwise than before."""
-        status, row = task.status.value, self._rows[task.name]
+        if task.status.value == "running":
+            self._begun.add(task.name)
+        elif task.status.value == "done" and task.name not in self._begun:
+            self.earlier.add(task.name)
+        status, row = status_of(task, self.earlier), self._rows[task.name]
         row[1:] = [status, *figures(task), task.error or ""]
         self._running, self._since = (task.name if status == "running" else ""), time.monotonic()
         if self._is_live:
@@ -63,6 +72,11 @@ class TaskTable:
         self._drawn = len(lines)
 
 
+def status_of(task: "TaskResult", earlier: Container[str]) -> str:
+    """How it stands, in a word or two."""
+    return "done earlier" if task.name in earlier else task.status.value
+
+
 def figures(task: "TaskResult") -> tuple[str, str]:
     """How long it took, and what it cost."""
     if task.result is None:
@@ -71,9 +85,14 @@ def figures(task: "TaskResult") -> tuple[str, str]:
     return render.duration(task.result.execution_time), "-" if cost is None else f"${cost:.4f}"
 
 
-def report(done: "ListResult") -> list[str]:
-    """What became of a list, as people read it."""
-    rows = [(each.name, each.status.value, *figures(each), each.error or "") for each in done.tasks]
+def report(done: "ListResult", earlier: Container[str] = ()) -> list[str]:
+    """What became of a list, as people read it.
+
+    Args:
+        done: that.
+        earlier: names of tasks that an earlier run has done.
+    """
+    rows = [(each.name, status_of(each, earlier), *figures(each), each.error or "") for each in done.tasks]
     results = [each.result for each in done.tasks if each.result is not None]
     count = sum(each.status.value == "done" for each in done.tasks)
     costs = [each.cost for each in results if each.cost is not None]

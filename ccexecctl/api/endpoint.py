@@ -27,6 +27,11 @@ from ccexecctl.place import Place, locate
 HANDSHAKE_PATIENCE = 15.0
 """Seconds for a WebSocket to open, name look-up and TLS included."""
 
+WHOM_TO_TRUST = (
+    "a certificate of your own: tls=ssl.create_default_context(cafile=...), or the environment's SSL_CERT_FILE"
+)
+"""What to do about a certificate that the machine does not trust."""
+
 TOKEN_VARIABLE = "CCEXEC_TOKEN"  # noqa: S105  # the name of a variable
 """Environment variable with the bearer token, for programs that shall not hold it in their source."""
 
@@ -175,7 +180,7 @@ class WebSocketAddress:
             return await TLSStream.wrap(stream, hostname=host, ssl_context=self.tls, standard_compatible=False)
         except ssl.SSLError as error:
             why = getattr(error, "verify_message", "") or error.reason or str(error)
-            raise UnreachableError(f"cannot speak TLS with {self.name}: {why}", "whom to trust: tls=") from error
+            raise UnreachableError(f"cannot speak TLS with {self.name}: {why}", WHOM_TO_TRUST) from error
         except (anyio.EndOfStream, anyio.BrokenResourceError, OSError) as error:
             raise CutError(f"{self.name} closed the connection during the TLS handshake") from error
 
@@ -191,7 +196,8 @@ class WebSocketAddress:
                 if arrived.replies:
                     await stream.send(arrived.replies)
         except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
-            raise CutError(f"{self.name} closed the connection during the handshake") from error
+            advice = "" if parts.scheme == "wss" else "; if it speaks TLS, its address begins with wss://"
+            raise CutError(f"{self.name} closed the connection during the handshake{advice}") from error
         return Opened(stream, framing, messages)
 
 

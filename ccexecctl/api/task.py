@@ -135,7 +135,7 @@ class TaskRun:
             return self._keep(again, result=json_reply.read_reply(raw, schema))
         except json_reply.ReplyError as error:
             message = f"the reply is not the JSON that was asked for: {error}; it begins: {raw[:200]!r}"
-            advice = "all of it is in .raw; say more plainly what is wanted, or ask for a simpler schema"
+            advice = "say more plainly what is wanted, or ask for a simpler schema"
             failed = self._keep(again, result=None, error=message, verdict="not_json", suggestion=advice)
             raise JsonReplyError(failed, raw, str(error)) from error
 

@@ -78,7 +78,8 @@ def _wait_told(progress: "Progress") -> None:
 
 def _show(result: "AgentResult", arguments: Namespace) -> int:
     if not arguments.stream:
-        render.show(result.as_dict(), [_answer(result.result, result.output)], as_json=arguments.json)
+        answer = _answer(result.result, result.output)
+        render.show(result.as_dict(), [answer] if answer else [], as_json=arguments.json)
     for warning in result.warnings:
         render.remark(f"warning: {warning}")
     if result.error is None:

@@ -24,8 +24,8 @@ examples:
 
 RUN_DESCRIPTION = """\
 Do the tasks of a file in order, each with an agent of its own that knows of the others what it depends on. How far it
-has come is in FILE.state.json: run again, it goes on with what was not done, and with nothing else; a task whose words
-have changed is done again. Returns 0 when all are done, 1 when not."""
+has come is in FILE.state.json, with the answers: run again, it goes on with what was not done, and with nothing else; a
+task whose words have changed is done again. Returns 0 when all are done, 1 when not."""
 
 RUN_EXAMPLES = """\
 examples:
@@ -90,7 +90,9 @@ def run(arguments: Namespace) -> int:
         return 128 + signal.SIGINT
     if arguments.report is not None:
         _write(arguments.report, done)
-    render.show(_document(done), report(done), as_json=arguments.json)
+    render.show(_document(done), report(done, table.earlier), as_json=arguments.json)
+    if not arguments.json:
+        render.remark(f"the answers are in {arguments.report or state_file}")
     return Exit.DONE if done.is_success else Exit.FAILED
 
 

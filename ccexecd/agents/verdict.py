@@ -63,7 +63,7 @@ ADVICE = {
     Cause.INTERRUPTED: "It was interrupted before it had finished: run it again, or resume the conversation.",
     Cause.TRUNCATED: "It ended without a result, so that its output is not complete: run it again.",
     Cause.CRASHED: "The program crashed: run it again; if it stays, its error output may say why.",
-    Cause.FAILED: "It failed.",
+    Cause.FAILED: "It failed, for none of the known reasons: what it said, or its error output, may tell more.",
 }
 """What is said about each, and what to do."""
 

@@ -105,6 +105,8 @@ def test_what_goes_wrong(agent, api):
     api.answers["This fails at once"] = [Failure(400, "invalid_request_error", "Your credit balance is too low")]
     failed = agent("This fails at once")
     assert (failed.returncode, "credit balance" in failed.stderr) == (1, True)
+    silent = agent("--program", "/bin/false", "This fails without a word")
+    assert (silent.returncode, silent.stdout) == (1, "")
     assert agent("--agent", "nobody", "Say hello to me").returncode == 2
     assert agent("--program", "no-such-program", "Say hello to me").returncode == 127
     assert agent("--json-schema", "/nonexistent", "Say hello to me").returncode == 2
@@ -152,6 +154,8 @@ def test_a_list_goes_on_where_it_stopped(tasks, api, tmp_path):
     report = tmp_path / "report.json"
     second = tasks(str(plan), "--report", str(report))
     assert (second.returncode, "2 of 2 done" in second.stdout) == (0, True)
+    assert [line.split("  ")[1].strip() for line in second.stdout.splitlines()[1:3]] == ["done earlier", "done"]
+    assert second.stderr.splitlines()[-1] == f"ccexecctl: the answers are in {report}"
     assert [each["result"]["result"] for each in json.loads(report.read_text())["tasks"]] == ["three steps", "Good."]
     assert api.asked.count("Make a plan.") == 1
     plan.write_text(PLAN.replace("Judge the plan: {{plan}}", "Judge the plan: {{plan}}. Be kind."))
