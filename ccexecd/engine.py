@@ -1,14 +1,13 @@
 """Starts, finds and ends executions; owns the nursery that sessions live in.
 
-Owns the two registers (sessions, executions), admission, and what a parting connection means. Each session has a
-nursery of its own, and each execution a task in it; an execution that is to outlive its session runs in the engine's
-nursery from the start. Must not know any wire format: it takes a `Spec` and raises `AdmissionError`.
+Owns the register of executions and the order of their lives: admitted, queued or started, supervised, remembered. Each
+session has a nursery of its own, and each execution a task in it; an execution that is to outlive its session runs in
+the engine's nursery from the start. Must not know any wire format: it takes a `Spec` and raises `AdmissionError`.
 """
 
 import errno
 import logging
 import os
-import time
 from collections.abc import Callable, Mapping
 
 import trio
@@ -35,14 +34,14 @@ from ccexecd.process.shells import default_shell
 from ccexecd.process.supervisor import Start, supervise
 from ccexecd.records import Records, retention_of
 from ccexecd.repeats import Repeats
-from ccexecd.session import Session, part
+from ccexecd.session import Session, Sessions, part
 from ccexecd.storage.archive import Archive
 from ccexecd.storage.audit import Audit
-from ccexecd.storage.history import SessionRecord, Wanted
+from ccexecd.storage.history import Wanted
 from ccexecd.storage.past import HistoryUnavailableError, PastExecution
 from ccexecd.turns import Turns
 
-# What the doors are given, executions and their errors among it: they do not import `process`.
+# The doors import these from here, since they must not import `process` or `storage`.
 __all__ = [
     "AdmissionError",
     "Engine",
@@ -60,7 +59,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 PREFIX_LENGTH = 4
-"""Characters of the shortest beginning of an id that can stand for it."""
+"""Characters of the shortest prefix of an id by which people may name an execution."""
 
 
 class Engine:
@@ -68,29 +67,30 @@ class Engine:
 
     Args:
         config: the configuration in force; `reconfigure` replaces it.
-        keeper: parent of all leaders.
-        pump: reader of all pipes.
-        environ: what executions inherit.
-        archive: what outlives them; None where nothing does.
-        audit: where decisions and outcomes are recorded; None is nowhere.
-        rules: the policy in force; None is none.
-        budget: executions that may run at the same time where the configuration does not say.
+        keeper: starts and signals all leaders.
+        pump: reads all pipes and terminals.
+        environ: the environment that executions inherit.
+        archive: keeps output and records on disk; None for in memory only.
+        audit: records decisions and outcomes; None for no audit.
+        rules: the policy in force; None for no policy.
+        budget: executions that may run at the same time where the configuration sets no limit.
 
     Attributes:
-        gate: what every execution passes before it begins.
-        preparation: what some have to wait for then.
-        turns: who runs, and who waits.
-        held: those that an earlier daemon has left waiting.
-        repeats: which executions requests mean that are sent again.
-        records: what is kept of them.
+        config: the configuration in force.
+        gate: judges every execution, and puts it on record, before it begins.
+        preparation: what an execution waits for before its start: hooks, for instance.
+        turns: the queue: which executions run, and which wait.
+        held: the executions that waited when an earlier daemon ended.
+        repeats: which execution a repeated request means.
+        records: what is kept of executions in memory and in the archive.
         inherited: the environment that executions inherit.
-        companions: who may listen to executions; whoever makes the engine adds more.
-        executions: every one that is live or remembered, by id, oldest first.
+        companions: called with every execution that is made; each may return a listener to it.
+        executions: every execution that is live or remembered, by id, oldest first.
         live: those of them that have not finished.
-        sessions: every one that has not ended.
+        sessions: the sessions that have not ended.
         draining: no new execution is admitted.
-        started_total: how many have been admitted since the start.
-        leftovers: what finished ones have left running.
+        started_total: executions admitted or released since the start.
+        leftovers: processes that finished executions have left running.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Engine:
         self.companions: list[Companion] = [accompany, self.records.estimates.listen]
         self.executions: dict[str, Execution] = {}
         self.live: dict[str, Execution] = {}
-        self.sessions: dict[str, Session] = {}
+        self.sessions = Sessions(config, archive)
         self.draining = False
         self.started_total = 0
         self.leftovers = Leftovers(keeper)
@@ -127,7 +127,11 @@ class Engine:
         self._nursery: trio.Nursery | None = None
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Hold the nursery that sessions live in, until cancelled."""
+        """Hold the nursery that sessions live in, until cancelled.
+
+        Args:
+            task_status: called when executions can be admitted.
+        """
         async with trio.open_nursery() as self._nursery:
             self._restore()
             self._nursery.start_soon(self.turns.run)
@@ -135,8 +139,14 @@ class Engine:
             await trio.sleep_forever()
 
     def reconfigure(self, config: Config, rules: Policy | None = None) -> None:
-        """Use another configuration and policy from now on; what runs keeps what it was started with."""
+        """Use another configuration and policy from now on. What runs keeps what it was started with.
+
+        Args:
+            config: the new configuration.
+            rules: the new policy; None for no policy.
+        """
         self.config = config
+        self.sessions.reconfigure(config)
         self.gate.reconfigure(config, rules)
         self.turns.reconfigure(config)
         if self._archive is not None:
@@ -145,68 +155,30 @@ class Engine:
     # Sessions
 
     async def open_session(self, principal: str, peer: str = "") -> Session:
-        """Make a session, counted against the limit where there is room; AdmissionError where the daemon ends."""
+        """Make a session, admitted if there is room (see `Session.admitted`).
+
+        Args:
+            principal: name of the principal that it belongs to.
+            peer: address of its connection.
+
+        Raises:
+            AdmissionError: the daemon is shutting down.
+        """
         if self.turns.is_over:
             raise self.gate.closed()
-        session = Session(principal, peer)
-        self.sessions[session.id] = session
-        self._claim(session)
-        session.expires_in(self.config.session_timeout)
-        await self._require_nursery().start(self._run_session, session)
-        return session
-
-    def connection_lost(self, session: Session, parting: Parting) -> None:
-        """A session's connection has gone: its executions go, or stay for a resume, as the contract says."""
-        session.drop_connection = None
-        if parting is Parting.CUT and session.executions:
-            session.is_cut = True
-            part(list(session.live.values()), parting)
-            session.expires_in(self.config.resume_window)
-        else:
-            session.end(parting)
-
-    def take_over(self, session: Session, drop_connection: Callable[[Parting], None]) -> None:
-        """Another connection holds the session from now on; the one that held it is dropped."""
-        previous = session.drop_connection
-        session.drop_connection = drop_connection
-        session.is_cut = False
-        if previous is not None:
-            previous(Parting.CUT)
-        self._set_idle_clock(session)
-
-    @property
-    def admitted_sessions(self) -> int:
-        """How many count against the limit."""
-        return sum(session.admitted for session in self.sessions.values())
-
-    def _claim(self, session: Session) -> bool:
-        session.admitted = session.admitted or self.admitted_sessions < self.config.max_sessions
-        return session.admitted
-
-    async def _run_session(self, session: Session, task_status: trio.TaskStatus[None]) -> None:
-        try:
-            await session.run(task_status)
-        finally:
-            del self.sessions[session.id]
-            self._note_session(session)
-
-    def _note_session(self, session: Session) -> None:
-        """Keep what is known of a session that has ever run anything."""
-        if self._archive is not None and session.has_run:
-            ending = session.ended.value if session.ended is not None else None
-            ended_at = time.time() if session.id not in self.sessions else None
-            record = SessionRecord(session.id, session.principal, session.created_at, ended_at, ending)
-            self._archive.note_session(record)
-
-    def _set_idle_clock(self, session: Session) -> None:
-        """A session without live executions ends after `session_timeout`; a cut one after its own time."""
-        if not session.is_cut:
-            session.expires_in(None if session.live else self.config.session_timeout)
+        return await self.sessions.open(self._require_nursery(), principal, peer)
 
     # Executions
 
     def admit(self, session: Session, spec: Spec) -> Execution:
-        """Accept a command; `Execution.spawned` tells when it runs. It is being started, or has a `turn` to wait for.
+        """Accept a command, and start it or put it into the queue.
+
+        Args:
+            session: the session that it is to belong to.
+            spec: what to run.
+
+        Returns:
+            The execution: it is being started (`Execution.spawned` tells when it runs), or has a `turn` to wait for.
 
         Raises:
             AdmissionError: it is not accepted.
@@ -227,7 +199,7 @@ class Engine:
         return execution
 
     def _begin(self, execution: Execution, session: Session) -> None:
-        """Its turn has come: it is started by its own task, in which whatever may go wrong is its own."""
+        """Begin an execution whose turn has come. Its own task starts it, so that a failure concerns no other one."""
         execution.apply(Event.ADMIT)
         self._supervise(execution, session, None)
 
@@ -238,18 +210,18 @@ class Engine:
     def _start(self, execution: Execution) -> Start:
         launch = self._launching.launch(execution, self.config, self.preparation.line_buffering)
         start = Start(execution, self._keeper, launch)
-        self.records.begin(execution)  # while it is being started, nobody waits for a disk
+        self.records.begin(execution)  # the disk is written while the keeper starts the leader
         return start
 
     def _withdrawn(self, execution: Execution, session: Session) -> None:
-        """It does not wait for its turn any more, and has never run."""
+        """End an execution that waited or was held, and never ran."""
         withdraw(execution)
         self._has_ended(execution, session)
 
     def _admitted(self, session: Session, spec: Spec) -> Execution:
         if self.draining or session.nursery is None or session.ended:
             raise self.gate.closed()
-        if not self._claim(session):
+        if not self.sessions.claim(session):
             limit = self.config.max_sessions
             raise AdmissionError(
                 Refusal.SESSION_LIMIT,
@@ -263,10 +235,7 @@ class Engine:
         self.gate.admitted(session, execution, ruling)
         self.executions[execution.id] = session.executions[execution.id] = execution
         self._goes_live(execution, session)
-        if not session.has_run:
-            session.has_run = True
-            self._note_session(session)
-        self._set_idle_clock(session)
+        self.sessions.has_run(session)
         return execution
 
     def _made(self, spec: Spec, session: Session, execution_id: str = "") -> Execution:
@@ -284,7 +253,7 @@ class Engine:
     # What an earlier daemon has left waiting
 
     def _restore(self) -> None:
-        """Hold it, the oldest first."""
+        """Hold what an earlier daemon has left waiting, the oldest first."""
         for left in self.records.left():
             session = self.held.session_of(left)
             execution = self._made(left.spec, session, left.execution_id)
@@ -309,7 +278,16 @@ class Engine:
     def find(
         self, execution_id: str, *, prefix: bool = False, visible: Callable[[Execution], bool] = lambda _: True
     ) -> Execution | None:
-        """An execution by its id or, where asked for, by the only id that starts so; only of those that are visible."""
+        """Find an execution in memory.
+
+        Args:
+            execution_id: its id or, with `prefix`, at least `PREFIX_LENGTH` characters of its beginning.
+            prefix: whether a beginning that only one visible execution has is enough.
+            visible: whether whoever asks may see an execution.
+
+        Returns:
+            The execution; None where none, or more than one, is meant.
+        """
         found = self.executions.get(execution_id)
         if found is None and prefix and len(execution_id) >= PREFIX_LENGTH:
             matching = [each for key, each in self.executions.items() if key.startswith(execution_id) and visible(each)]
@@ -319,19 +297,28 @@ class Engine:
     async def recall(
         self, execution_id: str, principal: str | None = None, *, prefix: bool = False
     ) -> list[PastExecution]:
-        """A principal's executions that have left the memory, by id or, where asked for, by its beginning: two at most.
+        """Find executions that have left the memory.
 
         Args:
-            execution_id: an id, or its beginning.
-            principal: whose; None is anybody's.
-            prefix: whether the beginning is enough, if it is long enough.
+            execution_id: an id or, with `prefix`, at least `PREFIX_LENGTH` characters of its beginning.
+            principal: name of the principal that they belong to; None for any.
+            prefix: whether a beginning is enough.
+
+        Returns:
+            Those that match, two at most: two say that the beginning is ambiguous.
+
+        Raises:
+            HistoryUnavailableError: the history cannot be read now.
         """
         return await self.records.recall(execution_id, principal, prefix=prefix and len(execution_id) >= PREFIX_LENGTH)
 
     async def end_all(self, grace: float | None) -> list[Execution]:
-        """End every session and execution and what they left running, and wait until that is done.
+        """End every execution and what executions left running, and wait until that is done.
 
-        It is bounded by each one's own escalation.
+        The wait is bounded, because the escalation of each execution is.
+
+        Args:
+            grace: seconds from TERM to KILL; None for each one's own.
 
         Returns:
             The executions that were live.
@@ -344,12 +331,12 @@ class Engine:
         return ended
 
     async def _run_execution(self, execution: Execution, session: Session, start: Start | None) -> None:
-        """The barrier around one execution: whatever goes wrong in here ends that one only.
+        """Run one execution. This is the barrier around it: whatever goes wrong in here ends this execution only.
 
         Args:
             execution: admitted.
-            session: whose it is.
-            start: its leader; None where it has to be found out first whether and how that is started.
+            session: the session that it belongs to.
+            start: its start, which is under way; None where the execution has to be prepared first.
         """
         try:
             if start is None:
@@ -378,11 +365,11 @@ class Engine:
             self.turns.left(execution, session)
 
     def _has_ended(self, execution: Execution, session: Session) -> None:
-        """It is over, whether it has run or not."""
+        """Remember an execution that has finished, whether it has run or not."""
         for register in (self.live, session.live):
-            register.pop(execution.id, None)  # what was held is in none
+            register.pop(execution.id, None)  # one that was held is in neither
         self._remember(execution)
-        self._set_idle_clock(session)
+        self.sessions.set_clock(session)
         self.gate.ended(session, execution)
 
     def _remember(self, execution: Execution) -> None:

@@ -277,7 +277,7 @@ async def test_what_has_finished_is_let_go_of():
         try:
             engine.records._remembered.clear()
             engine.executions.clear()
-            for session in engine.sessions.values():
+            for session in engine.sessions:
                 session.executions.clear()
             gone = weakref.ref(execution)
             del execution

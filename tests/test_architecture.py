@@ -108,7 +108,7 @@ MAY_IMPORT = {
     "control": DOOR,
     "hooks": {"core", "operator_file", "process", "protocol"},
     "preparation": {"admission", "core", "process"},
-    "session": {"core", "process"},
+    "session": {"core", "keys", "process", "storage"},
     "waiting": {"core", "process", "protocol"},
     "records": {"core", "estimates", "process", "storage", "config", "waiting"},
     "held": {"admission", "core", "process", "session", "waiting"},

@@ -66,7 +66,7 @@ async def connected(engine: Engine) -> tuple[Session, list[Parting]]:
     """A session that a connection holds, and how that is dropped."""
     session = await engine.open_session("somebody")
     dropped: list[Parting] = []
-    engine.take_over(session, dropped.append)
+    engine.sessions.take_over(session, dropped.append)
     return session, dropped
 
 
@@ -276,8 +276,8 @@ async def test_a_session_beyond_the_limit_may_not_execute():
         assert refused.value.facts == {"max_sessions": 2}
         assert engine.started_total == 0
         assert not engine.executions
-        engine.connection_lost(first, Parting.CLOSED)
-        await wait_for(lambda: first.id not in engine.sessions, "a session has ended")
+        engine.sessions.connection_lost(first, Parting.CLOSED)
+        await wait_for(lambda: first not in engine.sessions, "a session has ended")
         assert reason_of(await run(engine, third, ("true",))) is Reason.EXITED
 
 
@@ -288,13 +288,13 @@ async def test_a_session_that_is_ending_counts_until_it_has_ended():
         execution = begin(engine, first, TERM_PROOF.argv, grace=0.3)
         await lines_of(execution, 1)
         second, _ = await connected(engine)
-        engine.connection_lost(first, Parting.CLOSED)
+        engine.sessions.connection_lost(first, Parting.CLOSED)
         with pytest.raises(AdmissionError):
             begin(engine, first, SLEEPER)
         with pytest.raises(AdmissionError):
             begin(engine, second, SLEEPER)
         await end_of(execution)
-        await wait_for(lambda: first.id not in engine.sessions, "the first has ended")
+        await wait_for(lambda: first not in engine.sessions, "the first has ended")
         assert reason_of(await run(engine, second, ("true",))) is Reason.EXITED
 
 
@@ -406,13 +406,13 @@ async def test_what_a_parting_ends(on_disconnect, parting):
         await untouched.spawned.wait()
         match parting:
             case "closed":
-                engine.connection_lost(session, Parting.CLOSED)
-                await wait_for(lambda: session.id not in engine.sessions, "the session has ended")
+                engine.sessions.connection_lost(session, Parting.CLOSED)
+                await wait_for(lambda: session not in engine.sessions, "the session has ended")
             case "cut":
-                engine.connection_lost(session, Parting.CUT)
+                engine.sessions.connection_lost(session, Parting.CUT)
             case "expired":
-                engine.connection_lost(session, Parting.CUT)
-                await wait_for(lambda: session.id not in engine.sessions, "the session has ended")
+                engine.sessions.connection_lost(session, Parting.CUT)
+                await wait_for(lambda: session not in engine.sessions, "the session has ended")
             case "shutdown":
                 await engine.end_all(None)
         expected = TABLE[on_disconnect, parting]
@@ -421,7 +421,7 @@ async def test_what_a_parting_ends(on_disconnect, parting):
         assert reason_of(execution) is expected
         assert reason_of(untouched) is (Reason.SHUTDOWN if parting == "shutdown" else None)
         if parting == "cut":
-            assert session.id in engine.sessions
+            assert session in engine.sessions
         await engine.end_all(0.0)
 
 
@@ -431,11 +431,11 @@ async def test_a_session_that_was_cut_can_be_taken_over():
         session, dropped = await connected(engine)
         execution = begin(engine, session, SLEEPER)
         await execution.spawned.wait()
-        engine.connection_lost(session, Parting.CUT)
-        engine.take_over(session, dropped.append)
+        engine.sessions.connection_lost(session, Parting.CUT)
+        engine.sessions.take_over(session, dropped.append)
         await trio.sleep(0.4)
         assert execution.is_live
-        assert session.id in engine.sessions
+        assert session in engine.sessions
         assert not dropped
 
 
@@ -444,8 +444,8 @@ async def test_a_session_without_executions_ends_with_its_connection():
     async with running_engine() as engine:
         for parting in (Parting.CLOSED, Parting.CUT):
             session, _ = await connected(engine)
-            engine.connection_lost(session, parting)
-            await wait_for(lambda session=session: session.id not in engine.sessions, "it has ended")
+            engine.sessions.connection_lost(session, parting)
+            await wait_for(lambda session=session: session not in engine.sessions, "it has ended")
 
 
 async def test_a_cut_session_whose_work_is_done_can_still_be_asked():
@@ -453,10 +453,10 @@ async def test_a_cut_session_whose_work_is_done_can_still_be_asked():
     async with running_engine(resume_window=0.3) as engine:
         session, _ = await connected(engine)
         execution = await run(engine, session, sh("echo done"))
-        engine.connection_lost(session, Parting.CUT)
+        engine.sessions.connection_lost(session, Parting.CUT)
         await wait_all_tasks_blocked()
-        assert engine.sessions[session.id].executions == {execution.id: execution}
-        await wait_for(lambda: session.id not in engine.sessions, "the window has passed")
+        assert engine.sessions.get(session.id).executions == {execution.id: execution}
+        await wait_for(lambda: session not in engine.sessions, "the window has passed")
         assert engine.find(execution.id) is execution
 
 
@@ -466,7 +466,7 @@ async def test_whoever_takes_over_takes_it_from_somebody():
         session, dropped = await connected(engine)
         execution = begin(engine, session, SLEEPER)
         await execution.spawned.wait()
-        engine.take_over(session, lambda _: None)
+        engine.sessions.take_over(session, lambda _: None)
         assert dropped == [Parting.CUT]
         assert execution.is_live
 
@@ -479,8 +479,8 @@ async def test_an_idle_session_ends():
     async with running_engine(session_timeout=0.3) as engine:
         session, dropped = await connected(engine)
         await run(engine, session, sh("sleep 0.5"))
-        assert session.id in engine.sessions
-        await wait_for(lambda: session.id not in engine.sessions, "it has ended")
+        assert session in engine.sessions
+        await wait_for(lambda: session not in engine.sessions, "it has ended")
         assert dropped == [Parting.EXPIRED]
         with pytest.raises(AdmissionError):
             begin(engine, session, SLEEPER)
@@ -499,7 +499,7 @@ async def test_a_session_that_works_is_not_idle(holder):
         await end_of(first)
         await end_of(second)
         assert reason_of(first) is reason_of(second) is Reason.EXITED
-        await wait_for(lambda: session.id not in engine.sessions, "it has become idle, and ended")
+        await wait_for(lambda: session not in engine.sessions, "it has become idle, and ended")
 
 
 async def test_a_session_that_is_cut_again_has_its_window_again():
@@ -509,11 +509,11 @@ async def test_a_session_that_is_cut_again_has_its_window_again():
         execution = begin(engine, session, SLEEPER)
         await execution.spawned.wait()
         for _ in range(3):
-            engine.connection_lost(session, Parting.CUT)
+            engine.sessions.connection_lost(session, Parting.CUT)
             await trio.sleep(0.15)
-            engine.take_over(session, lambda _: None)
+            engine.sessions.take_over(session, lambda _: None)
         assert execution.is_live
-        engine.connection_lost(session, Parting.CUT)
+        engine.sessions.connection_lost(session, Parting.CUT)
         await end_of(execution)
         assert reason_of(execution) is Reason.SESSION_EXPIRED
 
@@ -555,7 +555,7 @@ async def test_a_burst_that_loses_its_client_in_the_middle():
         session, _ = await connected(engine)
         executions = [begin(engine, session, SLEEPER) for _ in range(200)]
         await executions[50].spawned.wait()
-        engine.connection_lost(session, Parting.CLOSED)
+        engine.sessions.connection_lost(session, Parting.CLOSED)
         for execution in executions:
             await end_of(execution)
         assert {reason_of(each) for each in executions} == {Reason.DISCONNECTED}
@@ -664,8 +664,8 @@ async def test_what_outlives_its_session_is_remembered_too():
     async with running_engine() as engine:
         session, _ = await connected(engine)
         execution = begin(engine, session, sh("sleep 0.2; echo late"), on_disconnect="detach")
-        engine.connection_lost(session, Parting.CLOSED)
-        await wait_for(lambda: session.id not in engine.sessions, "the session has ended")
+        engine.sessions.connection_lost(session, Parting.CLOSED)
+        await wait_for(lambda: session not in engine.sessions, "the session has ended")
         await end_of(execution)
         assert reason_of(execution) is Reason.EXITED
         assert engine.find(execution.id) is execution
@@ -717,8 +717,8 @@ async def test_what_was_left_running_outlives_its_session():
     async with running_engine() as engine:
         session, _ = await connected(engine)
         execution = await run(engine, session, PIPE_HOLDER.argv, leftovers="detach")
-        engine.connection_lost(session, Parting.CLOSED)
-        await wait_for(lambda: session.id not in engine.sessions, "the session has ended")
+        engine.sessions.connection_lost(session, Parting.CLOSED)
+        await wait_for(lambda: session not in engine.sessions, "the session has ended")
         assert execution.leaves_running
         assert set(await execution.processes()) == set(execution.outcome.leftovers)
 

@@ -94,7 +94,7 @@ async def test_an_execution_that_has_ended_is_let_go_of(tmp_path):
             ran = await client.run("true")
             engine = daemon.daemon._engine
             execution: Execution | None = engine.executions.pop(ran.id)
-            engine.sessions[execution.session_id].executions.pop(ran.id)
+            engine.sessions.get(execution.session_id).executions.pop(ran.id)
             engine.records._remembered.clear()
             engine.repeats.forget(execution)
             gone = weakref.ref(execution)

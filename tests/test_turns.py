@@ -174,7 +174,7 @@ async def test_a_parting_means_for_what_waits_what_it_means_for_what_runs(partin
     async with running_engine(max_running=1) as engine:
         session, other = await engine.open_session("somebody"), await engine.open_session("somebody")
         first, waiting = begin(engine, other), begin(engine, session, on_disconnect=on_disconnect)
-        engine.connection_lost(session, parting)
+        engine.sessions.connection_lost(session, parting)
         await wait_all_tasks_blocked()
         assert (waiting.outcome.reason if waiting.outcome else None) is ends
         if ends is None:
@@ -200,7 +200,7 @@ async def test_what_ends_together_tells_nobody_that_it_moved_up():
         session, other = await engine.open_session("somebody"), await engine.open_session("somebody")
         begin(engine, other)
         waiting = [begin(engine, session) for _ in range(5)]
-        engine.connection_lost(session, Parting.CLOSED)
+        engine.sessions.connection_lost(session, Parting.CLOSED)
         await wait_all_tasks_blocked()
         assert [told(each) for each in waiting] == [[str(place), "completed"] for place in range(1, 6)]
 

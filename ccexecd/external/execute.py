@@ -191,7 +191,7 @@ class _Exchange:
         """Leave the sessions, once."""
         for session in self._sessions:
             has_key = any(execution.spec.once is not None for execution in session.live.values())
-            self._engine.connection_lost(session, Parting.CUT if has_key else Parting.CLOSED)
+            self._engine.sessions.connection_lost(session, Parting.CUT if has_key else Parting.CLOSED)
             if has_key:
                 self._left[session.id] = session
         self._sessions = []
@@ -200,7 +200,7 @@ class _Exchange:
         """Hold a session that another client has left: it does not end while we wait."""
         session = self._left.pop(session_id, None)
         if session is not None and not session.ended:
-            self._engine.take_over(session, lambda _: None)
+            self._engine.sessions.take_over(session, lambda _: None)
             self._sessions.append(session)
         for known in [known for known, each in self._left.items() if each.ended]:
             del self._left[known]

@@ -134,10 +134,10 @@ class Peer:
         if self.session is session:
             return
         if self.session is not None:
-            self.engine.connection_lost(self.session, Parting.CLOSED)
+            self.engine.sessions.connection_lost(self.session, Parting.CLOSED)
         self.session = session
         session.peer = self.origin
-        self.engine.take_over(session, self._drop)
+        self.engine.sessions.take_over(session, self._drop)
 
     def watch(self, execution: Watched, from_seq: int | None) -> None:
         """Send an execution's log from a position on; a second call moves the position."""
@@ -195,7 +195,7 @@ class Peer:
             subscription.close()
         session, self.session = self.session, None
         if session is not None and session.drop_connection == self._drop:
-            self.engine.connection_lost(session, parting)
+            self.engine.sessions.connection_lost(session, parting)
 
     def _ended(self, execution_id: str) -> None:
         self._subscriptions.pop(execution_id, None)

@@ -531,7 +531,7 @@ class TestKey:
                 await exchange.until(b"first")
             await eventually(lambda: not daemon.daemon._door.open_connections, "it has been noticed")
         (execution,) = daemon.daemon._engine.live.values()
-        (session,) = daemon.daemon._engine.sessions.values()
+        (session,) = daemon.daemon._engine.sessions
         assert session.is_cut
         async with posted(daemon, wanted, SSE, "Connection: close") as exchange:
             await exchange.until(b"first")

@@ -138,7 +138,7 @@ class TestInside:
                 execution = await one.execute("cat", stdin="open")
                 claim = {name: one.greeting[name] for name in ("session_id", "resume_token")}
                 await one.cut()
-            session = daemon.daemon._engine.sessions[claim["session_id"]]
+            session = daemon.daemon._engine.sessions.get(claim["session_id"])
             await eventually(lambda: session.is_cut, "it has been noticed")
             async with daemon.client(ssl=trusting(files[0])) as two:
                 resumed = await two.request("resume_session", **claim)

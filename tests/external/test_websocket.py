@@ -310,7 +310,7 @@ class TestClose:
     async def test_pings_during_our_close_are_no_trouble(self, daemon):
         """A client that pings while it is being told goodbye gets the goodbye, and nobody else anything."""
         async with opened(daemon) as one:
-            session = next(iter(daemon.daemon._engine.sessions.values()))
+            session = next(iter(daemon.daemon._engine.sessions))
             await one.send(frame(b"before", PING) * 100)
             session.drop_connection(websocket.Parting.CUT)
             await one.send(*[frame(b"during", PING)] * 100)
@@ -321,7 +321,7 @@ class TestClose:
         """Its half of the handshake is waited for, for a bounded time."""
         monkeypatch.setattr(websocket, "_CLOSE_PATIENCE", 0.1)
         async with opened(daemon) as one:
-            session = next(iter(daemon.daemon._engine.sessions.values()))
+            session = next(iter(daemon.daemon._engine.sessions))
             session.drop_connection(websocket.Parting.CLOSED)
             assert await one.close_code() == 1000
             await eventually(lambda: not daemon.daemon._house.connections, "it has gone")
@@ -330,7 +330,7 @@ class TestClose:
         """What is sent after the decision to close is not obeyed."""
         monkeypatch.setattr(websocket, "_CLOSE_PATIENCE", 0.1)
         async with opened(daemon) as one:
-            session = next(iter(daemon.daemon._engine.sessions.values()))
+            session = next(iter(daemon.daemon._engine.sessions))
             session.drop_connection(websocket.Parting.CLOSED)
             await one.send(*(call("execute", number, argv=["true"]) for number in range(50)))
             assert await one.close_code() == 1000

@@ -31,13 +31,14 @@ class FakeSession:
 
 
 class FakeEngine:
-    """An engine that opens sessions and remembers what it is told."""
+    """An engine that opens sessions and remembers what it is told; it is its own register of them."""
 
     def __init__(self) -> None:
         self.opened: list[str] = []
         self.lost: list[tuple[str, Parting]] = []
         self.may_open = trio.Event()
         self.may_open.set()
+        self.sessions = self
 
     async def open_session(self, principal: str, peer: str) -> FakeSession:
         self.opened.append(principal + peer)
