@@ -4,9 +4,11 @@ Owns the two ways in: the control socket of this machine, and a WebSocket addres
 connection.
 """
 
+import ipaddress
 import os
 import socket
 import ssl
+import warnings
 from argparse import Namespace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -247,4 +249,16 @@ def endpoint_of(
         raise UsageError(f"{url!r} is not the address of a WebSocket", "such as ws://127.0.0.1:8003/ws/mcp")
     if parts.username or parts.password:
         raise UsageError("a URL is no place for a secret: it ends up in logs", "give it as token=...")
-    return WebSocketAddress(url, token if token is not None else os.environ.get(TOKEN_VARIABLE, ""), tls)
+    if token is None:
+        token = os.environ.get(TOKEN_VARIABLE, "")
+    if token and parts.scheme == "ws" and not _is_this_machine(parts.hostname):
+        warnings.warn(f"the token travels to {parts.hostname} unencrypted; use wss://", stacklevel=3)
+    return WebSocketAddress(url, token, tls)
+
+
+def _is_this_machine(host: str) -> bool:
+    """Whether nobody else can listen to what is sent there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")  # RFC 6761, section 6.3
