@@ -181,6 +181,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     top = top_parser()
     arguments = top.parse_args(words)
     verb, *rest = vars(arguments).pop("words")
+    if verb == "help":
+        return parse([*rest[:1], "--help"])
     if verb not in commands.SUMMARIES:
         raise UsageError(f"there is no verb {verb!r}", _suggestion(verb))
     arguments.verb = verb

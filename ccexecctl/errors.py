@@ -38,6 +38,9 @@ HINTS = {
 }
 """What to do about a refusal, where there is something."""
 
+OF_HOOKS = "which hooks it meets: ccexecctl hooks test -- COMMAND; what came of them: ccexecctl hooks list"
+"""What to do about a refusal by a hook, which no policy knows."""
+
 
 class CtlError(Exception):
     """A failure, ready to be told.
@@ -119,7 +122,8 @@ class RefusedError(CtlError):
             lines = [line for line, _ in problems]
         else:
             lines = [message, *(line for line, problem in problems if problem not in message)]
-        super().__init__("\n  ".join(lines), HINTS.get(known, "") if known else "")
+        is_of_hook = known is ErrorCode.COMMAND_NOT_ALLOWED and message.startswith("hook ")
+        super().__init__("\n  ".join(lines), OF_HOOKS if is_of_hook else HINTS.get(known, "") if known else "")
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints, with the daemon's own code and data."""

@@ -37,6 +37,10 @@ WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
 """Where to reach a daemon that listens on every address."""
 
 
+OTHER_PORT = "on a free port: ccexecctl start --port 0; for good: the key port of your configuration file"
+"""What to do where another daemon, say that of the machine, has the port: verbs that start one have no --port."""
+
+
 class Launched(NamedTuple):
     """A daemon that answers on both sockets.
 
@@ -207,6 +211,8 @@ def _explain(said: str, returncode: int) -> CtlError:
     lines = [line.removeprefix("ccexecd: ") for line in said.splitlines() if line.strip()]
     hints = [line.removeprefix("hint: ") for line in lines if line.startswith("hint: ")]
     reasons = [line for line in lines if not line.startswith("hint: ")] or [f"it exited with {returncode}"]
+    if not hints and "address already in use" in reasons[0]:
+        hints = [OTHER_PORT]
     error = CtlError("cannot start ccexecd: " + "\n  ".join(reasons), "\n  ".join(hints))
     if returncode == Exit.USAGE:
         error.exit_code = Exit.USAGE

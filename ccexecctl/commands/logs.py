@@ -7,7 +7,7 @@ from typing import Any
 from ccexecctl import render
 from ccexecctl.arguments import count
 from ccexecctl.client import Client, connect_to
-from ccexecctl.errors import Exit, RefusedError
+from ccexecctl.errors import Exit, RefusedError, UsageError
 from ccexecctl.output import Passed, piece_of
 from ccexecd.protocol.errors import ErrorCode
 
@@ -19,11 +19,15 @@ EXAMPLES = """\
 examples:
   ccexecctl logs 1f0c9b2e
   ccexecctl logs 1f0c9b2e --follow
+  ccexecctl logs 1f0c9b2e --tail 20 --follow
   ccexecctl logs 1f0c9b2e --stderr --since-seq 1200
 """
 
 FOLLOW_WAIT = 20.0
 """Seconds that one request of `--follow` waits for output. Each answer also shows that the daemon is alive."""
+
+FIRST_STEP = 64
+"""Pieces at the end that are read first for `--tail`: 4 MiB at most. Four times as many each time that is too few."""
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -35,20 +39,69 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the execution has finished")
     parser.add_argument("--stdout", action="store_true", help="only its stdout")
     parser.add_argument("--stderr", action="store_true", help="only its stderr")
+    parser.add_argument("-n", "--tail", type=count, metavar="N", help="only the last N lines of what there is by now")
     parser.add_argument("--since-seq", type=count, default=0, metavar="N", help="only pieces from number N on")
 
 
 def run(arguments: Namespace) -> int:
     """Hand on the output, from the asked position to its present end or, when following, to its last."""
+    if arguments.tail is not None and (arguments.json or arguments.since_seq):
+        raise UsageError("--tail goes neither with --json nor with --since-seq", "ccexecctl logs --help")
     with connect_to(arguments) as client:
         if arguments.json:
             _print_json(client, arguments)
             return Exit.DONE
         output = Passed()
+        if arguments.tail is not None:
+            pieces, arguments.since_seq = _tail(client, arguments)
+            for stream, piece in pieces:
+                output.write(stream, piece)
+            if not arguments.follow:
+                return Exit.DONE
         for answer in _answers(client, arguments):
             for chunk in answer["chunks"]:
                 output.write(chunk["type"], piece_of(chunk))
     return Exit.DONE
+
+
+def _tail(client: Client, arguments: Namespace) -> tuple[list[tuple[str, bytes]], int]:
+    """The last lines of what there is, and the position behind them; read from the end, however much there is."""
+    request = {"execution_id": arguments.execution_id, "streams": _streams(arguments)}
+    end = client.call("status", {"execution_id": arguments.execution_id})["next_seq"]
+    step = FIRST_STEP
+    while True:
+        pieces: list[tuple[str, bytes]] = []
+        first = position = max(end - step, 0)
+        while position < end:
+            answer = _read(client, {**request, "from_seq": position}, 0.0)
+            pieces += [(chunk["type"], piece_of(chunk)) for chunk in answer["chunks"]]
+            if answer["next_seq"] <= position:
+                break
+            position = answer["next_seq"]
+        last, is_enough = _last_lines(pieces, arguments.tail)
+        if is_enough or not first:
+            return last, position
+        step *= 4
+
+
+def _last_lines(pieces: list[tuple[str, bytes]], lines: int) -> tuple[list[tuple[str, bytes]], bool]:
+    """Pieces without what is before the last lines, and whether there were as many."""
+    kept: list[tuple[str, bytes]] = []
+    for stream, piece in reversed(pieces):
+        end = len(piece) - (not kept and piece.endswith(b"\n"))  # what ends the last line begins none
+        breaks = piece.count(b"\n", 0, end)
+        if breaks >= lines:
+            for _ in range(lines):
+                end = piece.rindex(b"\n", 0, end)
+            return [(stream, piece[end + 1 :]), *reversed(kept)] if lines else [], True
+        lines -= breaks
+        kept.append((stream, piece))
+    return kept[::-1], False
+
+
+def _streams(arguments: Namespace) -> list[str]:
+    both = ["stdout", "stderr"]
+    return [name for name in both if getattr(arguments, name)] or both
 
 
 def _print_json(client: Client, arguments: Namespace) -> None:
@@ -69,9 +122,8 @@ def _answers(client: Client, arguments: Namespace) -> Iterator[dict[str, Any]]:
 
     Without the bound, the output of a program that never stops writing would never have been read.
     """
-    chosen = [name for name in ("stdout", "stderr") if getattr(arguments, name)]
     wait = FOLLOW_WAIT if arguments.follow else 0.0
-    request = {"execution_id": arguments.execution_id, "streams": chosen or ["stdout", "stderr"], "wait_s": wait}
+    request = {"execution_id": arguments.execution_id, "streams": _streams(arguments), "wait_s": wait}
     known = client.call("status", {"execution_id": arguments.execution_id})
     end = known["next_seq"]
     position, is_over = arguments.since_seq, False

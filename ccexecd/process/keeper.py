@@ -238,8 +238,8 @@ class Keeper:
             "n": tree.number,
             "status": status,
             "limit": limit,
-            "user_s": used.ru_utime,
-            "system_s": used.ru_stime,
+            "user_s": round(used.ru_utime, 6),  # microseconds are what the kernel counts
+            "system_s": round(used.ru_stime, 6),
             "max_rss_kib": used.ru_maxrss,
             "survivors": survivors,
         }

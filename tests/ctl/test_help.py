@@ -155,3 +155,12 @@ def test_a_hint_is_about_the_daemon_that_was_named(words, names):
     hint = "ccexecctl may be old: ccexecctl start; or ccexecctl stop --force"
     shown = command_line.at_place(hint, command_line.parse(words))
     assert shown == f"ccexecctl may be old: ccexecctl {names}start; or ccexecctl {names}stop --force"
+
+
+@pytest.mark.parametrize("words", [(), ("run",), ("token",)])
+def test_help_is_a_verb_too(words, capsys):
+    """`ccexecctl help run` is `ccexecctl run --help`, as people know it from other programs."""
+    with pytest.raises(SystemExit) as left:
+        command_line.parse(["help", *words])
+    assert left.value.code == 0
+    assert capsys.readouterr().out == TREE[" ".join(("ccexecctl", *words))].format_help()

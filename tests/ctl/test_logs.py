@@ -56,6 +56,42 @@ def test_one_stream_can_be_chosen(ctl, daemon, flags, out, err):
     assert ctl("logs", "e", *flags) == (0, out, err)
 
 
+@pytest.mark.parametrize(
+    ("lines", "out", "err"),
+    [("0", "", ""), ("1", "d", ""), ("2", "d", "c\n"), ("3", "b\nd", "c\n"), ("9", "a\nb\nd", "c\n")],
+)
+def test_the_last_lines_can_be_chosen(ctl, daemon, lines, out, err):
+    """--tail counts lines of both streams as they were written, also one that has no end yet."""
+    Log(daemon, ("stdout", "a\nb\n"), ("stderr", "c\n"), ("stdout", "d"))
+    assert ctl("logs", "e", "--tail", lines) == (0, out, err)
+
+
+def test_the_last_lines_are_read_from_the_end(ctl, daemon):
+    """A long log is not read for a few of its lines; where its last pieces do not have them, more is read."""
+    Log(daemon, *[("stdout", f"{n}\n") for n in range(1000)])
+    assert ctl("logs", "e", "-n", "3").out == "997\n998\n999\n"
+    assert min(asked["from_seq"] for asked in daemon.asked("read_output")) > 900
+    assert ctl("logs", "e", "-n", "100").out.splitlines() == [str(n) for n in range(900, 1000)]
+
+
+def test_following_goes_on_behind_the_last_lines(ctl, daemon):
+    """`--tail 1 --follow`: one line of what was there, and all that comes."""
+    log = Log(daemon, ("stdout", "a\n"), ("stdout", "b\n"), state="RUNNING")
+
+    def end():
+        log.append("stdout", "c\n")
+        log.state, log.at_end = "FINISHED", None
+
+    log.at_end = end
+    assert ctl("logs", "e", "--tail", "1", "--follow").out == "b\nc\n"
+
+
+@pytest.mark.parametrize("flags", [("--json",), ("--since-seq", "3")])
+def test_the_last_lines_are_no_pieces(ctl, daemon, flags):
+    """What is about pieces does not go with lines: wrong usage."""
+    assert ctl("logs", "e", "--tail", "1", *flags).code == 2
+
+
 def test_a_position_can_be_chosen(ctl, daemon):
     """--since-seq N leaves out what came before."""
     Log(daemon, ("stdout", "a"), ("stdout", "b"), ("stdout", "c"))

@@ -317,6 +317,14 @@ def test_what_cannot_be_started_exits_like_a_shell(ctl, daemon, refusal, subject
     assert said.err == f"ccexecctl: {reason}\n"
 
 
+def test_a_hook_s_refusal_is_no_matter_of_the_policy(ctl, daemon, refusal):
+    """What to do about it is asked of the hooks."""
+    daemon.answers["execute"] = refusal(-32002, "hook 'dependencies' refuses it: not installed: node")
+    said = ctl("run", "--", "ls")
+    assert "ccexecctl hooks test -- COMMAND" in said.plain
+    assert "policy" not in said.plain
+
+
 @pytest.mark.parametrize(
     ("code", "name", "hint"),
     [
