@@ -60,7 +60,7 @@ def test_a_refusal_is_relayed(ctl, stand_in):
 
 
 def test_a_port_that_is_taken_has_a_way_out():
-    """Also for verbs that start a daemon by themselves, and have no --port: a plain user beside the machine's daemon."""
+    """Also for verbs that start a daemon by themselves and have no --port, as beside the machine's daemon."""
     taken = launch._explain("ccexecd: cannot listen on 127.0.0.1:8003: address already in use\n", 1)
     assert "ccexecctl start --port 0" in taken.hint
     assert not launch._explain("ccexecd: it is Monday\n", 1).hint
