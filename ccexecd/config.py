@@ -2,11 +2,12 @@
 
 Owns the order default < file < environment < flag and the errors. Every value of every layer is checked, also one that
 a stronger layer replaces, and all problems are told at once, each with its key, its source and what is allowed. The
-keys themselves are in `keys`. Must not import Trio: this runs before the daemon forks.
+keys themselves are in `keys`, and what one value has to be in `key_values`. Must not import Trio: this runs before the
+daemon forks.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,7 +20,8 @@ from ccexecd.core.hooks import Hook
 from ccexecd.core.patterns import PatternError
 from ccexecd.core.redaction import Redactor
 from ccexecd.core.rules import Policy
-from ccexecd.keys import FIELDS, MOST_IN_LANE, Config, Update, allowed, kind_of, redis_fault, rules
+from ccexecd.key_values import checked, from_text, in_earlier_manner
+from ccexecd.keys import FIELDS, MOST_IN_LANE, Config, Update, allowed, redis_fault, rules
 from ccexecd.operator_file import FaultyFileError
 from ccexecd.paths import Places, default_places
 
@@ -36,9 +38,6 @@ NOT_KEYS = frozenset({CONFIG_VARIABLE, "CCEXECD_SOCKET"})
 
 _SHOWN = 60
 """Characters of a wrong value that its error repeats."""
-
-_TRUE = frozenset({"true", "yes", "on", "1"})
-_FALSE = frozenset({"false", "no", "off", "0"})
 
 
 class Problem(NamedTuple):
@@ -236,7 +235,7 @@ class _Merge:
             if environ.get(variable):
                 self.take_text(key, f"environment {variable}", environ[variable], directory)
             elif earlier and environ.get(earlier):
-                self.take_text(key, f"environment {earlier}", _in_earlier_manner(key, environ[earlier]), directory)
+                self.take_text(key, f"environment {earlier}", in_earlier_manner(key, environ[earlier]), directory)
         known = {_variable(key) for key in FIELDS} | NOT_KEYS
         for name in sorted(environ):
             if name.startswith(PREFIX) and name not in known:
@@ -296,7 +295,7 @@ class _Merge:
 
     def take_text(self, key: str, source: str, text: str, directory: Path) -> None:
         try:
-            value = _FROM_TEXT[kind_of(key)](text.strip())
+            value = from_text(key, text)
         except ValueError:
             wins = "" if source.endswith(_variable(key)) else f"; {_variable(key)} takes its place"
             self.problems.append(Problem(key, source, f"must be {allowed(key)}, got {text[:_SHOWN]!r}{wins}"))
@@ -307,10 +306,10 @@ class _Merge:
         if key not in FIELDS:
             self.problems.append(Problem(key, source, f"unknown key; {_suggest(key)}"))
             return
-        checked, faults = _check(key, value)
+        usable, faults = checked(key, value)
         self.problems += [Problem(key + where, source, message) for where, message in faults]
         if not faults:
-            self.values[key] = _absolute(checked, directory) if rules(key).is_path else checked
+            self.values[key] = _absolute(usable, directory) if rules(key).is_path else usable
             self.sources[key] = source
 
 
@@ -346,55 +345,3 @@ def _suggest(name: str) -> str:
         some = ", ".join(get_close_matches(base, FIELDS, n=3, cutoff=0.0))
         return f"there are {some} and others, see `ccexecctl config show` or docs/configuration.md"
     return f"did you mean {_variable(close[0]) if name.startswith(PREFIX) else close[0]}?"
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in _TRUE | _FALSE:
-        raise ValueError(text)
-    return text.lower() in _TRUE
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",")] if text else []
-
-
-def _in_earlier_manner(key: str, text: str) -> str:
-    """The text of an earlier variable: there, nothing between two commas was passed over."""
-    return ",".join(word for word in text.split(",") if word.strip()) if kind_of(key) is tuple else text
-
-
-_FROM_TEXT: Mapping[type, Callable[[str], object]] = {bool: _boolean, int: int, float: float, str: str, tuple: _words}
-
-
-def _check(key: str, value: object) -> tuple[Any, list[tuple[str, str]]]:
-    """Return a value as its key has it, and what is wrong with it: (index into it or nothing, message)."""
-    from ccexecd.protocol.codec import StructureError, structure  # noqa: PLC0415  # cattrs: 0.1 s
-
-    if rules(key).choices and isinstance(value, str):
-        value = value.lower()
-    faults = _faults_inside(key, value) if isinstance(value, list | tuple) else []
-    try:
-        checked = getattr(structure({key: value}, Config), key)
-    except StructureError as error:
-        inside = len(f"$.{key}")
-        faults += [(p["path"][inside:], f"{p['error']}; it must be {allowed(key)}") for p in error.problems]
-        return None, sorted(faults)
-    if faults or _is_within_limits(key, checked):
-        return checked, faults
-    return checked, [("", f"must be {allowed(key)}, got {value!r}")]
-
-
-def _faults_inside(key: str, words: Sequence[object]) -> list[tuple[str, str]]:
-    """What is wrong with the words of a list: (index, message) of each that is one."""
-    wrong = [index for index, word in enumerate(words) if isinstance(word, str) and (not word or "\0" in word)]
-    return [(f"[{index}]", f"must not be empty nor hold NUL; it must be {allowed(key)}") for index in wrong]
-
-
-def _is_within_limits(key: str, value: object) -> bool:
-    rule = rules(key)
-    if rule.choices:
-        return value in rule.choices
-    if isinstance(value, int | float):
-        return (rule.minimum is None or value >= rule.minimum) and (rule.maximum is None or value <= rule.maximum)
-    words = value if isinstance(value, tuple) else (value,)
-    return all(word and "\0" not in word for word in words)
