@@ -17,6 +17,9 @@ PROGRAM = "ccexecctl"
 TENTHS_MATTER, MINUTE, HOUR, DAY = 10, 60, 3600, 86400
 """Seconds below which a tenth is shown, and in each unit."""
 
+MILLISECOND, MILLISECONDS_MATTER = 0.001, 0.1
+"""In seconds: one, and below how much they are shown."""
+
 KIBI = 1024
 
 
@@ -156,11 +159,12 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A span in its two largest units: `0.4s`, `12s`, `3m04s`, `2h05m`, `4d03h`."""
+    """A span in its two largest units: `4ms`, `0.4s`, `12s`, `3m04s`, `2h05m`, `4d03h`."""
     if seconds is None:
         return "-"
     if seconds < TENTHS_MATTER:
-        return f"{seconds:.1f}s"
+        in_milliseconds = MILLISECOND / 2 <= seconds < MILLISECONDS_MATTER
+        return f"{seconds / MILLISECOND:.0f}ms" if in_milliseconds else f"{seconds:.1f}s"
     whole = int(seconds)
     if whole < MINUTE:
         return f"{whole}s"

@@ -44,7 +44,17 @@ def test_a_tree_of_any_depth_is_drawn_and_cut():
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(None, "-"), (0.04, "0.0s"), (9.96, "10.0s"), (59.9, "59s"), (184, "3m04s"), (7500, "2h05m"), (356400, "4d03h")],
+    [
+        (None, "-"),
+        (0.0, "0.0s"),
+        (0.0042, "4ms"),
+        (0.1, "0.1s"),
+        (9.96, "10.0s"),
+        (59.9, "59s"),
+        (184, "3m04s"),
+        (7500, "2h05m"),
+        (356400, "4d03h"),
+    ],
 )
 def test_durations_have_two_units(seconds, shown):
     """A span is readable at a glance."""
