@@ -28,7 +28,7 @@ from ccexecd.control.callers import Groups
 from ccexecd.control.methods import operator_methods
 from ccexecd.detach import Ready
 from ccexecd.engine import Engine
-from ccexecd.external.connection import Household
+from ccexecd.external.connection import Shared
 from ccexecd.external.door import Door
 from ccexecd.external.execute import execute_route
 from ccexecd.external.metrics import metrics_route
@@ -119,10 +119,10 @@ class Daemon:
         self._rates, self._refusals = Rates(loaded.config), Refusals()
         self._refusals.on_refusal = self._engine.gate.turned_away
         methods = dict(EXECUTION_METHODS)
-        self._house = Household(self._engine, methods, secrets.token_hex(8), self._rates, self._refusals)
+        self._shared = Shared(self._engine, methods, secrets.token_hex(8), self._rates, self._refusals)
         routes = {"/execute": execute_route(self._engine, self._rates)}
         self.tokens = Tokens.load(places.token_file, places.state_dir / "tokens.json")
-        self._door = Door(self._house, routes, self._budget.fitted(loaded.config), self.tokens, self._refusals)
+        self._door = Door(self._shared, routes, self._budget.fitted(loaded.config), self.tokens, self._refusals)
         self._reports = self._make_reports()
         self.status, self.health = self._reports.status, self._reports.health
         methods["status"] = status_method(self.status)  # it tells of the door, which has to be there first
@@ -315,10 +315,10 @@ class Daemon:
         await self._door.farewell()
 
     async def _serve_operator(self, stream: trio.SocketStream) -> None:
-        house = control_connection.House(
+        shared = control_connection.Shared(
             self._engine, operator_methods(self), self._groups, self._rates, self._refusals
         )
-        await control_connection.serve(stream, house)
+        await control_connection.serve(stream, shared)
 
     async def _heed_signals(self, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:

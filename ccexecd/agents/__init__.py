@@ -1,1 +1,5 @@
-"""What agents say of themselves in their own output: pure functions of bytes."""
+"""What agents say of themselves in their own output: pure functions of bytes.
+
+Begin with `adapter`, the face that each kind of agent has (`claude`, `codex`, `gemini`). `stream` cuts output into JSON
+objects, an adapter turns these into `events`, `conversation` adds them up, and `verdict` judges how the run went.
+"""

@@ -39,15 +39,15 @@ def line(message: bytes) -> bytes:
 
 
 @attrs.frozen
-class House:
-    """What all callers share.
+class Shared:
+    """What all connections of operators share.
 
     Attributes:
-        engine: what they ask about.
-        methods: what may be asked, as far as whoever asks has the scope.
-        groups: whose members may ask besides root and the daemon's own user.
-        rates: how often those may who may not do everything.
-        refusals: where it is put on record who may not.
+        engine: runs their executions.
+        methods: what they may call, by name; the scope of a caller decides which of them.
+        groups: the groups whose members may call, besides root and the daemon's own user.
+        rates: how often callers without the scope `admin` may call.
+        refusals: counts, and puts on record, who was refused.
     """
 
     engine: Engine
@@ -57,22 +57,22 @@ class House:
     refusals: Refusals
 
 
-async def serve(stream: trio.SocketStream, house: House) -> None:
+async def serve(stream: trio.SocketStream, shared: Shared) -> None:
     """Talk to one operator until it goes. Nothing but cancellation leaves this function.
 
     Args:
         stream: the accepted connection.
-        house: what it shares with the others.
+        shared: what it shares with the others.
     """
     who = credentials(stream)
     try:
         async with stream:
-            principal = principal_of(who, groups_of(stream) if house.groups.all else (), house.groups)
+            principal = principal_of(who, groups_of(stream) if shared.groups.all else (), shared.groups)
             if principal is not None:
-                await _converse(stream, house, principal, f"control socket, pid {who.pid}")
+                await _converse(stream, shared, principal, f"control socket, pid {who.pid}")
             else:
                 message = f"uid {who.uid} on the control socket"
-                house.refusals.record("control_socket", f"uid:{who.uid}", message, peer_pid=who.pid)
+                shared.refusals.record("control_socket", f"uid:{who.uid}", message, peer_pid=who.pid)
                 await stream.send_all(line(dumps(error(None, _not_permitted(who.uid)))))
     except* (trio.BrokenResourceError, trio.ClosedResourceError):
         log.debug("an operator went away", extra={"peer_pid": who.pid})
@@ -85,13 +85,15 @@ def _not_permitted(uid: int) -> RPCError:
     return RPCError(ErrorCode.NOT_PERMITTED, text)
 
 
-async def _converse(stream: trio.SocketStream, house: House, principal: Principal, origin: str) -> None:
-    writer = Writer(stream.socket.fileno(), house.engine.config.stream_timeout)
+async def _converse(stream: trio.SocketStream, shared: Shared, principal: Principal, origin: str) -> None:
+    writer = Writer(stream.socket.fileno(), shared.engine.config.stream_timeout)
     reading, writing = trio.CancelScope(), trio.CancelScope(shield=True)
-    rates = None if principal.may(Scope.ADMIN) else house.rates  # a stop gets through, whatever its user does elsewhere
+    rates = (
+        None if principal.may(Scope.ADMIN) else shared.rates
+    )  # a stop gets through, whatever its user does elsewhere
     drop = partial(reading.cancel, reason="the session has ended")
     peer = Peer(
-        house.engine, writer, line, OPERATOR, principal, lambda _: drop(), rates, origin, refusals=house.refusals
+        shared.engine, writer, line, OPERATOR, principal, lambda _: drop(), rates, origin, refusals=shared.refusals
     )
 
     async def write() -> None:
@@ -104,7 +106,7 @@ async def _converse(stream: trio.SocketStream, house: House, principal: Principa
         try:
             async with trio.open_nursery() as calls:
                 with reading:
-                    await _read(stream, Dispatcher(house.methods, peer, calls), peer)
+                    await _read(stream, Dispatcher(shared.methods, peer, calls), peer)
                 # Whoever has only stopped sending may still read: `echo '{…}' | nc -N -U control.sock`.
                 calls.cancel_scope.deadline = trio.current_time() + (0 if writer.broken else _LAST_WORDS)
         finally:

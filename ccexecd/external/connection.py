@@ -42,16 +42,16 @@ _WITHDRAWN = (CloseCode.NOT_AUTHORISED, "the token admits nobody any more")
 
 
 @attrs.frozen
-class Household:
-    """What all connections share.
+class Shared:
+    """What all connections of clients share.
 
     Attributes:
-        engine: what clients talk to.
-        methods: what they may call.
+        engine: runs their executions.
+        methods: what they may call, by name.
+        epoch: names this life of the daemon, so that a client can tell that it was restarted.
+        rates: how often each principal may call; None for no limit.
+        refusals: counts the calls that were refused.
         connections: those that are open.
-        rates: how often each of them may call; None for as often as it likes.
-        refusals: where it is counted what they may not do.
-        epoch: this life of the daemon; a client sees from it that a restart lies between.
     """
 
     engine: Engine
@@ -66,14 +66,14 @@ class Connection:
     """One open WebSocket.
 
     Args:
-        house: what it shares with the others.
+        shared: what it shares with the others.
         upgrade: the handshake to accept.
     """
 
-    def __init__(self, house: Household, upgrade: Upgrade) -> None:
-        self._house = house
+    def __init__(self, shared: Shared, upgrade: Upgrade) -> None:
+        self._shared = shared
         self._upgrade = upgrade
-        self._config: Config = house.engine.config
+        self._config: Config = shared.engine.config
         stream = upgrade.stream
         if not isinstance(stream, trio.SocketStream):
             raise TypeError(f"a WebSocket needs a socket to write to, not {type(stream).__name__}")
@@ -83,15 +83,15 @@ class Connection:
         self._farewell = Parting.CUT
         self._last_words = _FAREWELLS[Parting.CUT]
         self._peer = Peer(
-            house.engine,
+            shared.engine,
             self._writer,
             text_frame,
             V1 if upgrade.subprotocol else EARLIER,
             upgrade.principal,
             self.leave,
-            house.rates,
+            shared.rates,
             origin=upgrade.request.peer,
-            refusals=house.refusals,
+            refusals=shared.refusals,
         )
 
     async def serve(self) -> None:
@@ -99,7 +99,7 @@ class Connection:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write)
             websocket = await WebSocket.accept(self._upgrade, self._writer, nursery, self._config.ws_max_size)
-            self._house.connections.add(self)
+            self._shared.connections.add(self)
             try:
                 await self._greet()
                 nursery.start_soon(self._keep_alive, websocket)
@@ -107,10 +107,10 @@ class Connection:
                     nursery.start_soon(self._withdraw_in, time_left(self._upgrade.principal))
                 async with trio.open_nursery() as calls:
                     with self._reading:
-                        await self._read(websocket, Dispatcher(self._house.methods, self._peer, calls))
+                        await self._read(websocket, Dispatcher(self._shared.methods, self._peer, calls))
                     calls.cancel_scope.cancel(reason="the connection ends")
             finally:
-                self._house.connections.discard(self)
+                self._shared.connections.discard(self)
                 left_by_itself = not self._reading.cancelled_caught
                 self._peer.gone(websocket.parting if left_by_itself else self._farewell)
             if not self._writer.broken:
@@ -155,7 +155,7 @@ class Connection:
                 "version": __version__,
                 "capabilities": list(CAPABILITIES),
                 "resume_token": session.resume_token,
-                "server_epoch": self._house.epoch,
+                "server_epoch": self._shared.epoch,
                 "limits": {
                     "max_sessions": self._config.max_sessions,
                     "max_message_bytes": self._config.ws_max_size,

@@ -13,7 +13,7 @@ from ccexecd.config import Config
 from ccexecd.core.sessions import Parting
 from ccexecd.external import tls
 from ccexecd.external.auth import Policy
-from ccexecd.external.connection import Connection, Household
+from ccexecd.external.connection import Connection, Shared
 from ccexecd.external.http import serve_connection
 from ccexecd.external.listener import Acceptor, from_fds, open_listeners, require_secrecy
 from ccexecd.external.request import Route
@@ -34,7 +34,7 @@ class Door:
     """The port.
 
     Args:
-        house: what connections share.
+        shared: what connections share.
         routes: what plain HTTP serves.
         config: the configuration in force; `reconfigure` replaces it.
         tokens: the secrets of those who do not come from this machine's same user.
@@ -42,9 +42,9 @@ class Door:
     """
 
     def __init__(
-        self, house: Household, routes: Mapping[str, Route], config: Config, tokens: Tokens, refusals: Refusals
+        self, shared: Shared, routes: Mapping[str, Route], config: Config, tokens: Tokens, refusals: Refusals
     ) -> None:
-        self._house = house
+        self._shared = shared
         self._tokens = tokens
         tokens.withdrawn = self._withdraw
         self._site = Site(
@@ -52,7 +52,7 @@ class Door:
             websocket=self._converse,
             routes=routes,
             limits=_limits(config),
-            rates=house.rates or Rates(config),
+            rates=shared.rates or Rates(config),
             refusals=refusals,
         )
         self._acceptor: Acceptor | None = None
@@ -120,7 +120,7 @@ class Door:
 
     def announce(self, method: str, params: dict[str, object]) -> None:
         """Tell every client something about the daemon."""
-        for connection in tuple(self._house.connections):
+        for connection in tuple(self._shared.connections):
             connection.announce(method, params)
 
     def stop_accepting(self) -> None:
@@ -132,9 +132,9 @@ class Door:
         """Let every client have what it still gets, close with 1001, and end, all in bounded time."""
         with trio.move_on_after(FLUSH):
             async with trio.open_nursery() as finishing:
-                for connection in tuple(self._house.connections):
+                for connection in tuple(self._shared.connections):
                     finishing.start_soon(connection.finish, Parting.SHUTDOWN)
-        for connection in tuple(self._house.connections):
+        for connection in tuple(self._shared.connections):
             connection.leave(Parting.SHUTDOWN)
         if self._connections is not None:
             self._connections.cancel_scope.deadline = trio.current_time() + FLUSH
@@ -166,7 +166,7 @@ class Door:
             await trio.aclose_forcefully(stream)
 
     async def _converse(self, upgrade: Upgrade) -> None:
-        connection = Connection(self._house, upgrade)
+        connection = Connection(self._shared, upgrade)
         self._guests.add(connection)  # in the step in which it was let in: a token may be withdrawn before it is open
         try:
             await connection.serve()

@@ -1,1 +1,5 @@
-"""What the operator has done besides, at the events of an execution: reading what is wanted, calling it, heeding it."""
+"""The operator's own programs, called at events of an execution.
+
+Begin with `register`, which has the hooks in force. `file` reads and checks the configuration of hooks, `calls` runs
+one hook, `answer` checks what it said, and `telling` brings events and output to those that only listen.
+"""

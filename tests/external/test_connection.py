@@ -271,7 +271,7 @@ class TestSlowness:
         async with running(tmp_path, stream_timeout=0.2) as daemon, opened(daemon, receive_buffer=4096) as one:
             greeting = (await one.message())["params"]
             execution_id = await one.execute(command="yes")
-            await eventually(lambda: not daemon.daemon._house.connections, "it is given up")
+            await eventually(lambda: not daemon.daemon._shared.connections, "it is given up")
             async with daemon.client() as other:
                 resumed = await other.request(
                     "resume_session", session_id=greeting["session_id"], resume_token=greeting["resume_token"]
@@ -289,7 +289,7 @@ class TestSlowness:
             while trio.current_time() < patient:
                 await one.message()
                 await trio.sleep(0.01)  # that is how slow it is
-            assert daemon.daemon._house.connections
+            assert daemon.daemon._shared.connections
 
 
 def check_account(messages: list[dict[str, Any]], outcome: dict[str, Any]) -> None:
@@ -326,7 +326,7 @@ def bytes_of(daemon: Running, execution_id: str) -> int:
 
 def writer_of(daemon: Running) -> Any:
     """The writer of the only connection."""
-    (connection,) = daemon.daemon._house.connections
+    (connection,) = daemon.daemon._shared.connections
     return connection._writer
 
 

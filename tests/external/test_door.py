@@ -329,7 +329,7 @@ class TestFarewell:
 
 
 def connections(daemon: Running) -> set[Any]:
-    return daemon.daemon._house.connections
+    return daemon.daemon._shared.connections
 
 
 def written(daemon: Running) -> int:

@@ -250,7 +250,7 @@ class TestViolations:
             one = await RawSocket.open(daemon.address)
             await one.send(VIOLATIONS[name][0])
             await one.reset()
-            await eventually(lambda: len(daemon.daemon._house.connections) == 1, "it has gone")
+            await eventually(lambda: len(daemon.daemon._shared.connections) == 1, "it has gone")
             await still_serves(other)
 
     async def test_what_comes_behind_a_violation_is_not_read(self, daemon):
@@ -288,7 +288,7 @@ class TestClose:
         async with opened(daemon) as one:
             await one.send(frame(payload, CLOSE))
             assert await one.close_code() == echoed
-        await eventually(lambda: not daemon.daemon._house.connections, "it has gone")
+        await eventually(lambda: not daemon.daemon._shared.connections, "it has gone")
 
     async def test_what_was_asked_before_the_close_is_answered_before_it(self, daemon):
         """Requests and their close in one segment: every answer, then the close."""
@@ -324,7 +324,7 @@ class TestClose:
             session = next(iter(daemon.daemon._engine.sessions))
             session.drop_connection(websocket.Parting.CLOSED)
             assert await one.close_code() == 1000
-            await eventually(lambda: not daemon.daemon._house.connections, "it has gone")
+            await eventually(lambda: not daemon.daemon._shared.connections, "it has gone")
 
     async def test_a_client_that_goes_on_asking_during_our_close_gets_nothing_more(self, daemon, monkeypatch):
         """What is sent after the decision to close is not obeyed."""
@@ -343,7 +343,7 @@ class TestClose:
                 await one.send(tail)
                 await one.stream.send_eof()
                 await one.close_code()
-        await eventually(lambda: not daemon.daemon._house.connections, "they have gone")
+        await eventually(lambda: not daemon.daemon._shared.connections, "they have gone")
 
 
 class TestFloods:
@@ -381,7 +381,7 @@ class TestFloods:
             nursery.start_soon(flood, one)
             with trio.fail_after(PATIENCE):
                 await wait_all_tasks_blocked()
-            (connection,) = daemon.daemon._house.connections
+            (connection,) = daemon.daemon._shared.connections
             assert connection._writer._urgent_bytes < 2 * URGENT_LIMIT
             await others_are_served(daemon)
             nursery.cancel_scope.cancel()

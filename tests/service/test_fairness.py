@@ -123,7 +123,7 @@ async def test_a_flood_leaves_others_their_time(tmp_path):
         try:
             with socket.create_connection(daemon.address) as plain:
                 one = await trio.to_thread.run_sync(WebSocket, plain)
-                (connection,) = daemon.daemon._house.connections
+                (connection,) = daemon.daemon._shared.connections
                 taken: list[float] = []
                 flush = connection._writer.flush
 
@@ -147,9 +147,9 @@ async def test_a_flood_leaves_others_their_time(tmp_path):
                 for _ in range(ROUNDS):
                     idle.append(await p99())
                     with flooded(daemon):
-                        await eventually(lambda: len(daemon.daemon._house.connections) == 3, "they flood")
+                        await eventually(lambda: len(daemon.daemon._shared.connections) == 3, "they flood")
                         loaded.append(await p99())
-                    await eventually(lambda: len(daemon.daemon._house.connections) == 1, "they are gone", 30)
+                    await eventually(lambda: len(daemon.daemon._shared.connections) == 1, "they are gone", 30)
                 vanish(plain)
         finally:
             trio.lowlevel.remove_instrument(observer)

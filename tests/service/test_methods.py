@@ -182,7 +182,7 @@ class TestStandardInput:
         async with daemon.client() as other:
             await other.ask("write_stdin", execution_id=execution.id, data=text, write_id="w")
             await other.request("pong")  # so it has begun: the pipe is full
-        await eventually(lambda: len(daemon.daemon._house.connections) == 1, "it has gone")
+        await eventually(lambda: len(daemon.daemon._shared.connections) == 1, "it has gone")
         await execution.control("SIGNAL", signal="USR1")
         await client.request("write_stdin", execution_id=execution.id, data=text, write_id="w")
         await client.request("close_stdin", execution_id=execution.id)
@@ -199,7 +199,7 @@ class TestStandardInput:
         async with daemon.client() as other:
             await other.ask("write_stdin", execution_id=execution.id, data="given up")
             await other.request("pong")
-        await eventually(lambda: len(daemon.daemon._house.connections) == 1, "it has gone")
+        await eventually(lambda: len(daemon.daemon._shared.connections) == 1, "it has gone")
         last = await client.ask("write_stdin", execution_id=execution.id, data="last")
         await execution.control("SIGNAL", signal="USR1")
         assert await client.answer(first) == {"accepted_bytes": 3_000_000}
