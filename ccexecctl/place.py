@@ -73,11 +73,16 @@ def _config_file(arguments: Namespace) -> str | Path | None:
     return getattr(arguments, "config", None) or os.environ.get("CCEXECD_CONFIG")
 
 
+LONGEST_CONFIG = 1024 * 1024
+"""Characters of a configuration file that are looked at: the daemon takes no longer ones."""
+
+
 def _said_by(config_file: Path) -> dict[str, Path]:
     """What a configuration file says of the places that matter here; nothing, when it cannot be understood."""
     keys = ("state_dir", "control_socket")
     try:
-        text = config_file.read_text(encoding="utf-8")
+        with config_file.open(encoding="utf-8") as file:
+            text = file.read(LONGEST_CONFIG)
         if not any(key in text for key in keys):  # nearly always: most verbs never load the reader of TOML
             return {}
         import tomllib  # noqa: PLC0415  # 10 ms

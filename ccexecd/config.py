@@ -22,7 +22,7 @@ from ccexecd.core.redaction import Redactor
 from ccexecd.core.rules import Policy
 from ccexecd.key_values import checked, from_text, in_earlier_manner
 from ccexecd.keys import FIELDS, MOST_IN_LANE, Config, Update, allowed, redis_fault, rules
-from ccexecd.operator_file import FaultyFileError
+from ccexecd.operator_file import FaultyFileError, toml_in
 from ccexecd.paths import Places, default_places
 
 __all__ = ["Config", "ConfigError", "LoadedConfig", "Problem", "Update", "load"]
@@ -215,9 +215,7 @@ class _Merge:
         source = f"file {file}"
         try:
             with file.open("rb") as stream:
-                import tomllib  # noqa: PLC0415  # 1 MiB, of no use where there is no file
-
-                settings = tomllib.load(stream)
+                settings = toml_in(stream)
         except OSError as error:
             if is_named or not isinstance(error, FileNotFoundError | NotADirectoryError):
                 self.problems.append(_unreadable(file, error, is_named=is_named))

@@ -90,12 +90,14 @@ class Log:
 
 
 def open_file(path: Path) -> int:
-    """Open a log file for appending, with mode 0600 if it is new.
+    """Open a log file for appending, with mode 0600 if it is new. A FIFO that nobody reads keeps nobody waiting.
 
     Raises:
         OSError: it cannot be opened.
     """
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o600)
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK, 0o600)
+    os.set_blocking(fd, True)
+    return fd
 
 
 def configure(

@@ -7,9 +7,12 @@ configuration is checked before the daemon forks.
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 T = TypeVar("T")
+
+LARGEST = 1024 * 1024
+"""Bytes that a file may have: far more than anybody writes, and little where something endless lies in its place."""
 
 
 class Fault(NamedTuple):
@@ -40,6 +43,22 @@ class FaultyFileError(Exception):
         return "; ".join(self.lines)
 
 
+def toml_in(stream: BinaryIO) -> dict[str, Any]:
+    """What an open file holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not TOML, or too large.
+        RecursionError: it nests too deeply.
+    """
+    import tomllib  # noqa: PLC0415  # 1 MiB, of no use where there is no file
+
+    text = stream.read(LARGEST + 1)
+    if len(text) > LARGEST:
+        raise ValueError(f"more than {LARGEST} bytes")
+    return tomllib.loads(text.decode())
+
+
 def read(file: Path, danger_of: Callable[[os.stat_result], str]) -> dict[str, Any]:
     """Read a file.
 
@@ -50,14 +69,12 @@ def read(file: Path, danger_of: Callable[[os.stat_result], str]) -> dict[str, An
     Raises:
         FaultyFileError: it cannot be read, is dangerous, or is not TOML.
     """
-    import tomllib  # noqa: PLC0415  # 1 MiB, of no use where there is no file
-
     try:
         with file.open("rb") as stream:
             danger = danger_of(os.fstat(stream.fileno()))
             if danger:
                 raise FaultyFileError([Fault("", danger)])
-            return tomllib.load(stream)
+            return toml_in(stream)
     except OSError as error:
         raise FaultyFileError([Fault("", str(error.strerror))]) from error
     except (ValueError, RecursionError) as error:

@@ -329,8 +329,8 @@ def test_all_problems_are_told_at_once(problems):
 
 @pytest.mark.parametrize(
     "content",
-    [b"port = \n", b"\xff\xfe", b"port = 1\nport = 2\n", b"a = " + b"[" * 100_000],
-    ids=["syntax", "no UTF-8", "twice", "nested"],
+    [b"port = \n", b"\xff\xfe", b"port = 1\nport = 2\n", b"a = " + b"[" * 100_000, b"port = 1\n" + b"#" * (1 << 20)],
+    ids=["syntax", "no UTF-8", "twice", "nested", "endless"],
 )
 def test_file_that_is_no_toml(state: Path, content: bytes):
     """A file that cannot be parsed is named with the parser's reason; the other layers are checked all the same."""

@@ -290,6 +290,16 @@ def test_failed_reopen_keeps_the_old_file(log: logs.Log, file: Path):
     assert b"still here" in moved.read_bytes()
 
 
+def test_a_fifo_in_its_place_keeps_nobody_waiting(log: logs.Log, file: Path):
+    """Nobody reads it: that is an error, and the old file stays in use."""
+    moved = file.rename(file.with_name("moved.log"))
+    os.mkfifo(file)
+    with pytest.raises(OSError, match="No such device"):
+        log.reopen()
+    logger.info("still here")
+    assert b"still here" in moved.read_bytes()
+
+
 def test_stderr_is_not_reopened(tmp_path: Path):
     """Without a file there is nothing to reopen."""
     fd = logs.open_file(tmp_path / "x")

@@ -201,7 +201,7 @@ def _records(directory: Path, start: _Place | None = None) -> Iterator[tuple[dic
     for each in chain.files_in(directory):
         if start is not None and each.name < start.file.name:
             continue
-        with each.open("rb") as lines:
+        with chain.open_records(each) as lines:
             place = lines.seek(start.offset if start is not None and each == start.file else 0)
             for line in lines:
                 place += len(line)

@@ -153,3 +153,14 @@ def test_files_that_cannot_be_read_are_told(ctl, audit):
     said = ctl("audit", "verify")
     assert said.code == 1
     assert f"cannot read the audit: {file}" in said.err
+
+
+def test_what_is_no_file_keeps_nobody_waiting(ctl, audit):
+    """Something endless in the place of a file."""
+    (file,) = files_in(audit.directory)
+    file.rename(file.with_suffix(".kept"))
+    file.symlink_to("/dev/zero")
+    for deed in ("verify", "tail", "search"):
+        said = ctl("audit", deed)
+        assert said.code == 1
+        assert f"cannot read the audit: {file}" in said.err
