@@ -10,7 +10,8 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin
 
 import attrs
 import orjson
@@ -87,6 +88,13 @@ class Record:
     place: str | None = None
     active_seconds: float | None = None
     load: float | None = None
+
+
+LAST_MOMENT = 253_402_300_799.0
+"""The end of the year 9999, beyond which no calendar goes; texts and bytes are beyond all numbers in SQLite."""
+
+MOST_BYTES = 1 << 50
+"""Bytes of an output that are believed."""
 
 
 @attrs.frozen
@@ -258,8 +266,9 @@ class History:
         Raises:
             sqlite3.Error: they could not be read.
         """
-        query = "SELECT id, finished_at, output_bytes FROM executions WHERE finished_at AND output_bytes"
-        return list(self._db.execute(f"{query} ORDER BY finished_at"))
+        query = "SELECT id, finished_at, output_bytes FROM executions WHERE finished_at BETWEEN 0 AND ?"
+        condition = "output_bytes BETWEEN 1 AND ? ORDER BY finished_at"
+        return list(self._db.execute(f"{query} AND {condition}", (LAST_MOMENT, MOST_BYTES)))
 
     def outputs_are_gone(self, execution_ids: Iterable[str]) -> None:
         """Their output is no longer on disk.
@@ -271,7 +280,7 @@ class History:
             db.executemany("UPDATE executions SET output_bytes = 0 WHERE id = ?", [(each,) for each in execution_ids])
 
     def forget_before(self, moment: float) -> float:
-        """Know nothing any more of what finished before a moment, and has no output any more.
+        """Know nothing any more of what finished before a moment, or never could have, and has no output any more.
 
         Returns:
             When the first of what is left finished, in seconds since the epoch; infinity if nothing has.
@@ -280,13 +289,17 @@ class History:
             sqlite3.Error: it could not be written.
         """
         with self._db as db:
-            db.execute("DELETE FROM executions WHERE finished_at < ? AND NOT output_bytes", (moment,))
+            gone = "DELETE FROM executions WHERE (finished_at < ? OR finished_at > ?) AND NOT output_bytes"
+            db.execute(gone, (moment, LAST_MOMENT))
             db.execute(
                 "DELETE FROM sessions WHERE ended_at < ? AND id NOT IN (SELECT session_id FROM executions)", (moment,)
             )
             [(oldest,)] = db.execute(
-                "SELECT min(moment) FROM (SELECT min(finished_at) AS moment FROM executions UNION ALL"
-                " SELECT min(ended_at) FROM sessions WHERE id NOT IN (SELECT session_id FROM executions))"
+                "SELECT min(moment) FROM"
+                " (SELECT min(finished_at) AS moment FROM executions WHERE finished_at BETWEEN 0 AND :last UNION ALL"
+                " SELECT min(ended_at) FROM sessions WHERE ended_at BETWEEN 0 AND :last"
+                " AND id NOT IN (SELECT session_id FROM executions))",
+                {"last": LAST_MOMENT},
             )
         return float("inf") if oldest is None else float(oldest)
 
@@ -359,13 +372,21 @@ def _record(known: dict[str, Any]) -> Record | None:
         known["completion"] = orjson.loads(known["completion"]) if known["completion"] is not None else None
     except orjson.JSONDecodeError:
         return None
-    if not isinstance(known["description"], dict) or not known["description"].keys() >= _TOLD:
+    if not all(isinstance(known[name], kinds) for name, kinds in _KINDS.items()):
         return None
-    return Record(**known)
+    return Record(**known) if known["description"].keys() >= _TOLD else None
+
+
+def _kinds(kind: Any) -> tuple[Any, ...]:
+    alternatives = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    kinds = tuple(dict if get_origin(each) is Mapping else each for each in alternatives)
+    return (*kinds, int) if float in kinds else kinds
 
 
 _TOLD = {"stdout_bytes", "stderr_bytes", "next_seq", "framing", "max_line_bytes", "pid", "pgid", "created_at"}
 _COLUMNS = [each.name for each in attrs.fields(Record)]
+_KINDS = {each.name: _kinds(each.type) for each in attrs.fields(Record)}
+"""What a column may hold: SQLite takes anything in any column."""
 _PUT_SESSION = "INSERT OR REPLACE INTO sessions (id, principal, created_at, ended_at, ending) VALUES (?, ?, ?, ?, ?)"
 _PUT_EXECUTION = (
     f"INSERT INTO executions ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"  # noqa: S608  # fields of a class

@@ -13,6 +13,7 @@ import attrs
 from ccexecd.core.estimate import percentile
 from ccexecd.core.experience import came_to_its_end
 from ccexecd.core.kinds import Category, Kind
+from ccexecd.storage.history import LAST_MOMENT
 
 MOST_LEARNT = 5000
 """Executions from which a daemon learns at its start, the newest: 20 ms of a thread."""
@@ -26,7 +27,12 @@ MOST_GROUPS = 200
 PERCENTILES = (0.5, 0.9, 0.95, 0.99)
 
 
-_JUDGED = "json_extract(description, '$.agent.verdict.is_success')"
+def _described(path: str) -> str:
+    """A value in the description; NULL where somebody has written something else there."""
+    return f"CASE WHEN json_valid(description) THEN json_extract(description, '{path}') END"
+
+
+_JUDGED = _described("$.agent.verdict.is_success")
 """What was judged of an agent's run; NULL for what is none."""
 
 
@@ -113,9 +119,21 @@ _COLUMNS = {
     "reason": "reason",
     "exit_code": "exit_code",
     "load": "load",
-    "timeout": "json_extract(description, '$.timeout')",
-    "timeout_source": "json_extract(description, '$.timeout_source')",
+    "timeout": _described("$.timeout"),
+    "timeout_source": _described("$.timeout_source"),
 }
+_TEXTS = {
+    "execution_id",
+    "session_id",
+    "principal",
+    "command",
+    "category",
+    "program",
+    "form",
+    "reason",
+    "timeout_source",
+}
+"""Of these, what is a text; all others are numbers."""
 
 
 def told(db: sqlite3.Connection, asked: Asked) -> list[dict[str, Any]]:
@@ -130,7 +148,14 @@ def told(db: sqlite3.Connection, asked: Asked) -> list[dict[str, Any]]:
         f"SELECT {columns} FROM executions WHERE {condition} ORDER BY number DESC LIMIT ?",  # noqa: S608  # our own words
         (*values, asked.limit),
     )
-    return [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
+    return [known for row in rows if _is_ours(known := dict(zip(_COLUMNS, row, strict=True)))]
+
+
+def _is_ours(known: dict[str, Any]) -> bool:
+    """Whether a row is what we write; SQLite takes anything in any column."""
+    return all(
+        value is None or isinstance(value, str if name in _TEXTS else int | float) for name, value in known.items()
+    )
 
 
 def spread(db: sqlite3.Connection, asked: Asked, by: str) -> list[dict[str, Any]]:
@@ -147,8 +172,8 @@ def spread(db: sqlite3.Connection, asked: Asked, by: str) -> list[dict[str, Any]
     condition, values = _condition(asked)
     rows = db.execute(
         f"SELECT {by}, active_seconds, reason, exit_code, {_JUDGED} FROM executions"  # noqa: S608  # our own words
-        f" WHERE {condition} AND active_seconds IS NOT NULL ORDER BY number DESC LIMIT ?",
-        (*values, MOST_COUNTED),
+        f" WHERE {condition} AND active_seconds BETWEEN 0 AND ? ORDER BY number DESC LIMIT ?",
+        (*values, LAST_MOMENT, MOST_COUNTED),
     )
     groups: dict[str, list[tuple[float, bool, str]]] = {}
     for name, seconds, reason, code, judged in rows:
@@ -158,7 +183,7 @@ def spread(db: sqlite3.Connection, asked: Asked, by: str) -> list[dict[str, Any]
 
 
 def _condition(asked: Asked) -> tuple[str, list[Any]]:
-    conditions, values = ["finished_at IS NOT NULL"], list[Any]()
+    conditions, values = ["finished_at BETWEEN 0 AND ?"], list[Any]([LAST_MOMENT])
     for text, value in (
         ("principal = ?", asked.principal),
         ("category = ?", asked.category),

@@ -143,6 +143,22 @@ def test_a_row_that_somebody_has_changed_is_passed_over(history, text):
     assert history.find("two") == []
 
 
+@pytest.mark.parametrize("value", ["x", b"\xff", float("inf"), -1e300, 1 << 62, "null"])
+def test_whatever_somebody_has_written_into_a_column(history, value):
+    """SQLite takes it; every question is still answered, of the others in full."""
+    for column in (each.name for each in attrs.fields(Record) if each.name != "id"):
+        history.write([], [record("good", finished_at=5.0), record("changed", finished_at=6.0)])
+        with history._db as db:
+            db.execute(f"UPDATE executions SET {column} = ? WHERE id = 'changed'", (value,))
+        assert "good" in names(history.newest(Wanted()))
+        for each in history.newest(Wanted()):
+            json.dumps([each.finished_at, each.receipt, each.command, each.output_bytes, dict(each.completion or {})])
+        assert {name: size for name, _, size in history.outputs()}["good"] == 10
+        assert sum(size for _, _, size in history.outputs()) < 1 << 60
+        assert history.forget_before(5.0) == 5.0
+        assert "good" in names(history.unattested(9))
+
+
 def test_by_session(history):
     """Only that one's."""
     history.write([], [record("one", session_id="s1"), record("two", session_id="s2")])

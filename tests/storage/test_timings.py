@@ -1,5 +1,6 @@
 """What the history is asked about durations."""
 
+import json
 import sqlite3
 
 import attrs
@@ -81,6 +82,21 @@ def test_what_somebody_else_has_written_there_is_passed_over(history):
         db.execute("UPDATE executions SET category = 'nonsense' WHERE id = 'a'")
         db.execute("UPDATE executions SET active_seconds = 'long' WHERE id = 'b'")
     assert [each.seconds for each in history.ask(lambda db: learnt(db, 99.0))] == [3.0, 4.0]
+
+
+@pytest.mark.parametrize("value", ["x", b"\xff", float("inf"), -1e300, 1 << 62, "null"])
+def test_whatever_somebody_has_written_into_a_column(history, value):
+    """The others are told of, counted and learnt from, and what is told can be JSON."""
+    for column in (each.name for each in attrs.fields(Record) if each.name != "id"):
+        history.write([], [record("d", "make test", 4.0, exit_code=1, finished_at=40.0)])
+        with history._db as db:
+            db.execute(f"UPDATE executions SET {column} = ? WHERE id = 'd'", (value,))
+        seen = history.ask(lambda db: told(db, Asked()))
+        assert {"a", "b", "c"} <= {each["execution_id"] for each in seen}
+        json.dumps(seen)
+        assert all(0 <= each["finished_at"] < 1e12 for each in seen)
+        assert sum(each["runs"] for each in history.ask(lambda db: spread(db, Asked(), "program"))) in (4, 5)
+        assert len(history.ask(lambda db: learnt(db, 99.0))) in (3, 4)
 
 
 @pytest.mark.parametrize(
