@@ -204,8 +204,11 @@ def _place(arguments: Namespace) -> tuple[Path, tuple[int, str] | None, str]:
             return directory, head, told["public_key"]
         except (CtlError, KeyError, ValueError):
             directory = locate(arguments).paths.state_dir / "receipts"
+    from ccexecd.storage.plain_file import open_plain  # noqa: PLC0415  # only this pays for it
+
     try:
-        pem = (directory / "key.pub").read_text()
+        with open(open_plain(directory / "key.pub"), errors="replace") as file:  # noqa: PTH123  # a descriptor
+            pem = file.read()
     except OSError as error:
         if not directory.is_dir():
             raise CtlError(f"cannot read the receipts: {directory}: {error.strerror}") from error

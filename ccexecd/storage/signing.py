@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ccexecd.storage.plain_file import open_plain
+
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -140,8 +142,8 @@ def _make(path: Path) -> bytes:
 
 def _publish(path: Path, pem: str) -> None:
     """Keep the public key beside the private one, for people; nothing here reads it."""
-    with contextlib.suppress(OSError):
-        if path.read_text() == pem:
+    with contextlib.suppress(OSError), open(open_plain(path), "rb") as file:  # noqa: PTH123  # a descriptor
+        if file.read(_LARGEST) == pem.encode():
             return
     with contextlib.suppress(OSError):
         _put(path, pem.encode(), 0o644)

@@ -1,5 +1,6 @@
 """The daemon's key: made once, its own, and never another one unnoticed."""
 
+import os
 import subprocess
 import sys
 
@@ -44,6 +45,30 @@ def test_a_key_that_will_not_do_is_never_replaced(tmp_path):
     for pem in ("", "garbage"):
         with pytest.raises(SigningError, match="no public key"):
             PublicKey(pem)
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda path: path.write_bytes(b"\xff\0"),
+        lambda path: path.write_text("another key"),
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.symlink_to("/no/such/file"),
+        os.mkfifo,
+    ],
+)
+def test_what_lies_in_the_place_of_the_public_key_is_replaced(tmp_path, put):
+    """It is for people, and made of the private one."""
+    pem = Signer(tmp_path / "key.pem").public.pem
+    public = tmp_path / "key.pub"
+    public.unlink()
+    put(public)
+    Signer(tmp_path / "key.pem")
+    assert not public.is_symlink()
+    assert public.read_text() == pem
+    public.unlink()
+    public.mkdir()
+    assert Signer(tmp_path / "key.pem").public.pem == pem
 
 
 def test_nothing_is_loaded_before_the_first_signature():
