@@ -1,6 +1,7 @@
-"""Who accompanies executions without being asked: for an agent, somebody who listens to what it says.
+"""The listener that every execution of an agent gets, whoever asked for the execution.
 
-Owns that choice, and that nobody waits for it: what reads and judges agents is imported when the first one runs.
+Owns that choice, and keeps the start of the daemon short: the code that reads and judges agents is imported with the
+first agent.
 """
 
 from ccexecd.agents.recognition import is_agent
@@ -9,7 +10,7 @@ from ccexecd.process.listening import Listener
 
 
 def accompany(execution: Execution) -> Listener | None:
-    """A listener for an execution that is an agent; None for any other command."""
+    """Make a listener for an execution that is an agent; None for any other command."""
     if not is_agent(execution.spec):
         return None
     from ccexecd.agent_listener import listen_to_agent  # noqa: PLC0415  # see above

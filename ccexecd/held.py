@@ -1,13 +1,13 @@
 """Executions that waited when an earlier daemon ended: they are held until somebody releases or drops them.
 
-Theory of operation. What waits has a line on disk (`storage.shelf`), which is taken before it begins; so what a daemon
-that died leaves there has not run, and nothing runs twice. Whether it should run at all after what has happened is for
-people to say: nothing that is held begins by itself, not after another restart either. Who is released is admitted
-anew, under its own id, for its own principal, in its own lane, and then waits for its turn like everybody. Its client
-has gone with its connection, so nobody's leaving ends it.
+Theory of operation. An execution that waits has a line on disk (`storage.shelf`), which is blanked before it begins. So
+whatever a dead daemon has left there has not run, and nothing runs twice. Whether it should still run is for people to
+decide: nothing that is held begins by itself, not after another restart either. One that is released is admitted anew,
+with its own id, principal and lane, and then waits for its turn like any other. Its client's connection ended with the
+daemon, so no lost connection ends it.
 
-Owns the register of what is held, and the sessions that they run in, which no client can resume. Must not start or
-end anything itself: the engine says how.
+Owns the register of held executions, and the sessions that they run in, which no client can resume. Must not start or
+end an execution itself: the engine hands in how.
 """
 
 import logging
@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 
 class Held:
-    """Who is held.
+    """The held executions of a daemon.
 
     Args:
-        enter: one of a session is to be released: it begins, or waits for its turn; raises `AdmissionError` if it may
-            not.
-        withdrawn: one of a session is dropped.
+        enter: called with an execution to be released, and its session: begins it or lets it wait for its turn. Raises
+            `AdmissionError` if it may not run.
+        withdrawn: called with an execution that is dropped, and its session.
     """
 
     def __init__(
@@ -45,27 +45,27 @@ class Held:
         self._sessions: dict[str, Session] = {}
 
     def __len__(self) -> int:
-        """How many."""
+        """How many are held."""
         return len(self._held)
 
     def session_of(self, waiting: Waiting) -> Session:
-        """The session that one runs in, if it is released: the one that it was asked for in, without a client."""
+        """The session that an execution will run in if it is released: one of the same id, without a client."""
         session = self._sessions.get(waiting.session_id)
         if session is None or session.principal != waiting.principal:
             session = self._sessions[waiting.session_id] = Session(waiting.principal, id=waiting.session_id)
         return session
 
     def hold(self, execution: Execution, session: Session) -> None:
-        """Hold one that an earlier daemon has left."""
+        """Hold an execution that waited when an earlier daemon ended."""
         execution.apply(Event.HOLD)
         execution.turn = self._held[execution.id] = _Place(self, execution, session)
         execution.log.note("process.held", {"status": "held"})
 
     def release(self, execution: Execution) -> None:
-        """Let one begin, or wait for its turn.
+        """Let a held execution begin, or wait for its turn.
 
         Raises:
-            AdmissionError: it may not run, or not now. It stays held.
+            AdmissionError: it may not run, or not now; it stays held.
         """
         place, spec = self._held[execution.id], execution.spec
         execution.turn, execution.spec = None, attrs.evolve(spec, on_disconnect="detach")
@@ -77,20 +77,20 @@ class Held:
         del self._held[execution.id]
 
     def let_go(self, execution: Execution) -> None:
-        """One is not wanted any more."""
+        """Drop a held execution: it ends without having run."""
         session = self._held.pop(execution.id).session
         execution.turn = None
         self._withdrawn(execution, session)
 
     async def each(self, mine: Callable[[Execution], bool], deed: Callable[[Execution], None]) -> tuple[int, int]:
-        """Do something with all that are somebody's, the oldest first and in portions: there may be thousands.
+        """Release or drop many, the oldest first, in portions so that thousands do not hold up the event loop.
 
         Args:
-            mine: whether one is that somebody's.
-            deed: what to do; what it refuses stays held.
+            mine: whether an execution is among those that are meant.
+            deed: `release` or `let_go`; what raises `AdmissionError` stays held.
 
         Returns:
-            With how many it was done, and how many are still held.
+            How many were released or dropped, and how many of those that are meant stay held.
         """
         done = refused = 0
         every = [place.execution for place in self._held.values()]
@@ -107,12 +107,12 @@ class Held:
 
 
 class _Place:
-    """One who is held.
+    """The place of a held execution; what `core.queue.Turn` is for one that waits.
 
     Args:
-        held: where.
-        execution: which.
-        session: whose.
+        held: the register.
+        execution: the one that is held.
+        session: the session that it would run in.
     """
 
     __slots__ = ("_held", "execution", "session")
@@ -125,5 +125,5 @@ class _Place:
         self.session = session
 
     def give_up(self) -> None:
-        """It is not to run any more."""
+        """Drop the execution."""
         self._held.let_go(self.execution)

@@ -1,8 +1,8 @@
-"""What is done for an execution before it is started, where something has to be waited for.
+"""What an execution has to wait for before it can be started: the operator's hooks, and what `stdbuf` needs.
 
-Owns the order: judged once more, since it may have waited for long; then the operator's hooks, on whose word it is
-refused or changed, and the change put on record; then whatever its start needs to know. While hooks are asked it can be
-ended as if it waited for its turn. Must not start it.
+Owns the order. The execution is judged once more, since it may have waited for long; hooks may refuse it, or change
+it, which is put on record; then the library of `stdbuf` is looked for. While hooks are asked, the execution can be
+cancelled as if it waited for its turn. Must not start it.
 """
 
 import errno
@@ -22,47 +22,51 @@ from ccexecd.process.line_buffering import LineBuffering
 
 
 class WithdrawnError(Exception):
-    """It was ended before it was started."""
+    """The execution was cancelled before it was started."""
 
 
 def withdraw(execution: Execution) -> None:
-    """It has ended, and has never run."""
+    """End an execution that was cancelled before it was started."""
     execution.stdin.drop()
     execution.has_ended(Outcome(None, execution.intent or Reason.CANCELLED))
 
 
 class Hooks(Protocol):
-    """The operator's hooks, as far as others than the daemon need them; `hooks.register` has them."""
+    """What the engine and the doors need of the operator's hooks; `hooks.register.Hooks` is the one that there is."""
 
     def prepares(self, execution: Execution) -> bool:
-        """Whether a hook wants to be asked before it starts."""
+        """Whether a `pre_execute` hook is about an execution."""
 
     async def prepare(self, execution: Execution) -> Prepared:
-        """Ask them. Raises HookRefusedError."""
+        """Call the `pre_execute` hooks of an execution, and return what they made of its spec.
+
+        Raises:
+            HookRefusedError: one of them refuses it, or is required and failed.
+        """
 
     def told(self, *, in_full: bool) -> dict[str, Any]:
-        """Each of them with its figures, as JSON has it."""
+        """Each hook with its figures, as JSON values; what it runs, and its last failure, only `in_full`."""
 
     def wanted(self, spec: Spec, principal: str) -> dict[str, list[str]]:
-        """Which of them a command would meet, by event."""
+        """The names of the hooks that would be called for a command, by event."""
 
     def named(self, name: str) -> Hook | None:
-        """The one of that name."""
+        """The hook of a name; None if there is none."""
 
     async def trial(self, hook: Hook, event: HookEvent, spec: Spec, principal: str) -> dict[str, Any]:
-        """Call one about a command that is not run, and tell what came of it."""
+        """Call a hook about a command that is not run; returns what came of it, as JSON values."""
 
 
 class Preparation:
-    """All preparations of a daemon.
+    """Prepares the executions of a daemon.
 
     Args:
-        gate: judges, and records.
-        line_buffering: what `stdbuf` needs.
+        gate: judges them, and puts on record what hooks changed.
+        line_buffering: knows where the library of `stdbuf` lies.
 
     Attributes:
-        line_buffering: the same.
-        hooks: the operator's; None where there are none.
+        line_buffering: as given.
+        hooks: the operator's hooks; None where none are configured.
     """
 
     def __init__(self, gate: Gate, line_buffering: LineBuffering) -> None:
@@ -71,22 +75,22 @@ class Preparation:
         self.hooks: Hooks | None = None
 
     def is_needed(self, execution: Execution) -> bool:
-        """Whether it cannot be started in the step in which it was admitted."""
+        """Whether an execution has to be prepared, and so cannot be started in the step in which it was admitted."""
         if execution.spec.stdbuf and not self.line_buffering.is_known:
             return True
         return self.hooks is not None and self.hooks.prepares(execution)
 
     async def prepare(self, execution: Execution, claim: Claim) -> None:
-        """Make its spec what is to be started.
+        """Prepare an execution whose turn has come; hooks may change its spec.
 
         Args:
-            execution: its turn has come.
-            claim: whose it is.
+            execution: not started yet.
+            claim: the session that it belongs to.
 
         Raises:
-            AdmissionError: it may not run, or not without a record.
-            SpawnError: a hook refuses it, or it needs what is not there.
-            WithdrawnError: it has been ended.
+            AdmissionError: it may not run, or not without a record and none can be made.
+            SpawnError: a hook refuses it, or `stdbuf` is not installed.
+            WithdrawnError: it was cancelled meanwhile.
         """
         execution.spec = self._gate.ruling(claim, execution.spec).spec
         if self.hooks is not None and self.hooks.prepares(execution):
@@ -110,7 +114,7 @@ class Preparation:
 
 @contextmanager
 def _interruptible(execution: Execution) -> Iterator[None]:
-    """Let whoever ends it end this first; its own scope, with its deadline, is for its run."""
+    """Let a cancel interrupt the block: the scope of the execution, with its deadline, is kept for its run."""
     scope, execution.scope = execution.scope, trio.CancelScope()
     if execution.intent is not None:
         execution.scope.cancel(reason=execution.intent.value)

@@ -1,8 +1,8 @@
 """Executions that wait for their turn.
 
-Owns the one queue of a daemon: which executions are in it, what they are told of their way to the front, how many begin
-in one step, and after how long another try may be worth it where the queue is full. The arithmetic is `core.queue`'s.
-Must not begin or end any execution itself: the engine says how.
+Owns the one queue of a daemon: which executions are in it, when they are told of their position, how many begin in one
+step, and when a client may try again if the queue is full. The arithmetic is in `core.queue`. Must not begin or end an
+execution itself: the engine hands in how.
 """
 
 import math
@@ -18,26 +18,26 @@ from ccexecd.process.execution import Execution
 from ccexecd.session import Session
 
 BURST = 16
-"""Executions that begin in one step, when many may at once: some milliseconds of the event loop. The rest follows."""
+"""Executions that begin in one step of the event loop, which takes some milliseconds; more begin in the next steps."""
 
 RECENT_ENDS = 32
-"""Ends from which it is told how soon a place gets free."""
+"""Latest ends from whose frequency `retry_after` is estimated."""
 
 LEAST_RETRY, MOST_RETRY = 0.1, 60.0
-"""Bounds of the seconds that are told where the queue is full: nobody knows how long programs run."""
+"""Bounds of `retry_after`, in seconds: it is a guess, since nobody knows how long programs run."""
 
 FIRST_RETRY = 1.0
-"""Seconds that are told while too few have ended to tell by."""
+"""`retry_after` in seconds, while too few executions have ended for an estimate."""
 
 
 class Turns:
-    """Who runs and who waits.
+    """Which executions run, and which wait.
 
     Args:
         config: the configuration in force; `reconfigure` replaces it.
         budget: executions that may run at the same time where `max_running` is not set.
-        begin: starts one of a session, whose turn it is.
-        withdrawn: one has given up waiting.
+        begin: called with an execution whose turn it is, and its session; starts it.
+        withdrawn: called with an execution that gave up waiting, and its session.
 
     Attributes:
         max_running: executions that may run at the same time, as in force.
@@ -82,7 +82,7 @@ class Turns:
             self.is_over = True
 
     def reconfigure(self, config: Config) -> None:
-        """Use other limits from now on. Whoever runs goes on, and whoever waits is not sent away."""
+        """Use other limits from now on. Executions that run or wait already go on doing so."""
         self._queue.limit(self._limits_of(config))
         self.go_on()
 
@@ -91,10 +91,14 @@ class Turns:
         return Limits(self.max_running, config.max_per_session, config.lane_limits(), config.max_queued)
 
     def require_room(self, session: Session, lane: str) -> None:
-        """See that one more of a session can run, or at least wait.
+        """Make sure that one more execution can run, or at least wait.
+
+        Args:
+            session: the session that it is to belong to.
+            lane: its lane; empty for none.
 
         Raises:
-            AdmissionError: it can do neither.
+            AdmissionError: it can do neither, since the queue is full.
         """
         if self._queue.is_full and not self._may_begin(session, lane):
             wait = self._retry_after(trio.current_time())
@@ -105,7 +109,7 @@ class Turns:
             raise AdmissionError(Refusal.QUEUE_FULL, text, retry_after=wait)
 
     def enter(self, execution: Execution, session: Session) -> bool:
-        """An execution has been admitted: it takes a place, or waits for one. Returns whether it may begin now."""
+        """Give an admitted execution a place, or put it into the queue. Returns whether it may begin now."""
         lane = execution.spec.lane
         if self._may_begin(session, lane):
             self._queue.take(session.id, lane)
@@ -117,14 +121,14 @@ class Turns:
         return False
 
     def left(self, execution: Execution, session: Session) -> None:
-        """One of those that ran has ended: the next ones may begin."""
+        """Take back the place of an execution that has ended, and begin those that waited for it."""
         self._queue.release(session.id, execution.spec.lane)
         if self._waiting:
             self._ends.append(trio.current_time())
             self.go_on()
 
     def go_on(self) -> None:
-        """Begin those whose turn it is, as many as one step may; the rest when others have had their turn."""
+        """Begin the executions whose turn it is, `BURST` at most; `run` begins the rest in later steps."""
         if self._is_beginning or self.is_over:
             return
         self._is_beginning = True
@@ -141,16 +145,16 @@ class Turns:
         self._more.set()
 
     def position(self, number: int) -> int:
-        """Where one stands in its line."""
+        """The position of a waiting execution in its line; 1 is the front."""
         return self._queue.position(number)
 
     def give_up(self, number: int) -> None:
-        """One waits no longer."""
+        """Take a waiting execution out of the queue; it never runs."""
         turn = self._take_out(number)
         self._withdrawn(turn.execution, turn.session)
 
     def _may_begin(self, session: Session, lane: str) -> bool:
-        """Whether one more may begin now, and overtakes nobody who may."""
+        """Whether one more execution may begin now without overtaking one that waits and could begin."""
         return self._queue.has_room(session.id, lane) and (not self._waiting or self._queue.next() is None)
 
     def _take_out(self, number: int) -> "_Turn":
@@ -161,21 +165,21 @@ class Turns:
         return turn
 
     def _retry_after(self, now: float) -> float:
-        """Seconds in which, as it went lately, a place gets free."""
-        if len(self._ends) < 2:  # of one alone nobody knows how long it took
+        """Seconds until a place is likely to get free, by the ends of the last executions."""
+        if len(self._ends) < 2:  # an interval takes two
             return FIRST_RETRY
         each = (now - self._ends[0]) / len(self._ends)
         return math.ceil(min(max(each, LEAST_RETRY), MOST_RETRY) * 10) / 10
 
 
 class _Turn:
-    """One who waits.
+    """The place of a waiting execution in the queue.
 
     Args:
-        turns: where.
-        execution: which.
-        session: whose.
-        number: by which it is known there.
+        turns: the queue.
+        execution: the one that waits.
+        session: the session that it belongs to.
+        number: names it in `core.queue`.
     """
 
     __slots__ = ("_turns", "execution", "number", "session")
@@ -188,9 +192,9 @@ class _Turn:
 
     @property
     def position(self) -> int:
-        """Where it stands in its line."""
+        """Its position in its line; 1 is the front."""
         return self._turns.position(self.number)
 
     def give_up(self) -> None:
-        """It does not want to begin any more."""
+        """Leave the queue; the execution never runs."""
         self._turns.give_up(self.number)

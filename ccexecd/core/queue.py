@@ -1,15 +1,15 @@
-"""Who waits, and whose turn it is: places that are taken, and the lines in front of them.
+"""The queue: which places are taken, who waits in which line, and whose turn it is.
 
-Theory of operation. Three limits hold at a time: how many run over all, how many of one owner, and how many in each
-lane. Those that would be beyond one wait in the line of their lane: the highest priority first, and of one priority who
-came first. Whose turn it is, is the first of all lines together that no limit holds up. So a lane that is full, or held
-(its limit is 0), keeps nobody waiting but its own, and an owner with all its places taken nobody but itself.
+Theory of operation. Three limits apply together: how many run in all, how many run of one owner, and how many run in
+each lane. An entry that would exceed one of them waits in the line of its lane, by priority and then by arrival.
+The next turn goes to the first entry, of all lines together, that no limit holds up. So a lane that is full, or held
+(its limit is 0), delays only its own entries, and an owner who has taken all of its places delays only itself.
 
-Whoever takes a place, leaves one or changes the limits asks `next` until it gives nobody: then none of those that wait
-could begin, and so a newcomer whom no limit holds up (`has_room`) overtakes nobody.
+After a place was taken or released, or the limits were changed, the caller asks `next` until it returns None. Then no
+entry that waits could begin, and so a newcomer whom no limit holds up (`has_room`) overtakes none.
 
-Each lane has two sorted lists: all who wait in it, for their positions, and the first of each owner that has room, for
-the next turn. Owns the arithmetic; knows neither what waits nor any clock.
+Each lane has two sorted lists: all of its entries, for their positions, and the first entry of each owner that has
+room, for the next turn. Owns the arithmetic; knows neither what an entry is nor any clock.
 """
 
 from bisect import bisect_left, insort
@@ -19,24 +19,25 @@ from typing import Protocol
 import attrs
 
 Rank = tuple[int, int]
-"""What a line is sorted by: the priority, negated, and the number of the arrival, by which each is known."""
+"""What a line is sorted by: the priority, negated, and the number of the arrival, which names the entry."""
 
 TOLD_EACH = 10
-"""Positions at the front of a line that are told one by one."""
+"""An entry is told of each of its positions from this one on to the front."""
 
 TOLD_FIRST_DIGITS = (1, 2, 5)
-"""Behind them, those are told that begin with these digits and go on with zeros: a newcomer at 10,000 is told 19."""
+"""Further back, it is told only of positions that are one of these digits and zeros (500, 200, 100, 50, 20): one that
+joins at 10,000 is told 19 times in all."""
 
 
 class Turn(Protocol):
-    """What one who waits holds on to."""
+    """The place of an execution that waits or is held, as the execution knows it."""
 
     @property
     def position(self) -> int | None:
-        """Where it stands in its line; 1 is the front. None while it is held: in none."""
+        """Its position in its line; 1 is the front. None while it is held, which is in no line."""
 
     def give_up(self) -> None:
-        """Wait no longer: it does not want to begin any more."""
+        """Leave the line, or be held no longer; the execution never runs."""
 
 
 @attrs.frozen
@@ -44,10 +45,10 @@ class Limits:
     """How many may run at a time.
 
     Attributes:
-        running: over all.
-        per_owner: of each owner; None is without limit.
-        lanes: in each lane that has a limit; 0 holds it.
-        waiting: how many may wait, over all.
+        running: in all.
+        per_owner: of each owner; None for no limit.
+        lanes: in each lane that has a limit; 0 holds the lane.
+        waiting: how many may wait, in all.
     """
 
     running: int
@@ -58,7 +59,7 @@ class Limits:
 
 @attrs.define(eq=False)
 class _Line:
-    """One lane's."""
+    """The line of one lane."""
 
     running: int = 0
     waiting: list[Rank] = attrs.field(factory=list)
@@ -68,7 +69,7 @@ class _Line:
 
 @attrs.define(eq=False)
 class _Place:
-    """One who waits."""
+    """One entry that waits."""
 
     rank: Rank
     owner: str
@@ -104,7 +105,7 @@ class Queue:
         return len(self._places) >= self._limits.waiting
 
     def limit(self, limits: Limits) -> None:
-        """Use other limits from now on. Whoever runs goes on, and whoever waits is not sent away."""
+        """Use other limits from now on. What runs or waits already goes on doing so."""
         self._limits = limits
         for line in self._lines.values():
             line.heads = sorted(ranks[0] for owner, ranks in line.owners.items() if self._owner_has_room(owner))
@@ -159,7 +160,7 @@ class Queue:
         return bisect_left(self._lines[place.lane].waiting, place.rank) + 1
 
     def next(self) -> int | None:
-        """Whose turn it is; None while limits hold up all that wait. It stays in its line until it leaves."""
+        """The number of the entry whose turn it is; None while limits hold up all of them. It stays until `leave`."""
         if not self._places or self.running >= self._limits.running:
             return None
         heads = (line.heads[0] for lane, line in self._lines.items() if line.heads and self._lane_has_room(lane))
@@ -214,18 +215,18 @@ class Queue:
             del self._lines[lane]
 
     def _refresh(self, owner: str) -> None:
-        """An owner has taken a place or left one: is it among those whose turn it may be?"""
+        """After an owner has taken a place or left one: update whether its entries are among the heads of the lines."""
         if self._limits.per_owner is not None:
             for line in self._lines.values():
                 self._set_head(line, owner)
 
     def _set_head(self, line: _Line, owner: str, gone: Rank | None = None) -> None:
-        """See that of an owner that has room the first is among the heads of a line, and of another none.
+        """Put the first entry of an owner among the heads of a line if the owner has room; else take it out.
 
         Args:
-            line: which.
-            owner: whose.
-            gone: the one of it that has just left.
+            line: the line.
+            owner: the owner.
+            gone: the rank of an entry of its that has just left the line.
         """
         ranks = line.owners.get(owner, [])
         for rank in ranks[:2]:  # a newcomer may have pushed the first to the second place
@@ -237,7 +238,7 @@ class Queue:
 
 
 def most_told(position: int) -> int:
-    """How often one that joins at a position is told of one, at most, until its turn comes."""
+    """How often an entry that joins at a position is told of its position, at most, until its turn comes."""
     return 1 + sum(1 for _ in _told_positions(position))
 
 
@@ -250,7 +251,7 @@ def _remove(ranks: list[Rank], rank: Rank) -> int:
 
 
 def _told_positions(length: int) -> Iterator[int]:
-    """The positions that are told, in a line of a length."""
+    """The positions of which entries are told, in a line of so many."""
     yield from range(1, min(length, TOLD_EACH) + 1)
     scale = TOLD_EACH
     while scale <= length:
