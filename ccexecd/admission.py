@@ -30,7 +30,7 @@ MAX_NAME = 128
 """Characters of one of them."""
 
 TURNED_AWAY_INTERVAL = 60.0
-"""Seconds after which somebody who is not let in is recorded again."""
+"""Seconds for which further refused entries at one door are only counted, after one that was recorded."""
 
 
 class Refusal(Enum):
@@ -59,34 +59,34 @@ class AdmissionError(Exception):
 
 
 class Claim(Protocol):
-    """Who asks: a session."""
+    """The session that asks for an execution, as far as it is recorded."""
 
     @property
     def id(self) -> str:
-        """What clients call it."""
+        """Its UUID."""
 
     @property
     def principal(self) -> str:
-        """Whose it is."""
+        """Name of the principal that it belongs to."""
 
     @property
     def peer(self) -> str:
-        """Where its connection comes from."""
+        """Address of its connection."""
 
 
 class Gate:
-    """Who lets executions pass.
+    """Judges executions and puts them on record.
 
     Args:
-        config: the configuration in force.
+        config: the configuration in force; `reconfigure` replaces it.
         inherited: the environment that programs inherit.
-        audit: where it is recorded; None is nowhere.
-        rules: the policy in force; None is none.
+        audit: where decisions and outcomes are recorded; None for no audit.
+        rules: the policy in force; None for no policy.
 
     Attributes:
-        judge: who decides.
-        redactor: what keeps secrets out of the record.
-        deadline: when the daemon ends at the latest, once it is shutting down.
+        judge: decides what may run.
+        redactor: keeps secrets out of the record.
+        deadline: when the daemon ends at the latest (ISO 8601), once it is shutting down; empty before.
     """
 
     def __init__(
@@ -110,10 +110,17 @@ class Gate:
             self._audit.max_bytes, self._audit.max_files = config.audit_max_bytes, config.audit_files
 
     def ruling(self, claim: Claim, spec: Spec) -> Ruling:
-        """What is to be run for somebody, if it may.
+        """Decide whether an execution may run, and as what.
+
+        Args:
+            claim: the session that asks.
+            spec: what it asks for.
+
+        Returns:
+            The ruling, with the spec that is to be run.
 
         Raises:
-            AdmissionError: it may not.
+            AdmissionError: it may not run.
         """
         try:
             ruling = self.judge.rule(spec, claim.principal)
@@ -154,7 +161,7 @@ class Gate:
             raise AdmissionError(Refusal.UNRECORDED, text)
 
     def closed(self) -> AdmissionError:
-        """What is said to whoever comes while the daemon shuts down."""
+        """The error for whoever asks for an execution while the daemon shuts down."""
         text = "the daemon is shutting down and takes no new commands"
         if not self.deadline:
             return AdmissionError(Refusal.DRAINING, text)
@@ -209,9 +216,14 @@ class Gate:
             self._audit.record("call", {"principal": principal, "peer": peer, **told})
 
     def turned_away(self, door: str, reason: str, peer: str) -> None:
-        """Put on record that somebody was not let in: the first one of a kind, and once a minute how many since.
+        """Put on record that an entry was refused: one for each door and minute, with how many others there were.
 
-        Whoever is nobody must not be able to fill the audit, and so push out of it what matters.
+        Somebody who may not even enter must not be able to fill the audit, and so push out of it what matters.
+
+        Args:
+            door: which one was tried.
+            reason: why it stayed closed.
+            peer: address of who tried.
         """
         if self._audit is None:
             return

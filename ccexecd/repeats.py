@@ -1,7 +1,7 @@
-"""Requests that are sent again: the same execution for the same key, and none that runs twice.
+"""Idempotency keys: a request that is sent again means the same execution, and nothing runs twice.
 
 Owns which execution a key of a principal stands for, as long as that execution is known: in memory, or in the history,
-which outlives the daemon. Must not start any: whoever finds none does that, before somebody else may ask.
+which outlives the daemon. Must not start an execution: the caller does, inside `deciding`, when it finds none.
 """
 
 from collections.abc import AsyncIterator
@@ -17,10 +17,10 @@ from ccexecd.storage.past import PastExecution
 
 
 class Repeats:
-    """Executions by the keys of their requests.
+    """Executions by the idempotency keys of their requests.
 
     Args:
-        archive: what is known of those that have left the memory; None where nothing is.
+        archive: knows the executions that have left the memory; None for those in memory only.
     """
 
     def __init__(self, archive: Archive | None) -> None:
@@ -29,18 +29,23 @@ class Repeats:
         self._deciding: dict[tuple[str, str], _Decision] = {}
 
     def add(self, execution: Execution) -> None:
-        """An execution has been admitted; its key, if it has one, stands for it from now on."""
+        """Let the key of an admitted execution, if it has one, stand for it from now on."""
         if execution.spec.once is not None:
             self._executions[execution.principal, execution.spec.once.key] = execution
 
     def forget(self, execution: Execution) -> None:
-        """It leaves the memory."""
+        """Forget the key of an execution that leaves the memory; the history knows it from now on."""
         if execution.spec.once is not None:
             self._executions.pop((execution.principal, execution.spec.once.key), None)
 
     @asynccontextmanager
     async def deciding(self, principal: str, key: str) -> AsyncIterator[None]:
-        """Find out what a key stands for, and have it stand for something, with nobody in between."""
+        """Hold the lock of a key, from looking it up to admitting an execution for it.
+
+        Args:
+            principal: name of the principal whose key it is.
+            key: the key.
+        """
         place = principal, key
         decision = self._deciding.setdefault(place, _Decision())
         decision.asking += 1
@@ -53,14 +58,18 @@ class Repeats:
                 del self._deciding[place]
 
     async def find(self, principal: str, once: Once) -> Execution | PastExecution | None:
-        """What a key stands for; None if it is a new one.
+        """Find the execution that a key stands for.
 
         Args:
-            principal: whose key it is.
-            once: the key, and what is asked for under it.
+            principal: name of the principal whose key it is.
+            once: the key, and the fingerprint of the params that came with it.
+
+        Returns:
+            The execution; None if the key is new.
 
         Raises:
-            AdmissionError: it stands for something else than what is asked for now.
+            AdmissionError: the key was used with other params.
+            HistoryUnavailableError: the history cannot be read now.
         """
         known: Execution | PastExecution | None = self._executions.get((principal, once.key))
         if known is None and self._archive is not None:
@@ -80,11 +89,11 @@ class Repeats:
 
 
 class _Decision:
-    """What a key stands for is being found out.
+    """The lock of one key.
 
     Attributes:
-        lock: held by who does that.
-        asking: how many hold it or wait for it.
+        lock: held from looking the key up to admitting an execution for it.
+        asking: how many tasks hold the lock or wait for it.
     """
 
     __slots__ = ("asking", "lock")

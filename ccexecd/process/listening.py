@@ -1,8 +1,7 @@
-"""Who is told what becomes of an execution while it happens, besides its watchers.
+"""The interface of listeners, which follow one execution from inside the daemon.
 
 A watcher reads the log at its own pace. A listener is called in the step in which something happens: it reads what an
-agent says of itself, begins what a hook wants, or notes what is to be proved later. Owns the face of one. Must not know
-what any of them does.
+agent says of itself, calls hooks, or learns how long commands take. Must not know what any listener does.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,53 +14,53 @@ if TYPE_CHECKING:  # an execution has listeners
 
 
 class Listener:
-    """Told of one execution; does nothing where it has nothing to do.
+    """Base class of listeners: every method does nothing until a subclass overrides it.
 
-    Each method is called in the event loop, in the step in which it happens, and must neither block nor raise.
+    Each method is called in the event loop, in the step in which the event happens, and must neither block nor raise.
     """
 
     reads: tuple[Stream, ...] = ()
-    """Streams of which `has_output` is to be told; nobody else's output costs anything."""
+    """Streams for which `has_output` is called; output of the others costs nothing here."""
 
     understands_silence = False
-    """Whether `is_at_work` knows: then silence alone is no stall."""
+    """Whether `is_at_work` can tell work from a stall: then silence alone is no stall."""
 
     def has_started(self) -> None:
-        """There is a leader."""
+        """The execution has started; its leader runs."""
 
     def has_output(self, stream: Stream, received: bytes) -> None:
-        """Bytes were read, and are in the log.
+        """A read has brought output, which is in the log by now.
 
         Args:
-            stream: from where; one of `reads`.
-            received: as they came, cut anywhere.
+            stream: one of `reads`.
+            received: the bytes as they came, cut anywhere.
         """
 
     def is_stalling(self) -> None:
-        """It has been silent for so long that its stall time-out is near."""
+        """The execution has been silent for so long that its stall time-out is near."""
 
     def is_at_work(self) -> bool:
-        """Whether it is known to do something although it writes nothing."""
+        """Whether the execution is known to be working although it writes nothing."""
         return False
 
     def is_ending(self) -> None:
-        """All of its output has been read, and its outcome is not told yet: what is noted now comes before that."""
+        """All output has been read. What is added to the log now comes before `process.completed`."""
 
     def has_ended(self) -> None:
-        """It has finished: its outcome is known and told. Called for one that has never run, too."""
+        """The execution has finished, and `process.completed` is in the log. Called as well if it has never run."""
 
     def facts(self) -> Mapping[str, object]:
-        """What `status` and the history are to tell of it besides, as JSON has it."""
+        """Fields to add to what `status`, `list` and the history show of the execution, as JSON values."""
         return {}
 
     def kept(self) -> Mapping[str, Any]:
-        """What the history is to keep of it besides, in the columns of its record of these names; it is not told."""
+        """Values for columns of the history's record (`storage.history.Record`), by name; no client sees them here."""
         return {}
 
     def final_facts(self) -> Mapping[str, object]:
-        """What `process.completed` is to tell of it besides. Its outcome is known by then."""
+        """Fields to add to the params of `process.completed`, as JSON values. The outcome is known by then."""
         return {}
 
 
 Companion = Callable[["Execution"], Listener | None]
-"""Gives an execution that is being admitted a listener, if it wants to listen to that one."""
+"""Called with each new execution; returns a listener to it, or None."""
