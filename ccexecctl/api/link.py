@@ -55,13 +55,11 @@ class Link:
     Attributes:
         session: what the daemon said when it greeted this session; empty where it does not greet.
         watches: who watches which execution, by its id; several may watch the same, each from its own position.
-        connects: how many connections there have been.
     """
 
     def __init__(self, endpoint: Endpoint, backoff: Backoff) -> None:
         self.session: dict[str, Any] = {}
         self.watches: dict[str, list[Watch]] = {}
-        self.connects = 0
         self._endpoint = endpoint
         self._backoff = backoff
         self._scope = anyio.CancelScope(shield=True)  # who is cancelled still says goodbye: see `close`
@@ -262,7 +260,6 @@ class Link:
                 if elapsed > (self._endpoint.patience if would_lose else FIRST_PATIENCE):
                     raise UnreachableError(str(error)) from error
             else:
-                self.connects += 1
                 self._greeted = anyio.Event()
                 return Connection(opened, self._notified, self._endpoint.probe_interval)
             await anyio.sleep(delay)
