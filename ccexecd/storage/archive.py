@@ -1,12 +1,12 @@
-"""What outlives an execution: its output in the spool, and what is known of it in the history.
+"""What outlives an execution: its output in the spool, and its record in the history.
 
-Theory of operation. Output is written as it is read, in the event loop. What is known of executions is gathered for a
-moment and then written in one transaction, in a thread, so that an execution which takes a millisecond does not pay
-for a disk. Should the daemon die within that moment, the log tells the same: at its start, a daemon goes through what
-an earlier one has left, and what was running then is `lost`, with all its output.
+Theory of operation. Output is written as it is read, in the event loop. Records of executions are gathered for `GATHER`
+seconds and then written in one transaction, in a thread, so that an execution which takes a millisecond does not pay
+for a disk. If the daemon dies before that transaction, nothing is lost: the logs hold the same facts, and at its start
+a daemon completes the history from them. What was running when the earlier daemon died is `lost`, with all its output.
 
-Owns that thread, the moments of writing, and what happens when a disk or a database fails: the daemon goes on, says
-so, and tries again. Must not know executions: it is given what is to be kept.
+Owns that thread, when it writes, and what happens when a disk or a database fails: the daemon goes on, reports the
+problem, and tries again. Must not know `Execution`: callers hand in the records to be kept.
 """
 
 import contextlib
@@ -38,40 +38,41 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 GATHER = 0.05
-"""Seconds in which what is to be written comes together: a transaction costs 0.1 ms, whatever is in it."""
+"""Seconds for which records are gathered before a write: a transaction costs 0.1 ms, however many records it holds."""
 
 LATENESS = 0.01
-"""Share of an age, `MOST_LATE` seconds at most, by which what has reached it may stay where nothing else happens: many
-of the same age go together."""
+"""How late an idle daemon may remove what is too old, as a share of its retention age. The delay lets many of about the
+same age go in one write."""
 
 MOST_LATE = 60.0
+"""Upper bound of that delay, in seconds."""
 
 RETRY = 5.0
-"""Seconds until what could not be written is tried again."""
+"""Seconds from a failed write to the next attempt."""
 
 MOST_AT_ONCE = 1000
-"""Records that are made and written at a time: 10 ms of the event loop, where many have waited for a database."""
+"""Records made and written in one go: 10 ms of the event loop, reached when many have waited for a database."""
 
 LAST_WRITE = 10.0
 """Seconds that a stop waits for the last transaction: a disk that hangs must not keep the daemon."""
 
 
 class Archive:
-    """What is kept of executions.
+    """All that is kept of executions: output, history, receipts, and those that wait for their turn.
 
     Args:
-        directory: where; it exists.
-        retention: what is kept, and for how long.
+        directory: the state directory, which must exist.
+        retention: how much is kept, and for how long.
 
     Attributes:
         spool: the output.
-        shelf: what waits for its turn.
-        is_left: told, in the thread, of each that an earlier daemon has left waiting, its id and its text; says whether
-            it can still be run.
-        notary: who writes receipts.
-        evidence: what is asked about them.
-        ledger: prompts, and what came of them.
-        opened: set when it is known what an earlier daemon has left; nothing may be begun before.
+        shelf: executions that wait for their turn.
+        is_left: called in the archive's thread with the id and the shelved text of each execution that an earlier
+            daemon left waiting; returns whether it can still be run.
+        notary: writes receipts.
+        evidence: answers questions about receipts.
+        ledger: versions of prompts and the results of their runs.
+        opened: set once what an earlier daemon left has been read; no execution may begin before.
     """
 
     def __init__(self, directory: Path, retention: Retention) -> None:
@@ -85,22 +86,22 @@ class Archive:
         self._history = History(directory / "history.db")
         self._left_behind = LeftBehind(self._history, self.spool, directory / "audit")
         self._problem = ""
-        self._damage: sqlite3.DatabaseError | None = None  # found in it, and not yet put aside
-        self._is_empty = False  # since it was put aside, and not yet completed from the logs
-        self._oldest = float("inf")  # when the first of what the history knows finished
+        self._damage: sqlite3.DatabaseError | None = None  # found in the history, which has not been put aside yet
+        self._is_empty = False  # the history was put aside, and the new one is not yet completed from the logs
+        self._oldest = float("inf")  # when the first execution that the history knows finished, seconds since the epoch
         self._sessions: dict[str, SessionRecord] = {}
         self._executions: dict[str, Callable[[], Record]] = {}
-        self._ended: set[str] = set()  # of these, and their output is whole
+        self._ended: set[str] = set()  # keys of `_executions` that have ended, so that they get a receipt
         self._removed: list[str] = []
         self._is_writing = False
-        self._begun: set[str] | None = set()  # in this life; None once it is known what an earlier one has left
+        self._begun: set[str] | None = set()  # ids begun by this daemon; None once recovery of earlier ones is done
         self._wanted, self._postponed = trio.Event(), trio.Event()
         self.opened = trio.Event()
         self._thread, self._asking = trio.CapacityLimiter(1), trio.CapacityLimiter(1)
 
     @property
     def problems(self) -> dict[str, str]:
-        """What is wrong, in words for everybody, and why, for those who may know; nothing as a rule."""
+        """What does not work -> why; usually empty. Keys may be shown to everybody, values to operators only."""
         known = {
             "output is not kept on disk": self.spool.problem,
             "the history is not kept": self._problem,
@@ -111,39 +112,39 @@ class Archive:
 
     @property
     def is_settled(self) -> bool:
-        """Whether everything that it was given has been written."""
+        """Whether everything handed in has been written."""
         is_busy = self.spool.is_behind or self._is_writing or self._sessions or self._executions or self._removed
         return not is_busy and self.notary.is_settled
 
     def retain(self, retention: Retention) -> None:
-        """Keep so much, and so long, from now on."""
+        """Apply a new retention from now on."""
         self.spool.retain(retention)
         self._wake()
 
     def begin(self, execution_id: str, description: dict[str, Any]) -> StoredLog | None:
-        """A place on disk for the log of an execution that is being started; None if none is kept."""
+        """The log on disk of an execution that is being started; None if output is not kept on disk."""
         if self._begun is not None:
             self._begun.add(execution_id)
         return self.spool.begin(execution_id, description)
 
     def note_session(self, session: SessionRecord) -> None:
-        """Keep what is known of a session."""
+        """Have a session's record written with the next transaction."""
         self._sessions[session.id] = session
         self._wake()
 
     def note(self, execution_id: str, record: Callable[[], Record]) -> None:
-        """Keep what will be known of an execution when it is written, in a moment."""
+        """Have an execution's record written with the next transaction; `record` is called just before it."""
         self._executions[execution_id] = record
         self._wake()
 
     def finished(self, execution_id: str, moment: float, size: int, record: Callable[[], Record]) -> None:
-        """It is over: keep what is known of it, and its output as long as that is to be kept.
+        """Have a finished execution's record written, and its output kept for the retention time.
 
         Args:
-            execution_id: which.
-            moment: when, in seconds since the epoch.
-            size: bytes of it on disk.
-            record: gives what is known.
+            execution_id: its id.
+            moment: when it finished, in seconds since the epoch.
+            size: bytes that its output takes on disk; 0 if there is none.
+            record: makes its record; called just before the transaction.
         """
         if size:
             self.spool.finished(execution_id, moment, size)
@@ -153,24 +154,27 @@ class Archive:
     async def find(
         self, execution_id: str, principal: str | None = None, *, prefix: bool = False
     ) -> list[PastExecution]:
-        """Finished executions of an id, or of the ids that begin so: two at most.
+        """Find the finished execution with an id or, with `prefix`, those whose ids begin with it.
 
         Args:
             execution_id: an id, or its beginning.
-            principal: whose; None is anybody's.
-            prefix: whether the beginning is enough.
+            principal: only executions of this one; None is everybody's.
+            prefix: whether the beginning of an id is enough.
+
+        Returns:
+            Two at most: enough to tell that a beginning is ambiguous.
 
         Raises:
-            HistoryUnavailableError: it cannot be told now.
+            HistoryUnavailableError: the history cannot be read now.
         """
         found = await self._ask(lambda: self._history.find(execution_id, principal, prefix=prefix))
         return [self._past(each) for each in found if each.finished_at is not None]
 
     async def find_once(self, principal: str, key: str) -> PastExecution | None:
-        """The finished execution that a principal's key stands for.
+        """The finished execution that a principal's idempotency key stands for; None if there is none.
 
         Raises:
-            HistoryUnavailableError: it cannot be told now.
+            HistoryUnavailableError: the history cannot be read now.
         """
         found = await self._ask(lambda: self._history.find_once(principal, key))
         return next((self._past(each) for each in found if each.finished_at is not None), None)
@@ -179,16 +183,16 @@ class Archive:
         """Finished executions, the newest first.
 
         Raises:
-            HistoryUnavailableError: they cannot be told now.
+            HistoryUnavailableError: the history cannot be read now.
         """
         return [self._past(each) for each in await self._ask(lambda: self._history.newest(wanted))]
 
     async def told(self, question: Callable[[sqlite3.Connection], list[T]]) -> list[T]:
-        """What the history answers to a question. Raises HistoryUnavailableError where it cannot be asked now."""
+        """Run a query on the history, in a thread. Raises HistoryUnavailableError where it cannot be read now."""
         return await self._ask(lambda: self._history.ask(question))
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Go through what an earlier daemon has left, then write whenever there is something, until cancelled."""
+        """Recover what an earlier daemon left, then write whenever there is something to write, until cancelled."""
         task_status.started()
         try:
             async with trio.open_nursery() as nursery:
@@ -214,7 +218,7 @@ class Archive:
     # Writing
 
     def _seconds_until_due(self) -> float:
-        """Until something is so old that it goes; infinity if nothing ever will be."""
+        """Seconds until something on disk or in the history becomes too old; infinity if nothing will."""
         kept = self.spool.retention
         ages = (self.spool.next_due, kept.output_seconds), (self._oldest + kept.history_seconds, kept.history_seconds)
         now = time.time()
@@ -224,7 +228,7 @@ class Archive:
         self._postponed.set()
 
     async def _proceed(self) -> None:
-        """Give logs on disk, step by step, what they could not take for a while."""
+        """Write to logs on disk, step by step, what could not be written to them earlier."""
         while True:
             await self._postponed.wait()
             while self.spool.proceed():
@@ -235,7 +239,7 @@ class Archive:
         self._wanted.set()
 
     async def _write(self) -> None:
-        """Write what has come together; what cannot be written waits for the next time."""
+        """Write what has been gathered; what cannot be written stays for the next attempt."""
         self._wanted = trio.Event()
         self.spool.prepare()
         due = self.spool.due(time.time())
@@ -280,7 +284,7 @@ class Archive:
         self._forget()
 
     def _forget(self) -> None:
-        """Know nothing any more of what is too old."""
+        """Remove from the history what is too old."""
         moment = time.time() - self.spool.retention.history_seconds
         if self._oldest < moment:
             self._oldest = self._history.forget_before(moment)
@@ -290,7 +294,7 @@ class Archive:
 
     async def _ask(self, question: Callable[[], list[T]]) -> list[T]:
         await self.opened.wait()
-        if self._begun is not None or self._damage is not None or self._is_empty:  # it does not know what it should
+        if self._begun is not None or self._damage is not None or self._is_empty:  # the history is not complete
             raise HistoryUnavailableError
         try:
             return await self._in_thread(question, self._asking)
@@ -300,7 +304,7 @@ class Archive:
             raise HistoryUnavailableError from error
 
     async def _in_thread(self, deed: Callable[[], T], limiter: trio.CapacityLimiter | None = None) -> T:
-        """Do what blocks. Raises what it raises, and OSError where no thread is to be had."""
+        """Run a blocking function in a thread. Raises what it raises, and OSError if no thread can be started."""
         try:
             return await trio.to_thread.run_sync(deed, limiter=limiter or self._thread)
         except RuntimeError as error:
@@ -311,7 +315,7 @@ class Archive:
         if not self._problem:
             log.error("the history cannot be used: %s", text)
         self._problem = text
-        if type(error) is sqlite3.DatabaseError:  # the kinds of it are not the file's fault
+        if type(error) is sqlite3.DatabaseError:  # its subclasses do not mean that the file is damaged
             self._damage = error
 
     def _warn(self, what: str | None) -> None:
@@ -332,10 +336,10 @@ class Archive:
         self._history.close()
         self.notary.receipts.close()
 
-    # What an earlier daemon has left. In the thread.
+    # Recovery of what an earlier daemon left. All of it runs in the archive's thread.
 
     def _open(self) -> None:
-        """Open the history, complete it from the logs, and take its account of what is kept."""
+        """Open the history, complete it from the logs, and tell the spool how much output is already kept."""
         waiting = self.shelf.left()
         begun: set[str] = set()
         try:
@@ -353,7 +357,7 @@ class Archive:
             self._has_failed(error)
 
     def _reopen(self) -> None:
-        """Open it, once more where it has failed; what is damaged is put aside first."""
+        """Open the history, or reopen it after a failure; a damaged file is put aside first."""
         self._history.close()
         damage, self._damage = self._damage, None
         self._is_empty = self._is_empty or damage is not None
@@ -362,11 +366,11 @@ class Archive:
         self._warn(told)
 
     def _recover(self) -> None:
-        """Complete the history from the logs: at the start, and when it had to be put aside."""
+        """Complete the history from the logs: at the start, and after a damaged one was put aside."""
         if self._begun is not None:
             self._history.write(
                 (), list(self._left_behind.lost(self._begun | self._left_waiting))
-            )  # what we have begun meanwhile is none of it
+            )  # executions that this daemon has begun meanwhile are not lost
             self._attest_earlier(self._begun)
             self._oldest = float("-inf")
             self._forget()
@@ -378,12 +382,16 @@ class Archive:
         self._is_empty = False
 
     def _attest_earlier(self, begun_here: set[str]) -> None:
-        """Have receipts written for what has none, as far as the history knows."""
+        """Have receipts written for executions that have ended without one, as far as the history knows."""
         if self.spool.retention.receipts:
             earlier = [each for each in self._history.unattested(MOST_WAITING) if each.id not in begun_here]
             self._history.write((), self.notary.recover(earlier, everywhere=self._history.is_new))
 
     def _has_recovered(self, outputs: Sequence[tuple[str, float, int]]) -> None:
-        """In the event loop, where output is counted: what is kept of it is known now, and from when on all is ours."""
+        """End recovery. Runs in the event loop, where output is counted.
+
+        Args:
+            outputs: id, end (seconds since the epoch) and bytes of each output that earlier daemons have kept.
+        """
         self.spool.inherit(outputs)
         self._begun = None

@@ -1,8 +1,8 @@
 """Output that could not be written when it was read, and is written later.
 
 Owns what is missing in the files of one log, and the order in which it is made up: whole entries when the journal takes
-them, and then the half line after them, so that a file never has a hole that would look like output. Must not decide
-when that is.
+them, then the half line after them, so that a file never has a hole that would look like output. Must not decide when
+it is made up: the log does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,18 +11,18 @@ from ccexecd.core.entries import Chunk, Entry, Gap, Stream
 from ccexecd.storage.log_files import LogFiles, put
 
 MADE_UP_BYTES = 1024 * 1024
-"""Bytes that one step writes at most: a millisecond's work."""
+"""Bytes of missing output that one step writes: about a millisecond's work."""
 
 
 class Arrears:
     """What is missing in the files of one log.
 
     Args:
-        files: of the log.
+        files: the files of that log.
 
     Attributes:
-        sound_from: by stream, the place from which on its file has what was read.
-        last_reads: by stream, the last read that was not written; empty as a rule.
+        sound_from: for each stream, the offset from which on its file holds everything that was read.
+        last_reads: for each stream, the last read that could not be written; usually empty.
     """
 
     def __init__(self, files: LogFiles) -> None:
@@ -31,15 +31,27 @@ class Arrears:
         self._files = files
 
     def miss(self, stream: Stream, received: bytes, end: int) -> None:
-        """What a read brought has not been written; the stream's output ends with it."""
+        """Note a read that could not be written.
+
+        Args:
+            stream: the stream it came from.
+            received: the bytes.
+            end: the stream's offset behind them, which is where its output ends now.
+        """
         self.sound_from[stream] = end
         self.last_reads[stream] = received
 
     def make_up(self, entries: Sequence[Entry | Gap]) -> Sequence[Entry | Gap]:
-        """Write what is missing of entries. Returns the first ones, up to `MADE_UP_BYTES` of that.
+        """Write to the streams' files the output of these entries that is missing there.
+
+        Args:
+            entries: the entries that follow in the journal.
+
+        Returns:
+            The leading ones that are complete now; it stops after `MADE_UP_BYTES` of missing output.
 
         Raises:
-            OSError: it cannot be written now either.
+            OSError: the output still cannot be written.
         """
         missing: dict[Stream, list[Chunk]] = {}
         taken: list[Entry | Gap] = []
@@ -56,14 +68,14 @@ class Arrears:
         return taken
 
     def make_up_halves(self, recorded: Mapping[Stream, int], ends: Mapping[Stream, int]) -> None:
-        """Write what no entry stands for yet, if the last read has all of that: as under bulk output.
+        """Write each stream's output behind its last entry, such as half a line, if the last read holds all of it.
 
         Args:
-            recorded: by stream, up to where entries stand for its output.
-            ends: by stream, where its output ends.
+            recorded: for each stream, the offset where the output of its last entry ends.
+            ends: for each stream, the offset where its output ends.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the output cannot be written.
         """
         for stream, read in list(self.last_reads.items()):
             half = ends[stream] - recorded[stream]

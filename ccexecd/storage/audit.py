@@ -1,10 +1,10 @@
 """The audit: what was decided and how it ended, one record after another.
 
-A record is one `write` in the step in which it is made, which takes microseconds; what the kernel holds is synced every
-tenth of a second in a thread, while there is something to sync, and never by the event loop.
+A record is one `write`, made at once, which takes microseconds. While something is unsynced, a thread syncs it every
+tenth of a second; the event loop never does.
 
-Owns that it reaches the disk, and the account of what could not be written: it is counted, and told of in the first
-record that can. Must not decide what is recorded, nor what is secret; the files are `chain_files`'.
+Owns syncing, and counting records that could not be written: the next record that can be written tells how many. Must
+not decide what is recorded, nor what is secret; `chain_files` owns the files.
 """
 
 import logging
@@ -21,21 +21,21 @@ __all__ = ["MAX_RECORD", "Audit"]
 log = logging.getLogger(__name__)
 
 SYNC_INTERVAL = 0.1
-"""Seconds for which records are collected before they are synced: what a power cut may take."""
+"""Seconds for which records are collected before they are synced: the most that a power cut can lose."""
 
 
 class Audit(ChainFiles):
     """The record of one daemon.
 
     Args:
-        directory: where its files are; made with mode 0700 when it is not there.
-        max_bytes: how large a file gets before the next one is begun.
-        max_files: how many are kept; the oldest goes first.
+        directory: directory of its files; made with mode 0700 when it is not there.
+        max_bytes: size at which a file is full and the next one is begun.
+        max_files: how many files are kept; the oldest goes first.
 
     Attributes:
-        problem: why nothing can be recorded, or can be made to last; None while all is well.
+        problem: why records cannot be written or synced; None while they can.
         head: the last record.
-        lost: records that could not be written since the last one that could.
+        lost: how many records could not be written since the last one that was.
     """
 
     what = "audit"
@@ -51,11 +51,11 @@ class Audit(ChainFiles):
         """Write one record.
 
         Args:
-            kind: what it is about.
-            facts: what JSON can carry, without `n`, `t`, `kind`, `prev`, `hash` and `oldest`.
+            kind: the record's kind, such as `decision` or `outcome`.
+            facts: its fields, as JSON values. `n`, `t`, `kind`, `prev`, `hash` and `oldest` are reserved.
 
         Returns:
-            Whether it is written; if not, `problem` says why.
+            Whether it was written; if not, `problem` says why.
         """
         try:
             self._make_ready()
@@ -72,25 +72,25 @@ class Audit(ChainFiles):
 
     @property
     def problems(self) -> dict[str, str]:
-        """What does not work, and why; nothing while all is well."""
+        """What does not work -> why; empty while all is well."""
         return {"the audit is not kept": self.problem} if self.problem is not None else {}
 
     def status(self) -> dict[str, str | None]:
-        """Where it is, its last record, and what is wrong with it."""
+        """`{directory, head, problem}`: where the files are, the last record (`number:hash`), and what is wrong."""
         return {"directory": str(self.directory), "head": str(self.head), "problem": self.problem}
 
     async def run(self) -> None:
-        """See to it that what is written reaches the disk, until cancelled."""
+        """Sync what was written to disk, until cancelled."""
         limiter = trio.CapacityLimiter(1)
         while True:
             await self._unsynced.wait()
             await trio.sleep(SYNC_INTERVAL)
             self._unsynced = trio.Event()
             retired, self._retired = self._retired, []
-            # Nobody closes the descriptor meanwhile: it is only ever retired.
+            # The descriptor stays open meanwhile: others only add it to `_retired`, and `sync` closes what is in there.
             try:
                 fault = await trio.to_thread.run_sync(sync, self._fd, retired, limiter=limiter)
-            except RuntimeError as error:  # no thread is to be had: the next time
+            except RuntimeError as error:  # no thread could be started: try again next time
                 self._retired = retired + self._retired
                 self._unsynced.set()
                 fault = str(error)
@@ -99,10 +99,10 @@ class Audit(ChainFiles):
             self._fault_of_sync = self.problem if fault is not None else None
 
     def close(self, facts: Mapping[str, object]) -> None:
-        """Write the last record of this life, `ended`, and close the file; nothing is recorded afterwards.
+        """Write this daemon's last record, `ended`, and close the file. Nothing may be recorded afterwards.
 
         Args:
-            facts: what it tells.
+            facts: the fields of that record.
         """
         if self._fd >= 0 and self.record("ended", facts):
             log.info("audit ends", extra={"head": str(self.head)})
@@ -116,7 +116,7 @@ class Audit(ChainFiles):
             self._unsynced.set()
 
     def _tell(self, problem: str | None) -> None:
-        """Say once what is wrong, and once that it no longer is."""
+        """Log once that something is wrong, and once that it no longer is."""
         if problem is not None and self.problem is None:
             log.error("%s", problem)
         elif problem is None and self.problem is not None:

@@ -1,14 +1,14 @@
-"""A chain of records: what a record is, and whether what lies in a directory is all of it, as it was written.
+"""A chain of records: the form of a record, and the proof that the files of a chain are complete and unchanged.
 
-Owns the form of a record and the proof. A record is a line, a JSON object that carries its number `n`, the hash of the
-record before it (`prev`) and last its own `hash`: sha256 over the bytes of the same object without that. The first
-record of each file goes on where the file before it ended, and says which number is the oldest that is kept
-(`oldest`), so a file that rotation has removed is told from one that somebody else has. Standard library only:
+Owns that form and that proof. A record is a line, a JSON object that carries its number `n`, the hash of the record
+before it (`prev`) and, last, its own `hash`: sha256 over the bytes of the same object without `hash`. Numbers and
+hashes go on from file to file. The first record of each file also says which number is the oldest that is kept
+(`oldest`), so a file that rotation removed is told from one that somebody else removed. Standard library only:
 ccexecctl reads the files without a daemon. Must not write.
 
-What a chain cannot show by itself is that records are missing at its end, or that all of it was written anew: for
-that, the last number and hash (the head) have to be known from elsewhere. A running daemon tells them in `status`, and
-its log has them at each start and end.
+A chain cannot show by itself that records are missing at its end, or that all of it was written anew. For that, the
+last number and hash (the head) have to be known from elsewhere: a running daemon tells them in `status`, and its log
+has them at each start and end.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 from ccexecd.storage.plain_file import open_plain
 
 GENESIS = "0" * 64
-"""What the very first record has in the place of the hash before it."""
+"""`prev` of the very first record."""
 
 _SEAL = b',"hash":"'
 _DIGEST = 64
@@ -34,7 +34,7 @@ class Head(NamedTuple):
     """The last record of a chain.
 
     Attributes:
-        n: its number; 0 is before the first one.
+        n: its number; 0 for an empty chain.
         hash: its hash, 64 hexadecimal digits.
     """
 
@@ -46,13 +46,13 @@ class Head(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One line that is a record.
+    """One record, as its line has it.
 
     Attributes:
-        fields: all of it.
-        head: its number and hash, as it says.
-        prev: the hash of the one before it, as it says.
-        is_sound: its hash is that of its bytes.
+        fields: all its fields.
+        head: the number and the hash that it claims.
+        prev: the hash that it claims for the record before it.
+        is_sound: whether the claimed hash is that of its bytes.
     """
 
     fields: dict[str, Any]
@@ -62,13 +62,13 @@ class Record(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """Something about a chain that is to be told.
+    """Something that the proof of a chain has found.
 
     Attributes:
         kind: `edited`, `removed`, `reordered`, `repeated` or `truncated`; `mended` is no fault.
-        file: where it shows.
-        line: at which line of that, from 1; 0 where it is about no line.
-        text: what has been found.
+        file: the file in which it was found.
+        line: the line in that file, from 1; 0 if it is not about a single line.
+        text: what was found, for people.
     """
 
     kind: str
@@ -78,18 +78,18 @@ class Finding(NamedTuple):
 
     @property
     def is_fault(self) -> bool:
-        """Whether the chain is not as it was written."""
+        """Whether it means that the chain is not as it was written."""
         return self.kind != "mended"
 
 
 class Verdict(NamedTuple):
-    """What a chain has shown.
+    """The result of the proof of a chain.
 
     Attributes:
-        findings: all that is to be told, in the order of the records.
-        records: how many were read.
-        first: the number of the first one; 0 where there is none.
-        head: the last one.
+        findings: what was found, in the order of the records.
+        records: how many records were read.
+        first: the number of the first record; 0 if there are none.
+        head: the last record.
     """
 
     findings: list[Finding]
@@ -99,25 +99,25 @@ class Verdict(NamedTuple):
 
 
 def sealed(body: bytes) -> tuple[bytes, str]:
-    """Close a record with its hash.
+    """Complete a record with its hash.
 
     Args:
-        body: a JSON object that has its number and the hash before it.
+        body: the record's JSON object with all fields but `hash`.
 
     Returns:
-        The line, and the hash.
+        The record's line, with its line feed, and the hash.
     """
     digest = hashlib.sha256(body).hexdigest()
     return b'%b%b%b"}\n' % (body[:-1], _SEAL, digest.encode()), digest
 
 
 def unsealed(line: bytes) -> bytes:
-    """The bytes of a record without its hash: what that is of."""
+    """The bytes of a record without its hash: those that the hash was made of."""
     return line.rstrip(b"\n")[:-_SEALED] + b"}"
 
 
 def opened(line: bytes) -> Record | None:
-    """Read a line; None if it is no record."""
+    """Parse a line of a chain's file; None if it is no record."""
     text = line.rstrip(b"\n")
     seal = text[-_SEALED:]
     if not seal.startswith(_SEAL):
@@ -134,25 +134,25 @@ def opened(line: bytes) -> Record | None:
 
 
 def name_of(first: int, what: str = "audit") -> str:
-    """The name of the file whose first record has a number.
+    """The name of a file of a chain.
 
     Args:
-        first: that number.
-        what: what the chain holds.
+        first: the number of the file's first record.
+        what: what the chain holds, as its files' names begin.
     """
     return _NAME.format(what, first)
 
 
 def first_in(file: Path) -> int:
-    """The number of a file's first record, by its name."""
+    """The number of a file's first record, taken from the file's name."""
     return int(file.stem.rpartition("-")[2])
 
 
 def files_in(directory: Path) -> list[Path]:
-    """The files of a chain, oldest first; none where there is no such directory.
+    """The files of the chain in a directory, oldest first; none if there is no such directory.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the directory cannot be read.
     """
     try:
         return sorted(path for path in directory.iterdir() if path.match(_PATTERN))
@@ -161,20 +161,20 @@ def files_in(directory: Path) -> list[Path]:
 
 
 def records_in(file: Path) -> Iterator[Record]:
-    """The records of one file, without those lines that are none.
+    """The records of one file; lines that are no records are left out.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with open_records(file) as lines:
         yield from filter(None, map(opened, lines))
 
 
 def open_records(file: Path) -> BinaryIO:
-    """Open a file of a chain for reading; what is no file there, a FIFO say, keeps nobody waiting.
+    """Open a file of a chain for reading. It never blocks: a FIFO in the file's place is refused.
 
     Raises:
-        OSError: it cannot be opened, or is none.
+        OSError: it cannot be opened, or is no plain file.
     """
     return open(open_plain(file), "rb")  # noqa: PTH123  # a descriptor
 
@@ -183,8 +183,8 @@ def verify(files: Iterable[Path], anchor: Head | None = None) -> Verdict:
     """Follow a chain from its first record to its last.
 
     Args:
-        files: all of an audit, oldest first.
-        anchor: a record that is known from elsewhere to have been written.
+        files: all files of the chain, oldest first.
+        anchor: number and hash of a record that is known, from elsewhere, to have been written.
 
     Raises:
         OSError: a file cannot be read.
@@ -200,23 +200,23 @@ def verify(files: Iterable[Path], anchor: Head | None = None) -> Verdict:
 
 
 class _Walk:
-    """A look at one line after another, and what has been understood so far."""
+    """One pass over all lines of a chain, and what was found so far."""
 
     def __init__(self, anchor: Head | None) -> None:
         self.findings: list[Finding] = []
         self.records = 0
         self.first = 0
         self.head = Head(0, GENESIS)
-        self._last = self.head  # the record on the line before, whatever its number
+        self._last = self.head  # the record before this one in the files; `head` is the one with the highest number
         self._anchor = anchor
         self._oldest = 1
         self._file = Path()
         self._line = 0
         self._strange: list[bytes] = []  # lines that are no records, until it is known whether they were mended
-        self._missing: dict[int, tuple[Path, int]] = {}  # a number that was passed over, and where
+        self._missing: dict[int, tuple[Path, int]] = {}  # numbers that were skipped -> file and line where that shows
 
     def enter(self, file: Path) -> None:
-        """Go on in the next file: what was torn at the end of the one before is mended there, or never."""
+        """Go on in the next file."""
         self._file = file
 
     def take(self, number: int, line: bytes) -> None:
@@ -240,7 +240,7 @@ class _Walk:
             self.head = record.head
 
     def finish(self) -> None:
-        """Say what only the end shows."""
+        """Add the findings that only the end of the chain can show."""
         if self._strange:
             self._find("truncated", "the last line is no whole record: a crash, or a cut, that no start has mended")
         for first, last, file, line in _spans(self._missing):
@@ -254,19 +254,19 @@ class _Walk:
             self._find("truncated", what)
 
     def _judge_strange(self, record: Record) -> None:
-        """What stood between two records: half a line that a crash has left and a start has mended, or anything."""
+        """Judge the lines before this record that are no records: half a record left by a crash, or an edit."""
         if not self._strange:
             return
         torn, self._strange = b"".join(self._strange), []
         told = record.fields if record.fields.get("kind") == "mended" else {}
         torn = torn.removesuffix(b"\n")
-        if told.get("sha256") == hashlib.sha256(torn).hexdigest():  # of several lines, where mending was torn, too
+        if told.get("sha256") == hashlib.sha256(torn).hexdigest():  # several lines, if a mending write was torn, too
             self._find("mended", f"half a record ({len(torn)} bytes) was left by a crash and mended at a start")
         else:
             self._find("edited", "what stands before this line is no record: it has been edited")
 
     def _judge_place(self, record: Record) -> None:
-        """Whether a record stands where it belongs, behind the one that it names."""
+        """Judge whether a record stands where its number belongs, and names the record before it."""
         number, last = record.head.n, self._last.n
         expected = self.head.n + 1
         if number < expected and number in self._missing:
@@ -285,7 +285,7 @@ class _Walk:
 
 
 def _spans(missing: dict[int, tuple[Path, int]]) -> Iterator[tuple[int, int, Path, int]]:
-    """Runs of numbers: first, last, and where they were passed over."""
+    """Runs of consecutive missing numbers: first, last, and the file and line before which they are missing."""
     start = last = 0
     for number in sorted(missing):
         if start and (number != last + 1 or missing[number] != missing[start]):

@@ -1,11 +1,11 @@
 """Files that hold a chain of records, one after another, and are only ever added to.
 
-Owns the files below one directory: their rotation, their locks, and that a chain goes on where the last life of the
-daemon ended (`chain` says what a record is). Nothing is ever removed from a file or written over, so `chattr +a` is no
-obstacle: half a record that a crash or a full disk has left stays, and the next record tells of it. At a start, only
-the end of the last file is read. Used by one thread at a time.
+Owns the files in one directory: their rotation, their locks, and going on with the chain that an earlier daemon wrote
+(`chain` says what a record is). Nothing is ever removed from a file or written over, so that `chattr +a` may be set:
+half a record that a crash or a full disk left behind stays, and the next record tells of it. At a start, only the end
+of the last file is read. Used by one thread at a time.
 
-Must not decide what is recorded, and must not wait for a disk: whoever writes decides when it is synced.
+Must not decide what is recorded, and must not sync on its own: the subclass decides when `sync` is called.
 """
 
 import errno
@@ -26,13 +26,13 @@ from ccexecd.storage.chain import GENESIS, Head, files_in, first_in, name_of, op
 log = logging.getLogger(__name__)
 
 LOOK_INTERVAL = 0.1
-"""Seconds between two such looks where records are written one by one."""
+"""Seconds after which the next write checks whether somebody else has changed or removed the file: one fstat."""
 
 MAX_RECORD = 64 * 1024
-"""Bytes of a record; of a longer one, only what is short is kept."""
+"""Bytes of a record. A longer one is shortened: texts are cut, lists and objects are left out."""
 
-_TAIL = 4 * MAX_RECORD  # bytes of a file's end that are read: the last record is in there, and half a one behind it
-_SHORT = 512  # characters of a text that stays in a record that is too long
+_TAIL = 4 * MAX_RECORD  # bytes read from a file's end: enough for the last record and half a one behind it
+_SHORT = 512  # characters that stay of a text in a record that is too long
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
@@ -40,16 +40,16 @@ class ChainFiles:
     """A chain of records in files.
 
     Args:
-        directory: where they are; made with mode 0700 when it is not there.
-        max_bytes: how large a file gets before the next one is begun.
-        max_files: how many are kept; the oldest goes first.
+        directory: directory of the files; made with mode 0700 when it is not there.
+        max_bytes: size at which a file is full and the next one is begun.
+        max_files: how many files are kept; the oldest goes first.
 
     Attributes:
         head: the last record.
     """
 
     what = "chain"
-    """What it holds: in the names of its files, and in the log."""
+    """What the chain holds: a word for the names of its files and for the daemon's log."""
 
     def __init__(self, directory: Path, max_bytes: int, max_files: int) -> None:
         self.directory = directory
@@ -65,20 +65,27 @@ class ChainFiles:
 
     @property
     def _look_interval(self) -> float:
-        """Seconds after which it is looked again whether somebody else has had a hand in the file."""
+        """Seconds between two checks whether somebody else has changed or removed the file."""
         return LOOK_INTERVAL
 
     def _written(self) -> None:
-        """Something has been written that the disk has not seen yet."""
+        """Called after each write: something is there to be synced. For subclasses."""
 
     # Files
 
     def _make_ready(self) -> None:
-        """Have a file to write into: the one that there is, unless somebody else has had a hand in it."""
+        """Make sure that there is an open file to write into, and deal with what others have done to it.
+
+        A file that was removed is replaced by the next one, half a record of our own is mended, and any other change is
+        put on record.
+
+        Raises:
+            OSError: it cannot be opened, or what was found cannot be put on record.
+        """
         if self._fd < 0:
             try:
                 self._begin()
-            except OSError:  # it begins with the next record, in the same words
+            except OSError:  # the next record tries again from the start
                 if self._fd >= 0:
                     os.close(self._fd)
                     self._fd = -1
@@ -98,22 +105,22 @@ class ChainFiles:
             self._write_first("disturbed", {"found": "the file that was written into had been removed"})
         elif self._is_torn:
             torn, head = self._tail()
-            self.head = max(self.head, head or self.head)  # of several that were written at once, some may be whole
+            self.head = max(self.head, head or self.head)  # a torn write of several records may hold some whole ones
             self._mend(torn)
         else:
             self._end_line()
             self._write("disturbed", {"found": "somebody else has changed the file"}, rotates=False)
 
     def _begin(self) -> None:
-        """Go on where the last life of the daemon ended, or begin a chain."""
+        """Go on with the chain that an earlier daemon left, or begin a new one."""
         self.directory.mkdir(mode=0o700, exist_ok=True)
         files = files_in(self.directory)
         self._open(files[-1] if files else self.directory / name_of(1, self.what))
         torn, head = self._tail()
         earlier = files[:-1]
-        while head is None and earlier:  # the last one was only just made
+        while head is None and earlier:  # the last file has no record yet
             head = last_record(end_of(earlier.pop()))[1]
-        self.head = max(self.head, head or self.head)  # ours is later where what we had written has been taken away
+        self.head = max(self.head, head or self.head)  # ours is later if somebody removed records that we had written
         self._oldest = _oldest_told(files)
         if torn:
             self._mend(torn)
@@ -125,10 +132,10 @@ class ChainFiles:
         log.info("%s begins", self.what, extra={"head": str(self.head), "directory": str(self.directory)})
 
     def _open(self, path: Path) -> None:
-        """Open a file that is ours alone.
+        """Open a file for appending, and lock it.
 
         Raises:
-            OSError: it cannot be, or it is no plain file, or another daemon has it.
+            OSError: it cannot be opened, is no plain file, or is locked by another daemon.
         """
         fd = os.open(path, _FLAGS, 0o600)
         try:
@@ -139,21 +146,21 @@ class ChainFiles:
         self._fd, self._size, self._is_torn = fd, size, False
 
     def _retire(self) -> None:
-        """Let go of the file; whoever syncs closes it."""
+        """Write into this file no longer; `sync` closes it."""
         self._retired.append(self._fd)
         self._fd = -1
 
     def _rotate(self) -> None:
-        """Begin the next file; its first record has the hash of the last one of this."""
+        """Begin the next file. Its first record goes on from the last one of this file."""
         self._retire()
         self._open(self.directory / name_of(self.head.n + 1, self.what))
         self._write_first("rotated", {})
 
     def _write_first(self, kind: str, facts: Mapping[str, object]) -> None:
-        """Write a record that says what is kept, and then keep no more than that."""
+        """Write a file's first record, which tells the oldest number kept, then remove the files before that."""
         files = files_in(self.directory)
         surplus = files[: -self.max_files]
-        if surplus:  # else the oldest is what it was, also where somebody has taken it away
+        if surplus:  # else the number stays as it was, even if somebody has removed that file
             self._oldest = first_in(files[len(surplus)])
         self._write(kind, {**facts, "oldest": self._oldest}, rotates=False)
         for file in surplus:
@@ -162,7 +169,13 @@ class ChainFiles:
     # Records
 
     def _mend(self, torn: bytes) -> None:
-        """End what was left in the middle, and tell of it in the same write: alone, it would look edited."""
+        """End half a record that a crash or a full disk left, and tell of it in the same write.
+
+        In a write of its own, the line feed could be all that reaches the file, and the line would look edited.
+
+        Args:
+            torn: the bytes of that half record.
+        """
         self._is_torn = True
         torn = torn.removesuffix(b"\n")
         facts = {"bytes": len(torn), "sha256": hashlib.sha256(torn).hexdigest()}
@@ -180,7 +193,7 @@ class ChainFiles:
             self._append(b"\n")
 
     def _made(self, kind: str, facts: Mapping[str, object], before: Head) -> tuple[bytes, Head]:
-        """The line of a record that follows another one, and what the next one follows."""
+        """Make a record: its line, and its own number and hash, from which the next one goes on."""
         fields = {"n": before.n + 1, "t": datetime.now(UTC), "kind": kind, **facts, "prev": before.hash}
         line, digest = sealed(_body(fields))
         return line, Head(before.n + 1, digest)
@@ -205,7 +218,7 @@ class ChainFiles:
         self._written()
 
     def _tail(self) -> tuple[bytes, Head | None]:
-        """What stands at the end of the file behind its last record, and that record; None if it has none."""
+        """The bytes behind the file's last record, and that record; None instead of it if the file has none."""
         return last_record(os.pread(self._fd, _TAIL, max(0, self._size - _TAIL)))
 
 
@@ -213,10 +226,10 @@ def _claimed(fd: int, path: Path) -> int:
     """Lock a file against other daemons.
 
     Returns:
-        Its size.
+        The file's size in bytes.
 
     Raises:
-        OSError: another daemon has it, or it is no plain file.
+        OSError: another daemon holds the lock, or it is no plain file.
     """
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode):
@@ -229,7 +242,14 @@ def _claimed(fd: int, path: Path) -> int:
 
 
 def last_record(end: bytes) -> tuple[bytes, Head | None]:
-    """What stands behind the last record in the end of a file, and that record."""
+    """Find the last record in the end of a file.
+
+    Args:
+        end: the last bytes of a file.
+
+    Returns:
+        The bytes behind that record, and its number and hash; all of `end` and None if there is no record.
+    """
     behind = len(end)
     while behind:
         start = end.rfind(b"\n", 0, behind - 1) + 1
@@ -241,14 +261,14 @@ def last_record(end: bytes) -> tuple[bytes, Head | None]:
 
 
 def end_of(file: Path) -> bytes:
-    """The end of a file, in which its last record is."""
+    """The last bytes of a file: enough to hold its last record."""
     with open_records(file) as stream:
         stream.seek(max(0, file.stat().st_size - _TAIL))
         return stream.read()
 
 
 def _oldest_told(files: list[Path]) -> int:
-    """The number of the oldest record that is kept, as the last file says that says it."""
+    """The number of the oldest record that is kept, as told by the newest file whose first record tells it."""
     for file in reversed(files):
         with open_records(file) as stream:
             first = opened(stream.readline(MAX_RECORD))
@@ -259,10 +279,10 @@ def _oldest_told(files: list[Path]) -> int:
 
 
 def _body(fields: Mapping[str, object]) -> bytes:
-    """The bytes of a record, whatever somebody put into it, within its bound."""
+    """Encode a record, however odd its fields, in `MAX_RECORD` bytes at most."""
     try:
         body = orjson.dumps(fields)
-    except orjson.JSONEncodeError:  # half a surrogate pair: text that came from bytes
+    except orjson.JSONEncodeError:  # a lone surrogate: text that came from bytes
         fields = {name: _encodable(value) for name, value in fields.items()}
         body = orjson.dumps(fields)
     if len(body) <= MAX_RECORD:
@@ -279,7 +299,15 @@ def _encodable(value: object) -> object:
 
 
 def sync(fd: int, retired: list[int]) -> str | None:
-    """Have the disk take what was written, and close files that are full. It blocks. Returns what went wrong."""
+    """Sync files to disk, and close the retired ones. It blocks.
+
+    Args:
+        fd: the file that is written into; -1 for none.
+        retired: files that are full, or were removed by somebody; they are closed.
+
+    Returns:
+        What went wrong, or None.
+    """
     fault = None
     for each in (*retired, fd):
         try:

@@ -1,10 +1,10 @@
-"""Digests of the files of an execution's log, block by block, and what has become of them since.
+"""Digests of the files of an execution's log, block by block, and the comparison of files with them.
 
-A file is digested in blocks, so that it is told where one has been changed, and so that the work can be done in steps.
-A block that lies in a hole when it is digested has none: the oldest output of an execution is given up by punching
-holes (`stored_log`), and what is not there cannot be vouched for.
+A file is digested in blocks, so that a comparison can say where it was changed, and so that the work can be done in
+steps. A block that lies in a hole when it is digested has no digest: the oldest output of an execution is given up by
+punching holes (`stored_log`), and what is not there cannot be vouched for.
 
-Owns the form of these digests. Standard library only: ccexecctl holds copies of outputs against them.
+Owns the form of these digests. Standard library only: ccexecctl compares copies of outputs with them.
 """
 
 import errno
@@ -18,21 +18,28 @@ from ccexecd.core.evidence import Finding, Verdict
 from ccexecd.storage.plain_file import open_plain
 
 FILES = ("stdout", "stderr", "journal")
-"""The files of a log, as they are called."""
+"""Names of the files of a log."""
 
 LEAST_BLOCK = 1024 * 1024
-"""Bytes of a block, where there are not too many of them."""
+"""Bytes of a block, unless the file would then have more than `MOST_BLOCKS`."""
 
 MOST_BLOCKS = 256
-"""Blocks of a file: 16 KiB of hexadecimal digits, so that those of all three files fit into one record."""
+"""Blocks of a file: their digests take 16 KiB in hexadecimal, so that those of all three files fit into one record."""
 
 _READ = 1024 * 1024
 _TOLD = 3
-"""Blocks of a file that are named; of more, how many."""
+"""Changed blocks of a file that a finding names; of the others it tells the number."""
 
 
 def block_of(size: int) -> int:
-    """Bytes of each block of a file of a size: a power of two, as small as the number of blocks admits."""
+    """Bytes of each block of a file.
+
+    Args:
+        size: bytes of the file.
+
+    Returns:
+        `LEAST_BLOCK`, doubled until the file has no more than `MOST_BLOCKS` blocks.
+    """
     block = LEAST_BLOCK
     while block * MOST_BLOCKS < size:
         block *= 2
@@ -43,7 +50,7 @@ def digested(directory: Path) -> Generator[int, None, dict[str, Any]]:
     """Digest the files of a log, in steps.
 
     Args:
-        directory: where they lie.
+        directory: the log's directory.
 
     Yields:
         Bytes that the last step has read: a mebibyte at most.
@@ -75,15 +82,18 @@ def digested(directory: Path) -> Generator[int, None, dict[str, Any]]:
 
 
 def compared(directory: Path, files: Mapping[str, Any]) -> Iterator[Finding]:
-    """Hold the files of a log against what was digested. Nothing is found where all is as it was.
+    """Compare the files of a log with their digests.
 
     Args:
-        directory: where they lie now.
-        files: as `digested` has it.
+        directory: the log's directory now.
+        files: what `digested` returned for it.
+
+    Yields:
+        A finding for each difference; nothing if all is as it was.
 
     Raises:
         OSError: a file cannot be read.
-        KeyError, TypeError, ValueError: the digests are none.
+        KeyError, TypeError, ValueError: `files` does not have the form that `digested` returns.
     """
     if files and not directory.is_dir():
         yield Finding(
@@ -108,7 +118,7 @@ def compared(directory: Path, files: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def uncovered(files: Mapping[str, Any]) -> dict[str, int]:
-    """Bytes of each file that had gone before they could be digested; nothing where all are covered."""
+    """Bytes that have no digest, by file: they were given up before they could be digested. Empty if there are none."""
     gone = {}
     for name, told in files.items():
         size, block = int(told["bytes"]), int(told["block"])

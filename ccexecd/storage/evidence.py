@@ -1,7 +1,7 @@
-"""What is asked about evidence, beside the writing of it.
+"""Answers questions about receipts, while the notary goes on writing them.
 
-Owns the waiting for a receipt that is only just being written, and the thread in which large outputs are looked at, so
-that the history is not held up. Must not write anything but the key.
+Owns the waiting for a receipt that is still being written, and the thread in which large outputs are verified, so that
+the history is not held up. Must not write anything but the key.
 """
 
 import errno
@@ -18,17 +18,17 @@ from ccexecd.storage.verification import verified
 T = TypeVar("T")
 
 ATTESTED_WITHIN = 30.0
-"""Seconds that who asks for a receipt waits for it: an execution that has only just ended has none yet."""
+"""Seconds that a question waits for a receipt: an execution that has only just ended has none yet."""
 
 
 class Evidence:
-    """What can be asked.
+    """Receipts of executions, and what verifying them shows.
 
     Args:
-        notary: who writes receipts.
-        outputs: where the output of executions is, a directory each.
-        record_of: asks the history for an execution.
-        is_settled: whether the history has everything that it is to have.
+        notary: writes the receipts.
+        outputs: directory in which each execution's output has a directory.
+        record_of: asks the history for an execution's record.
+        is_settled: tells whether everything that is to be in the history has been written.
     """
 
     def __init__(
@@ -46,19 +46,19 @@ class Evidence:
         self._thread = trio.CapacityLimiter(1)
 
     def has_written(self) -> None:
-        """The history has taken something: who waits for a receipt looks again."""
+        """Called after each write to the history: calls that wait for a receipt look again."""
         self._written.set()
         self._written = trio.Event()
 
     async def verify(self, execution_id: str, uuid: str | None) -> dict[str, Any] | None:
-        """What the evidence of an execution that has ended shows; None if the history does not know it.
+        """Verify an execution that has ended. Returns what `verified` does; None if the history does not know it.
 
         Args:
             execution_id: its id.
-            uuid: what its reply must repeat; None is what it was asked to, if anything.
+            uuid: the UUID that its reply must repeat; None for the one that its labels asked for, if they did.
 
         Raises:
-            OSError: it cannot be looked at.
+            OSError: the receipt, the key or the output cannot be read.
         """
         record = await self._attested(execution_id)
         if record is None:
@@ -66,10 +66,10 @@ class Evidence:
         return await self._look(lambda: verified(self._notary.receipts, self._outputs, record, uuid))
 
     async def receipt(self, execution_id: str) -> dict[str, Any] | None:
-        """The receipt of an execution that has ended, to be handed out; None if it has none.
+        """The receipt of an execution that has ended, as `Proof.document` hands it out; None if it has none.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the receipt or the key cannot be read.
         """
         record = await self._attested(execution_id)
         number = record.receipt if record is not None else None
@@ -80,7 +80,7 @@ class Evidence:
         return proof.document(key.pem) if proof is not None and proof.signed else None
 
     async def status(self) -> dict[str, Any]:
-        """The public key, and where receipts are.
+        """The public key and its name, and the notary's status.
 
         Raises:
             OSError: the key can be neither read nor made.
@@ -89,7 +89,7 @@ class Evidence:
         return {"public_key": key.pem, "key": key.name, **self._notary.status()}
 
     async def _attested(self, execution_id: str) -> Record | None:
-        """What the history knows of an execution that has ended, once it has its receipt, or none is to be had soon."""
+        """The record of an execution that has ended, as soon as it has a receipt, or none is to be expected."""
         record: Record | None = None
         with trio.move_on_after(ATTESTED_WITHIN):
             while True:
@@ -101,7 +101,7 @@ class Evidence:
         return record
 
     async def _look(self, look: Callable[[], T]) -> T:
-        """Do what blocks for long. Raises what it raises, and OSError where no thread is to be had."""
+        """Run a blocking function in a thread. Raises what it raises, and OSError if no thread can be started."""
         try:
             return await trio.to_thread.run_sync(look, limiter=self._thread, abandon_on_cancel=True)
         except RuntimeError as error:

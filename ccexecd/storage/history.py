@@ -1,8 +1,8 @@
-"""What is known of executions, kept in SQLite.
+"""Records of executions and sessions, kept in SQLite.
 
-Owns the database: its schema and the ways from one version of it to the next, and what is asked of it. Everything in
-here blocks. Whoever changes it does so from one thread at a time; what is asked for clients (`find`, `find_once`,
-`newest`) may be asked from another one meanwhile. Must not know where output lies, nor how long anything is kept.
+Owns the database, its migrations and the queries. Everything in here blocks. Only one thread at a time may write;
+clients' questions (`find`, `find_once`, `newest`, `ask`) may run in another thread meanwhile. Must not know where
+output lies, nor how long anything is kept.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from ccexecd.storage.schema import MIGRATIONS
 T = TypeVar("T")
 
 WHOLE_COMMAND = "argv_sha256"
-"""What a description here says besides what is told of an execution: SHA-256 of its words, joined by NUL."""
+"""Key that only descriptions in the history have: SHA-256 of an execution's words, joined by NUL."""
 
 BUSY = 5.0
-"""Seconds that a change waits for somebody who has the file locked: a person with the sqlite3 shell."""
+"""Seconds that a write waits for a lock on the file, which may be held by a person with the sqlite3 shell."""
 
 BUSY_ASKING = 0.5
-"""Seconds that a question waits, since somebody waits for its answer; a writer locks out no reader, as a rule."""
+"""Seconds that a client's question waits for such a lock; a writer usually locks out no reader."""
 
 
 class HistoryError(Exception):
@@ -39,7 +39,7 @@ class SessionRecord:
     """What is kept of a session. Times are in seconds since the epoch.
 
     Attributes:
-        ending: how it ended; None while it has not.
+        ending: how it ended; None as long as it has not.
     """
 
     id: str
@@ -54,15 +54,15 @@ class Record:
     """What is kept of an execution. Times are in seconds since the epoch, durations in seconds.
 
     Attributes:
-        finished_at: when it ended; None while it has not.
-        output_bytes: what its log takes on disk; 0 when that is gone.
-        description: what `list` and `status` tell of it.
-        completion: the params of its `process.completed`; None while it has not finished.
-        idempotency_key: the client's name for the request; None if it gave none.
-        fingerprint: what tells that request from another one under that name.
-        receipt: the number of its receipt; 0 if it gets none, None while it has none yet.
-        category, program, form, same, place: the marks of its command (`core.kinds`); None while it has not finished.
-        active_seconds: how long it ran, pauses not counted; None if it never did, or nobody knows.
+        finished_at: when it ended; None as long as it has not.
+        output_bytes: bytes that its log takes on disk; 0 if there is none any more.
+        description: its fields as `list` and `status` return them.
+        completion: the params of its `process.completed`; None as long as it has not finished.
+        idempotency_key: the client's key for the request; None if it gave none.
+        fingerprint: digest of the request, which tells it from another one with the same key.
+        receipt: the number of its receipt; 0 if it gets none, None as long as it has none yet.
+        category, program, form, same, place: the marks of its command (`core.kinds`); None until it has finished.
+        active_seconds: how long it ran, pauses not counted; None if it never ran, or the time is not known.
         load: how busy the machine was when it ended, in per cent.
     """
 
@@ -91,21 +91,22 @@ class Record:
 
 
 LAST_MOMENT = 253_402_300_799.0
-"""The end of the year 9999, beyond which no calendar goes; texts and bytes are beyond all numbers in SQLite."""
+"""The end of the year 9999, the last that `datetime` has, in seconds since the epoch. Comparing with it also leaves out
+texts and blobs, which SQLite sorts behind all numbers."""
 
 MOST_BYTES = 1 << 50
-"""Bytes of an output that are believed."""
+"""Bytes of an output beyond which a row is not believed."""
 
 
 @attrs.frozen
 class Wanted:
-    """Which executions are asked for; None is any.
+    """Which executions a query is for; None means any.
 
     Attributes:
-        label: a name, or a name and a value with `=` between them.
-        session: of which session.
-        principal: whose.
-        besides: ids that are known without being asked for.
+        label: a label's name, or its name and value as `name=value`.
+        session: id of their session.
+        principal: name of their principal.
+        besides: ids that are left out of the answer, since the caller has them.
         limit: how many at most, the newest first.
     """
 
@@ -121,11 +122,11 @@ class History:
 
     Args:
         path: its file, which is made if it is not there.
-        migrations: what leads to the version that this program uses.
+        migrations: SQL scripts, each from one version of the schema to the next.
 
     Attributes:
         path: its file.
-        is_new: the file has only just been made.
+        is_new: whether the file has only just been made.
     """
 
     def __init__(self, path: Path, migrations: Sequence[str] = MIGRATIONS) -> None:
@@ -135,13 +136,13 @@ class History:
         self.is_new = False
 
     def open(self) -> str | None:
-        """Open it, and bring it to this program's version. A file that is damaged is put aside.
+        """Open the database, and migrate it to this program's version. A damaged file is put aside.
 
         Returns:
-            What had to be put aside, and why; None as a rule.
+            What was put aside and why, for the log; usually None.
 
         Raises:
-            HistoryError: it cannot be used.
+            HistoryError: the database cannot be used.
         """
         try:
             try:
@@ -164,15 +165,15 @@ class History:
     def write(
         self, sessions: Iterable[SessionRecord], executions: Iterable[Record], receipts: Mapping[str, int] | None = None
     ) -> None:
-        """Keep these records, all or none; one that is there already is replaced.
+        """Write records in one transaction; one with the same id is replaced.
 
         Args:
-            sessions: of sessions.
-            executions: of executions.
-            receipts: numbers of receipts, by the ids of executions: of these, or of others that are there.
+            sessions: records of sessions.
+            executions: records of executions.
+            receipts: execution id -> number of its receipt, for these executions or for others in the database.
 
         Raises:
-            sqlite3.Error: they could not be written.
+            sqlite3.Error: nothing was written.
         """
         others = dict(receipts or {})
         with self._db as db:
@@ -188,25 +189,25 @@ class History:
             db.executemany("UPDATE executions SET receipt = ? WHERE id = ?", [(n, name) for name, n in others.items()])
 
     def find(self, execution_id: str, principal: str | None = None, *, prefix: bool = False) -> list[Record]:
-        """The execution of an id or, where asked for, those whose ids begin so: two of them at most.
+        """Find the execution with an id or, with `prefix`, those whose ids begin with it: two at most.
 
         Args:
             execution_id: an id, or its beginning.
-            principal: whose; None is anybody's.
-            prefix: whether the beginning is enough.
+            principal: only executions of this one; None is everybody's.
+            prefix: whether the beginning of an id is enough.
 
         Raises:
-            sqlite3.Error: it could not be read.
+            sqlite3.Error: the database could not be read.
         """
         last = execution_id + "\U0010ffff" if prefix else execution_id
         condition = "WHERE id BETWEEN ? AND ? AND (principal = ? OR ? IS NULL) ORDER BY id LIMIT 2"
         return self._asked(condition, (execution_id, last, principal, principal))
 
     def find_once(self, principal: str, key: str) -> list[Record]:
-        """The execution that a principal's key stands for: the newest, if there is one.
+        """The newest execution that a principal requested with an idempotency key; one or none.
 
         Raises:
-            sqlite3.Error: it could not be read.
+            sqlite3.Error: the database could not be read.
         """
         return self._asked("WHERE principal = ? AND idempotency_key = ? ORDER BY number DESC LIMIT 1", (principal, key))
 
@@ -231,7 +232,7 @@ class History:
         return self._asked(f"WHERE {' AND '.join(conditions)} ORDER BY number DESC LIMIT ?", values)
 
     def unfinished(self) -> list[Record]:
-        """Those whose end is not known.
+        """Executions whose end is not known.
 
         Raises:
             sqlite3.Error: they could not be read.
@@ -239,7 +240,7 @@ class History:
         return _records(self._db, "WHERE finished_at IS NULL", ())
 
     def unattested(self, limit: int) -> list[Record]:
-        """Those that have finished and are to get a receipt, the newest first.
+        """Finished executions that are still to get a receipt, the newest first.
 
         Args:
             limit: how many at most.
@@ -252,7 +253,7 @@ class History:
         )
 
     def unknown(self, execution_ids: Iterable[str]) -> set[str]:
-        """Those of these ids that are none of an execution that it knows.
+        """Which of these ids belong to no execution in the database.
 
         Raises:
             sqlite3.Error: they could not be looked for.
@@ -261,7 +262,7 @@ class History:
         return {name for (name,) in self._db.execute(query, (orjson.dumps(list(execution_ids)).decode(),))}
 
     def outputs(self) -> list[tuple[str, float, int]]:
-        """Id, end and size of the output of every finished execution that has some on disk, the oldest first.
+        """Id, end (seconds since the epoch) and bytes of every finished execution's output on disk, the oldest first.
 
         Raises:
             sqlite3.Error: they could not be read.
@@ -271,7 +272,7 @@ class History:
         return list(self._db.execute(f"{query} AND {condition}", (LAST_MOMENT, MOST_BYTES)))
 
     def outputs_are_gone(self, execution_ids: Iterable[str]) -> None:
-        """Their output is no longer on disk.
+        """Note that the output of these executions is no longer on disk.
 
         Raises:
             sqlite3.Error: it could not be written.
@@ -280,10 +281,10 @@ class History:
             db.executemany("UPDATE executions SET output_bytes = 0 WHERE id = ?", [(each,) for each in execution_ids])
 
     def forget_before(self, moment: float) -> float:
-        """Know nothing any more of what finished before a moment, or never could have, and has no output any more.
+        """Delete executions without output that finished before a moment or have an impossible end, and old sessions.
 
         Returns:
-            When the first of what is left finished, in seconds since the epoch; infinity if nothing has.
+            When the first of those that are left finished, in seconds since the epoch; infinity if there are none.
 
         Raises:
             sqlite3.Error: it could not be written.
@@ -317,7 +318,7 @@ class History:
         self._migrate(self._connection)
 
     def _migrate(self, db: sqlite3.Connection) -> None:
-        """Go from the version of the file to ours, in one transaction a step."""
+        """Bring the file from its version to ours, one transaction for each step."""
         [(version,)] = db.execute("PRAGMA user_version")
         self.is_new = not version
         if version > len(self._migrations):
@@ -329,11 +330,11 @@ class History:
             db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
 
     def put_aside(self, damage: sqlite3.DatabaseError) -> str:
-        """Keep a damaged file under another name, and begin a new one. Returns what was done.
+        """Rename a damaged file, and begin a new one. Returns what was done, for the log.
 
         Raises:
-            sqlite3.Error: the new one cannot be begun.
-            OSError: the old one cannot be renamed.
+            sqlite3.Error: the new file cannot be made.
+            OSError: the old file cannot be renamed.
         """
         self.close()
         aside = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
@@ -345,10 +346,10 @@ class History:
         return f"the history was damaged ({damage}); it was put aside as {aside}"
 
     def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
-        """What a client asks for, by a connection of its own: it does not wait for what is being written.
+        """Run a client's question on a connection of its own, so that it does not wait for a write.
 
         Raises:
-            sqlite3.Error: it could not be read.
+            sqlite3.Error: the database could not be read.
         """
         if self._connection is None:
             raise sqlite3.OperationalError("the history is not open")
@@ -366,7 +367,7 @@ def _records(db: sqlite3.Connection, condition: str, values: Sequence[Any]) -> l
 
 
 def _record(known: dict[str, Any]) -> Record | None:
-    """A row as a record; None if somebody has written something else there."""
+    """A row as a record; None if the row is not as this program writes it."""
     try:
         known["description"] = orjson.loads(known["description"])
         known["completion"] = orjson.loads(known["completion"]) if known["completion"] is not None else None
@@ -386,7 +387,7 @@ def _kinds(kind: Any) -> tuple[Any, ...]:
 _TOLD = {"stdout_bytes", "stderr_bytes", "next_seq", "framing", "max_line_bytes", "pid", "pgid", "created_at"}
 _COLUMNS = [each.name for each in attrs.fields(Record)]
 _KINDS = {each.name: _kinds(each.type) for each in attrs.fields(Record)}
-"""What a column may hold: SQLite takes anything in any column."""
+"""Column -> the Python types that it may hold: SQLite takes anything in any column."""
 _PUT_SESSION = "INSERT OR REPLACE INTO sessions (id, principal, created_at, ended_at, ending) VALUES (?, ?, ?, ?, ?)"
 _PUT_EXECUTION = (
     f"INSERT INTO executions ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"  # noqa: S608  # fields of a class

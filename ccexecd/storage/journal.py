@@ -1,11 +1,11 @@
-"""The journal of one execution: what is where in its output, one JSON line for each entry of its log.
+"""The journal of one execution: where in its files each entry of its log lies, one JSON line for each entry.
 
 Theory of operation. The bytes of the two streams lie in files of their own, as the program wrote them. The journal
-lies beside them and says, in the order of their numbers, which entry stands for which bytes; state changes are in it
-whole, and so is the account of what could not be kept. Its first line describes the execution. Lines are only ever
-added, but for three numbers in the first one, which are written with room to grow. When the oldest lines are given up,
-the file system takes their blocks back, so that they read as zeros, which no line holds. Because the
-numbers grow, a line is found by bisection.
+lies beside them and says, in the order of the entries' numbers, which entry stands for which bytes. State changes are
+in it whole, and so are gaps. Its first line describes the execution. Lines are only ever added, except that three
+numbers in the first line, which are padded for that, are written over. When the oldest lines are given up, their
+blocks are given back to the file system and read as zeros, which no line holds. Because the numbers grow, a line is
+found by bisection.
 
 Owns the format. Must not know when anything is kept or given up.
 """
@@ -22,16 +22,17 @@ from ccexecd.core.entries import Chunk, Entry, Gap, Note, Stream
 from ccexecd.core.framing import PIECE, Piece
 
 FORMAT = 1
-"""The version of the format. A later one is to read this one, too."""
+"""The version of the format. Later versions of this program must be able to read it."""
 
 BLOCK = 4096
-"""Bytes of a file that are given up at a time, at least: the block of common file systems."""
+"""Bytes: the block of common file systems, the least that can be given back to them."""
 
 _READ = 16 * 1024
 """Bytes of journal read at a time: some 150 lines."""
 
 _LONGEST = 1024 * 1024
-"""Bytes of the longest line: the first one, with all that `list` tells of an execution, has some ten thousand."""
+"""Bytes beyond which text without a line feed is no line of a journal. The longest, the first one, has some ten
+thousand."""
 
 _ACCOUNT = b'{"format":%d,"oldest_seq":%-20d,"dropped_bytes":%-20d,"dropped_lines":%-20d'
 _CHUNK = b'{"seq":%d,"count":%d,"stream":"%s","offset":%d,"size":%d,"part":%d,"parts":%d}\n'
@@ -45,12 +46,12 @@ class JournalError(Exception):
 
 @attrs.frozen
 class Account:
-    """What a journal still has, and what it had.
+    """The three numbers in a journal's first line: what was given up.
 
     Attributes:
-        oldest_seq: the first entry that it has not given up.
+        oldest_seq: the number of the first entry that has not been given up.
         dropped_bytes: bytes of output that were given up, or could not be kept.
-        dropped_lines: lines of them.
+        dropped_lines: lines in those bytes.
     """
 
     oldest_seq: int = 1
@@ -64,7 +65,7 @@ class Account:
 
 @attrs.frozen
 class Place:
-    """A chunk without its text, which lies at `offset` of its stream, `size` bytes long."""
+    """A chunk without its text: that is the `size` bytes at `offset` in its stream's file."""
 
     seq: int
     count: int
@@ -85,17 +86,17 @@ Line = Place | Note | Gap
 
 
 def head(account: Account, execution: dict[str, Any]) -> bytes:
-    """The first line.
+    """The first line of a journal.
 
     Args:
-        account: of a new journal, as a rule.
+        account: its three numbers.
         execution: the description of the execution.
     """
     return account.encoded() + b',"execution":' + orjson.dumps(execution) + b"}\n"
 
 
 def line(entry: Entry | Gap) -> bytes:
-    """The line of an entry."""
+    """The journal's line for an entry."""
     if isinstance(entry, Chunk):
         piece, stream = entry.piece, _STREAMS[entry.stream]
         place = (entry.seq, entry.count, stream, entry.offset, len(piece.text), piece.part, piece.parts)
@@ -106,7 +107,7 @@ def line(entry: Entry | Gap) -> bytes:
 
 
 def parsed(text: bytes) -> Line | None:
-    """What a line says; None if it is none: its beginning has been given up, or it was never finished."""
+    """Parse a line; None if it is not a whole line: its beginning was given up, or it was never finished."""
     try:
         fields = orjson.loads(text)
         if "method" in fields:
@@ -122,10 +123,13 @@ def parsed(text: bytes) -> Line | None:
 
 
 def read_head(fd: int) -> tuple[Account, dict[str, Any], int]:
-    """What the first line says, and where the lines after it begin.
+    """Read the first line of a journal.
+
+    Returns:
+        Its numbers, the description of the execution, and the offset of the next line.
 
     Raises:
-        JournalError: it is not whole, or of a format that this version does not know.
+        JournalError: the line is not whole, or its format is unknown to this version.
         OSError: it cannot be read.
     """
     text = b""
@@ -145,12 +149,15 @@ def read_head(fd: int) -> tuple[Account, dict[str, Any], int]:
 
 
 def lines(fd: int, start: int, end: int) -> Iterator[tuple[int, int, Line]]:
-    """The lines of a part of a journal: where each begins and ends, and what it says.
+    """Parse the lines in a part of a journal.
 
     Args:
         fd: the journal.
-        start: any place; what is not the beginning of a line there is passed over.
-        end: where to stop.
+        start: any offset; what stands there before the next whole line is skipped.
+        end: the offset to stop at.
+
+    Yields:
+        The offsets where a line begins and ends, and the line.
     """
     with contextlib.suppress(OSError):  # nothing but zeros follows, or the file system cannot tell
         start = max(start, os.lseek(fd, start, os.SEEK_DATA))
@@ -158,11 +165,11 @@ def lines(fd: int, start: int, end: int) -> Iterator[tuple[int, int, Line]]:
     while True:
         more = os.pread(fd, min(_READ, end - position - len(held)), position + len(held))
         *whole, held = (held + more).split(b"\n")
-        if len(held) > _LONGEST:  # no line of ours: what follows of it is none either
+        if len(held) > _LONGEST:  # this is no line of ours, and neither is what follows of it
             position, held = position + len(held), b""
         for text in whole:
             after = position + len(text) + 1
-            left = text.rpartition(b"\0")[2]  # what was given up may end where a line does
+            left = text.rpartition(b"\0")[2]  # zeros that were given up may reach up to the beginning of a line
             said = parsed(left)
             if said is not None:
                 yield after - len(left) - 1, after, said
@@ -172,13 +179,16 @@ def lines(fd: int, start: int, end: int) -> Iterator[tuple[int, int, Line]]:
 
 
 def find(fd: int, start: int, end: int, seq: int) -> int:
-    """Where the line of the entry that holds `seq` begins or, if it is not there, the next one; `end` if none is.
+    """Find the line of the entry that holds a number or, if there is none, the next line.
 
     Args:
         fd: the journal.
-        start: where its lines begin.
-        end: where they end.
-        seq: the number of an entry.
+        start: the offset where its lines begin.
+        end: the offset where they end.
+        seq: the number.
+
+    Returns:
+        The offset where that line begins; `end` if there is none.
     """
     low, high = start, end
     while high - low > BLOCK:

@@ -1,8 +1,8 @@
-"""The ledger of prompts: their versions, what came of each, and which one is in production.
+"""The ledger of prompts: their versions, the results of their runs, and which version is in production.
 
-Owns its own SQLite file, which is never made anew from anything: what people have written, and why, is nowhere else. A
-run counts once, whoever reports it how often. Everything blocks; each call has a connection of its own, so that nothing
-is open while nothing is asked. Must not decide whether a run was verified.
+Owns its SQLite file. Unlike the history, it cannot be rebuilt: the prompts, and why they were changed, are nowhere
+else. A run counts once, however often it is reported. Everything blocks; each call opens and closes its own connection,
+so an idle daemon holds none. Must not decide whether a run was verified.
 """
 
 import contextlib
@@ -55,13 +55,13 @@ MIGRATIONS: Sequence[str] = (
     ) WITHOUT ROWID;
     """,
 )
-"""What leads from each version of the schema to the next; the first one from an empty file. Only ever added to."""
+"""SQL scripts, each from one version of the schema to the next; the first from an empty file. Only ever appended to."""
 
 _BUSY = 5.0  # seconds that a statement waits for somebody who has the file locked
 
 
 class LedgerError(Exception):
-    """What was asked for cannot be done; the text says why, and is for whoever asked."""
+    """The ledger refuses what was asked for; the text says why, and may be shown to the caller."""
 
 
 @attrs.frozen
@@ -72,9 +72,9 @@ class Version:
         kind: `prompt` or `tasks`.
         text: the prompt, or the list of tasks.
         why: what was changed, and why.
-        created_at: in seconds since the epoch.
-        tally: what came of its verified runs.
-        is_production: whether it is the one in production.
+        created_at: when it was put on record, in seconds since the epoch.
+        tally: how many of its verified runs succeeded, and how many failed.
+        is_production: whether it is the version in production.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Version:
 
     @property
     def sha256(self) -> str:
-        """What an execution of it says that it ran."""
+        """SHA-256 of its text: an execution that runs this version names it in a label."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
@@ -96,17 +96,22 @@ class Ledger:
     """The ledger of one daemon.
 
     Args:
-        path: its file; made with the first version.
+        path: its file; made when the first version is put on record.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def versions(self, owner: str, name: str | None = None) -> list[Version]:
-        """Every version of somebody's prompts, or of one of them, the oldest of each first.
+        """Every version of an owner's prompts, the oldest of each first.
+
+        Args:
+            owner: a principal's name.
+            name: only the prompt of this name; None for all.
 
         Raises:
-            sqlite3.Error: they cannot be read.
+            LedgerError: the file was written by a later version of this program.
+            sqlite3.Error: the file cannot be read.
         """
         condition = "WHERE v.owner = ?" + (" AND v.name = ?" if name is not None else "")
         values = (owner,) if name is None else (owner, name)
@@ -120,11 +125,11 @@ class Ledger:
             ]
 
     def add(self, owner: str, name: str, kind: str, text: str, why: str) -> int:
-        """Put a version on record. Returns its number.
+        """Put a new version of a prompt on record. Returns its number.
 
         Raises:
-            LedgerError: it is the newest one already.
-            sqlite3.Error: it cannot be written.
+            LedgerError: the newest version has the same text and kind.
+            sqlite3.Error: the file cannot be written.
         """
         known = self.versions(owner, name)
         if known and (known[-1].text, known[-1].kind) == (text, kind):
@@ -137,13 +142,19 @@ class Ledger:
         return version
 
     def count(self, owner: str, known: Version, execution: str, *, succeeded: bool) -> bool:
-        """Count a verified run; a version in production that no longer deserves it is demoted.
+        """Count a verified run. A version in production whose tally is no longer fit for that is demoted.
+
+        Args:
+            owner: a principal's name.
+            known: the version that was run.
+            execution: the id of the execution.
+            succeeded: whether it succeeded.
 
         Returns:
-            Whether it had not been counted before.
+            Whether the run was counted now; False if it had been counted before.
 
         Raises:
-            sqlite3.Error: it cannot be written.
+            sqlite3.Error: the file cannot be written.
         """
         name, version = known.name, known.version
         with self._opened() as db:
@@ -160,11 +171,11 @@ class Ledger:
         return True
 
     def graduate(self, owner: str, known: Version) -> None:
-        """Take a version into production, in the place of another one.
+        """Take a version into production, in place of the one that is there.
 
         Raises:
-            LedgerError: it has not earned that, or is there.
-            sqlite3.Error: it cannot be written.
+            LedgerError: its tally is not fit for that, or it is in production already.
+            sqlite3.Error: the file cannot be written.
         """
         name, version = known.name, known.version
         if known.is_production:
@@ -176,11 +187,16 @@ class Ledger:
             _tell(db, owner, name, version, "graduated", f"{known.tally.successes} to {known.tally.failures}")
 
     def version(self, owner: str, name: str, version: int | None = None) -> Version:
-        """One version: that of a number, or the one in production, or else the newest.
+        """One version of a prompt.
+
+        Args:
+            owner: a principal's name.
+            name: the prompt's name.
+            version: its number; None for the version in production or, if there is none, the newest.
 
         Raises:
-            LedgerError: there is none.
-            sqlite3.Error: it cannot be read.
+            LedgerError: there is no such prompt or version.
+            sqlite3.Error: the file cannot be read.
         """
         known = self.versions(owner, name)
         chosen = [each for each in known if each.version == version] if version is not None else known
@@ -191,10 +207,10 @@ class Ledger:
         return best[-1]
 
     def history(self, owner: str, name: str) -> list[dict[str, Any]]:
-        """What has happened to a prompt, the oldest first.
+        """The events of a prompt, the oldest first: `{version, event, told, at}`, `at` in seconds since the epoch.
 
         Raises:
-            sqlite3.Error: it cannot be read.
+            sqlite3.Error: the file cannot be read.
         """
         if not self._path.exists():
             return []

@@ -1,6 +1,7 @@
-"""What an earlier daemon has left, as the history is to know it: read from the logs on disk, and from the audit.
+"""Records of what an earlier daemon left, made for the history from the logs on disk and from the audit.
 
-Owns telling what was running from what had ended and from what only waited. Must not write. It blocks.
+Owns telling executions that were running from those that had ended and those that only waited. Must not write to the
+history; an unfinished log is completed while it is read (`recovery`). It blocks.
 """
 
 import logging
@@ -18,12 +19,12 @@ log = logging.getLogger(__name__)
 
 
 class LeftBehind:
-    """What is there of earlier lives of the daemon.
+    """What earlier daemons on this state directory left.
 
     Args:
-        history: what is known.
+        history: the history, which may be incomplete.
         spool: the logs.
-        audit: where the audit's files are.
+        audit: directory of the audit's files.
     """
 
     def __init__(self, history: History, spool: Spool, audit: Path) -> None:
@@ -32,7 +33,15 @@ class LeftBehind:
         self._audit = audit
 
     def begun_of(self, waiting: Iterable[str]) -> set[str]:
-        """Those that did not wait any more, though a crash has left what is kept of those that do."""
+        """Which of the executions that are still on the shelf had begun: a crash left their lines there.
+
+        Args:
+            waiting: the ids of all executions on the shelf.
+
+        Raises:
+            sqlite3.Error: the history cannot be read.
+            OSError: the spool cannot be read.
+        """
         waiting = set(waiting)
         if not waiting:
             return set()
@@ -42,10 +51,10 @@ class LeftBehind:
         return finished | started | (waiting & self._spool.ids())
 
     def lost(self, besides: set[str]) -> Iterator[Record]:
-        """Those that an earlier daemon has not seen to their end, or has not noted.
+        """Records of executions that an earlier daemon did not see to their end, or did not write to the history.
 
         Args:
-            besides: those that are none of these: begun by this daemon, or still to be run.
+            besides: ids to leave out: executions begun by this daemon, and those that are still to be run.
         """
         unfinished = {record.id: record for record in self._history.unfinished() if record.id not in besides}
         audited = {name: told for name, told in recorded(self._audit).items() if name not in besides}
@@ -58,14 +67,14 @@ class LeftBehind:
                     known = begun(name, told.decision)
                 if known is not None or left is not None:
                     yield self._concluded(known, left, told.outcome if told is not None else None)
-            except (KeyError, TypeError, ValueError, OSError) as error:  # somebody has written something else there
+            except (KeyError, TypeError, ValueError, OSError) as error:  # somebody else has changed the files
                 log.warning("what is left of execution %s cannot be read: %r", name, error)
 
     def finished_before(self, live: set[str]) -> Iterator[Record]:
-        """Those that have finished, as their logs tell it: all that a history can be given once we run.
+        """Records of finished executions that the history lacks, made from their logs alone.
 
         Args:
-            live: whose logs are still written to.
+            live: ids to leave out, since their logs are still written to.
         """
         ids = self._spool.ids()
         for name in self._history.unknown(ids - live):

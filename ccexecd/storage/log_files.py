@@ -1,7 +1,8 @@
 """The files of one log on disk.
 
-Owns their descriptors, and what of them has been given back. Files are opened when they are needed and, once nothing
-more is written, closed when nobody reads them, or when others need descriptors. Must not know what is in them.
+Owns their descriptors, and which of their blocks have been given back to the file system. Files are opened when they
+are needed. Once nothing more is written to them, they are closed when nobody reads them, or when other logs need the
+descriptors. Must not know what is in them.
 """
 
 import errno
@@ -20,15 +21,16 @@ class LogFiles:
     """The files of one log.
 
     Args:
-        directory: where they lie; made when they are.
-        room: what logs share.
+        directory: their directory, made with the first of them.
+        room: what all logs share.
 
     Attributes:
-        directory: where they lie.
-        are_written: whether something may still be written to them. They stay open then.
-        opened: descriptors, by the names of the files.
-        slack_bytes: what they and their directory take besides what is in them, at most: disks are given in blocks.
-        closings: how often they have been closed: a descriptor from before that is none of theirs any more.
+        directory: their directory.
+        are_written: whether something may still be written to them; as long as it is true, they stay open.
+        opened: file name -> descriptor, for the files that are open.
+        slack_bytes: an upper bound of what the files and their directory take beyond their content, since disk space
+            is given out in blocks.
+        closings: how often the files have been closed. A descriptor got under a smaller number is not valid any more.
     """
 
     def __init__(self, directory: Path, room: Room) -> None:
@@ -38,10 +40,10 @@ class LogFiles:
         self.slack_bytes = 0
         self.closings = 0
         self._room = room
-        self._given_back: dict[str, int] = {}  # the whole blocks before that
+        self._given_back: dict[str, int] = {}  # file name -> offset up to which whole blocks are given back, or kept
 
     def make_directory(self) -> None:
-        """Make the place where they lie.
+        """Make their directory, if it is not there.
 
         Raises:
             OSError: it cannot be made.
@@ -50,12 +52,12 @@ class LogFiles:
             self.directory.mkdir(mode=0o700)
         except FileExistsError:
             pass
-        except FileNotFoundError:  # the first of all, or somebody has removed what is above it
+        except FileNotFoundError:  # this is the first log, or somebody has removed the parent directory
             self.directory.parent.mkdir(mode=0o700)
             self.directory.mkdir(mode=0o700)
 
     def of(self, name: str) -> int:
-        """The descriptor of a file.
+        """The descriptor of a file, which is opened if it is not open.
 
         Raises:
             OSError: it cannot be opened.
@@ -64,24 +66,24 @@ class LogFiles:
         return fd if fd is not None else self._open(name)
 
     def takes_block(self) -> None:
-        """A file or the directory has been made: its last block is never full, as a rule."""
+        """Count a block for a file or directory that was made: its last block is usually not full."""
         self.slack_bytes += BLOCK
         self._room.takes(BLOCK)
 
     def are_read(self) -> None:
-        """Nothing more is written to them, and somebody reads them on."""
+        """Note that nothing more is written to the files, while somebody still reads them."""
         self.are_written = False
         self._room.reads(self)
 
     def keep(self, name: str, size: int) -> None:
-        """The first so many bytes of a file are never given back."""
+        """Never give back the first `size` bytes of a file."""
         self._given_back[name] = size
 
     def give_back(self, name: str, end: int) -> None:
-        """What is before a place in a file is not needed any more: the file system may have its blocks.
+        """Give the whole blocks of a file before the offset `end` back to the file system.
 
         Raises:
-            OSError: EOPNOTSUPP where it cannot take them.
+            OSError: that failed; with EOPNOTSUPP, the file system cannot do it at all.
         """
         start, whole = -(-self._given_back.get(name, 0) // BLOCK) * BLOCK, end // BLOCK * BLOCK
         if whole > start:
@@ -89,7 +91,7 @@ class LogFiles:
             self._given_back[name] = whole
 
     def close(self) -> None:
-        """Close them; they are opened again when they are needed."""
+        """Close the files; `of` opens them again when they are needed."""
         self.closings += 1
         for fd in self.opened.values():
             os.close(fd)
@@ -107,10 +109,10 @@ class LogFiles:
 
 
 def put(fd: int, text: bytes, at: int) -> None:
-    """Write all of it.
+    """Write all of `text` at the offset `at`.
 
     Raises:
-        OSError: it could not be written, or only a part of it.
+        OSError: nothing, or only a part of it, could be written.
     """
     if os.pwrite(fd, text, at) < len(text):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

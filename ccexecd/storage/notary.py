@@ -1,12 +1,12 @@
-"""From an execution that has ended to its receipt.
+"""Makes the receipt of each execution that has ended.
 
-Theory of operation. What has ended is attested in the archive's thread, in the step that also writes it into the
-history: its output is digested from disk, and a receipt is written for all that have ended within that moment. Digests
-of large outputs are made in the steps that follow, `BUDGET` bytes at a time, so that the history is not held up. The
-history knows the number of each receipt; what has none yet when a daemon is killed gets one from its successor, which
-says so.
+Theory of operation. Executions are attested in the archive's thread, in the same step that writes them into the
+history: each output is digested from disk, and the receipts of all that have ended since the last step are written
+together. Digests of large outputs go on in the following steps, `BUDGET` bytes at a time, so that the history is not
+held up. The history knows the number of each receipt. An execution that has none yet when its daemon is killed gets one
+from the next daemon; that receipt says so.
 
-Owns what a receipt tells, and what waits for one. Must not know how receipts are kept.
+Owns the content of a receipt, and which executions wait for one. Must not know how receipts are kept.
 """
 
 import hashlib
@@ -34,42 +34,43 @@ BUDGET = 32 * 1024 * 1024
 """Bytes that one step digests: 20 to 100 ms."""
 
 RETRY = 5.0
-"""Seconds until receipts are tried again that could not be written."""
+"""Seconds from a failed write of receipts to the next attempt."""
 
 MOST_WAITING = 10_000
-"""Executions that wait for a receipt in memory; what is beyond them gets its own from the next daemon."""
+"""Executions that wait for a receipt in memory; those beyond that get theirs from the next daemon."""
 
 NONE_WANTED = 0
-"""The number in the history of an execution that gets no receipt: they were off when it ended, or it is older."""
+"""Stands in the history for "gets no receipt": receipts were off when the execution ended, or did not exist yet."""
 
 AT_THE_END, AT_RECOVERY = "at the end", "at recovery"
+"""Values of a receipt's field `made`: written by the daemon that ran the execution, or by a later one."""
 
 _TOLD = (
     "execution_id", "session_id", "principal", "command", "argv", "argv_sha256", "cwd", "created_at", "started_at",
     "finished_at", "duration", "exit_code", "signal", "reason", "limit", "pid", "stdout_bytes", "stderr_bytes",
     "dropped_bytes",
 )  # fmt: skip
-"""What a receipt tells of what is known of its execution, besides its labels."""
+"""Fields of an execution's description that its receipt repeats, besides its labels."""
 
-_MOMENTS = ("started_at", "finished_at")  # which a log knows by the clock of its file system, if at all
-_VERDICT = ("cause", "is_success")  # of what is told of how an agent's run went
-_LABELS = 4096  # bytes of labels, as JSON, that are in a receipt; of more, only how many there were
+_MOMENTS = ("started_at", "finished_at")  # a log has these by its file system's coarser clock only, if at all
+_VERDICT = ("cause", "is_success")  # fields of an agent's verdict that a receipt repeats
+_LABELS = 4096  # bytes of labels, as JSON, that a receipt holds; if there are more, it tells only how many labels
 _READ = 1024 * 1024
 
 Steps = Generator[int, None, dict[str, Any]]
 
 
 class Notary:
-    """Who writes receipts.
+    """Makes receipts.
 
     Args:
-        receipts: where they go.
-        outputs: where the output of executions is, a directory each.
+        receipts: the files that they are written to.
+        outputs: directory in which each execution's output has a directory.
 
     Attributes:
-        receipts: where they go.
-        redactor: what keeps secrets out of receipts, which are handed out.
-        problem: why none can be written; empty while they can.
+        receipts: the files that they are written to.
+        redactor: removes secrets from receipts, since these are handed out.
+        problem: why no receipts can be written; empty while they can.
     """
 
     def __init__(self, receipts: Receipts, outputs: Path) -> None:
@@ -79,28 +80,29 @@ class Notary:
         self._outputs = outputs
         self._waiting: OrderedDict[str, tuple[Record, str]] = OrderedDict()
         self._begun: tuple[Record, str, Steps] | None = None
-        self._numbered: dict[str, int] = {}  # until the history has taken the number
+        self._numbered: dict[str, int] = {}  # execution id -> receipt's number, until the history has taken it
         self._retry_at = 0.0
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing waits that could be done now."""
+        """Whether nothing waits that could be done now: while there is a problem, waiting receipts do not count."""
         return not self._numbered and (bool(self.problem) or not (self._waiting or self._begun))
 
     def status(self) -> dict[str, str | None]:
-        """Where receipts are, the last record in this life, and what is wrong with them."""
+        """`{directory, head, problem}`: head is this daemon's last record (`number:hash`), None before the first."""
         head = str(self.receipts.head) if self.receipts.head.n else None
         return {"directory": str(self.receipts.directory), "head": head, "problem": self.problem or None}
 
     def attest(self, records: Sequence[Record], *, wanted: bool = True) -> dict[str, int]:
-        """Write receipts for what has ended, and go on with those that wait.
+        """Write receipts for executions that have just ended, and go on with those that wait.
 
         Args:
-            records: what is known of executions that have just ended.
-            wanted: whether these get one.
+            records: the executions that have just ended.
+            wanted: whether these get a receipt.
 
         Returns:
-            The numbers of receipts, by the executions' ids: of these and of earlier ones. `noted` is to follow.
+            Execution id -> number of its receipt, for all that the history does not have yet. Call `noted` once it has
+            them.
         """
         for record in records:
             if not wanted:
@@ -117,18 +119,18 @@ class Notary:
         return self._numbered
 
     def noted(self) -> None:
-        """The history has taken the numbers."""
+        """Note that the history has the numbers that `attest` returned."""
         self._numbered = {}
 
     def recover(self, records: Sequence[Record], *, everywhere: bool) -> list[Record]:
-        """Take on what an earlier daemon has left without a receipt, as far as the history knows.
+        """Take on executions of an earlier daemon that have no receipt as far as the history knows.
 
         Args:
-            records: executions that have ended.
-            everywhere: whether the history knows of no receipts at all, since it is new.
+            records: those executions; all have ended.
+            everywhere: whether to look through all receipts, since the history is new and knows of none.
 
         Returns:
-            Those that have one all the same, with what it knows better than what the history was completed from.
+            The records of those that have a receipt after all, corrected by what it tells.
         """
         try:
             known = self.receipts.having({record.id for record in records}, everywhere=everywhere)
@@ -147,7 +149,7 @@ class Notary:
             self._waiting.popitem(last=False)
 
     def _go_on(self) -> None:
-        """Digest as much as one step may, and write the receipts of what is done."""
+        """Digest outputs, `BUDGET` bytes at most, and write the receipts of those that are done."""
         done: list[tuple[Record, dict[str, Any]]] = []
         left = BUDGET
         while left > 0 and (self._begun or self._waiting):
@@ -169,7 +171,7 @@ class Notary:
             self._numbered |= {record.id: number for (record, _), number in zip(done, numbers, strict=True)}
 
     def _digested(self, record: Record) -> Steps:
-        """The digests of an output; what cannot be read has none, and the receipt says so."""
+        """Digest an output in steps; if it cannot be read, the result says so under `unreadable`."""
         if not record.output_bytes:
             return {}
         try:
@@ -205,12 +207,12 @@ class Notary:
 
 
 def _as_attested(record: Record, receipt: Mapping[str, Any]) -> Record:
-    """What is known of an execution, with what its receipt knows better: of what left no log, all that it tells."""
+    """An execution's record, corrected by its receipt: its moments only or, if it left no log, all that is told."""
     names = _MOMENTS if WHOLE_COMMAND in record.description else (*_TOLD, "labels")
     told = {name: receipt[name] for name in names if name in receipt}
     try:
         end = datetime.fromisoformat(told["finished_at"]).timestamp()
-    except (KeyError, TypeError, ValueError):  # it is none of ours
+    except (KeyError, TypeError, ValueError):  # no receipt of ours looks like that
         return record
     completion = dict(record.completion or {})
     completion |= {name: told[name] for name in completion if name in told}
@@ -218,12 +220,16 @@ def _as_attested(record: Record, receipt: Mapping[str, Any]) -> Record:
 
 
 def command_digest(known: Mapping[str, Any]) -> str:
-    """SHA-256 of an execution's command and words, as the history has them."""
+    """SHA-256 of an execution's command and words.
+
+    Args:
+        known: the execution's description, or its receipt.
+    """
     return hashlib.sha256(orjson.dumps([known.get("command"), known.get("argv")])).hexdigest()
 
 
 def agent_of(known: Mapping[str, Any]) -> dict[str, Any]:
-    """What a receipt tells of an agent, of what is known of its execution: who it was, and how it went."""
+    """The field `agent` of a receipt, made from an execution's description; empty if it was no agent."""
     agent = known.get("agent") or {}
     verdict = agent.get("verdict") or {}
     told = {"name": agent.get("name"), "model": agent.get("model"), **{key: verdict.get(key) for key in _VERDICT}}
@@ -234,11 +240,11 @@ def has_repeated(directory: Path, uuid: str) -> bool:
     """Whether an output repeats a UUID: in an agent's final result, if there is one, else anywhere on stdout.
 
     Args:
-        directory: where the output lies.
-        uuid: what was to be repeated.
+        directory: the execution's directory in the spool.
+        uuid: the UUID that was to be repeated.
 
     Returns:
-        It; False also where there is no output.
+        Whether it does; False also if there is no output that can be read.
     """
     try:
         with open(open_plain(directory / "stdout"), "rb") as stream:  # noqa: PTH123  # a descriptor

@@ -1,6 +1,6 @@
-"""An execution that is over and has left the daemon's memory: what the history knows of it, and the spool still has.
+"""An execution that has finished and left the daemon's memory: its record in the history, and its output in the spool.
 
-It is watched and told of like one in memory. Owns nothing.
+It can be watched and described like one in memory. Owns nothing.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from ccexecd.storage.history import WHOLE_COMMAND, Record
 from ccexecd.storage.stored_log import StoredLog
 
 _START_AND_END = 2
-"""Entries of an execution that wrote nothing, and with which nothing was done."""
+"""Entries of an execution that wrote nothing and was not controlled: its start and its end."""
 
 
 class HistoryUnavailableError(Exception):
-    """What has left the memory cannot be told now; the text says so in words for everybody."""
+    """The history cannot be read now; the text may be shown to everybody."""
 
     def __init__(self) -> None:
         super().__init__("the history cannot be read now: it is locked, or its disk fails; ask again in a moment")
@@ -29,14 +29,15 @@ class PastExecution:
     """One finished execution.
 
     Args:
-        record: what is known of it.
-        reopen: opens its log on disk; gives None if nothing of that is left.
+        record: its record in the history.
+        reopen: opens its log on disk; returns None if that cannot be read.
 
     Attributes:
         id: its UUID.
-        session_id: whose it was.
-        principal: whose that was.
-        fingerprint: what tells its request from another one under the same idempotency key; None without a key.
+        session_id: the id of its session.
+        principal: the name of that session's principal.
+        fingerprint: digest of its request, which tells it from another one with the same idempotency key; None without
+            a key.
         state: FINISHED.
         is_live: false.
     """
@@ -62,7 +63,7 @@ class PastExecution:
         return OutputLog.restored(store, self._last_notes(), sizes, dropped)  # type: ignore[arg-type]  # those are streams
 
     def _last_notes(self) -> list[Note]:
-        """Its end; of one that did nothing but start and end, both."""
+        """The entries that are known without a log: the end and, if it did nothing but start and end, the start."""
         known, end = self._record.description, self._record.description["next_seq"] - 1
         notes = [Note(end, "process.completed", self.completion)]
         if end == _START_AND_END and known["pid"] is not None:
@@ -82,7 +83,7 @@ class PastExecution:
 
     @property
     def looked_up(self) -> dict[str, Any]:
-        """The same, with what its log, opened for that, says of itself: it may have lost more since its end."""
+        """The description with current numbers from its log, which is opened: it may have given up output since."""
         return self.description | {"oldest_seq": self.log.oldest_seq, "dropped_bytes": self.log.dropped_bytes}
 
     @property
@@ -96,7 +97,7 @@ class PastExecution:
         known = self._record.description
         return Display(known["framing"] == "raw", known["max_line_bytes"])
 
-    # As one that lives is watched: nothing comes any more
+    # The face of a live execution, for those who watch it: nothing happens any more
 
     def watch(self, watcher: Callable[[], None]) -> None:
         """Tell somebody whenever the log has grown: never."""

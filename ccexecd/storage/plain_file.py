@@ -1,4 +1,4 @@
-"""Opening what must be a plain file: a FIFO, a link or a device in its place keeps nobody waiting.
+"""Opening what must be a plain file, without blocking: a FIFO, a link or a device in its place is refused.
 
 Standard library only: ccexecctl reads copies with it.
 """
@@ -12,10 +12,10 @@ _TO_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def open_plain(path: Path) -> int:
-    """Open a plain file for reading.
+    """Open a plain file for reading. Returns its descriptor.
 
     Raises:
-        OSError: it cannot be opened, or it is something else.
+        OSError: it cannot be opened, or it is no plain file.
     """
     fd = os.open(path, _TO_READ)
     if not stat.S_ISREG(os.fstat(fd).st_mode):

@@ -1,9 +1,9 @@
 """The proof of one receipt: its record, and the signed record that names it.
 
 Owns the form of a signed record: a record of a chain (`chain`) of kind `signed`, whose `receipts` lists the hashes of
-those receipts that it vouches for, with the signature over the bytes of the same object without `signature` and `hash`.
-Since it has the hash of the record before it, the signature is of the whole chain up to there. Standard library only
-but for the key itself: ccexecctl verifies a receipt without a daemon. Must not read or write files.
+the receipts that it vouches for, and whose `signature` is over the bytes of the same object without `signature` and
+`hash`. Since it holds the hash of the record before it, the signature covers the whole chain up to there. Standard
+library only but for the key itself: ccexecctl verifies a receipt without a daemon. Must not read or write files.
 """
 
 import json
@@ -16,28 +16,32 @@ from ccexecd.storage.signing import SIGNATURE, PublicKey
 
 RECEIPT = "receipt"
 SIGNED = "signed"
-"""Kinds of records."""
+"""The values of a record's `kind`."""
 
 FORMAT = "ccexecd-receipt-1"
-"""What a receipt that was handed out says it is."""
+"""The value of `format` in a receipt that is handed out."""
 
 _MARK = b',"signature":"'
 _SIGNATURE = len(_MARK) + SIGNATURE + len(b'"')
 
 
 class Proof(NamedTuple):
-    """One receipt, as its file has it.
+    """One receipt and its signature, as their file has them.
 
     Attributes:
         record: the line of the receipt.
-        signed: the line of the record that vouches for it; empty if there is none.
+        signed: the line of the signed record that vouches for it; empty if there is none.
     """
 
     record: bytes
     signed: bytes
 
     def document(self, public_key: str) -> dict[str, Any]:
-        """What is handed out, as JSON has it: enough to verify it elsewhere, given the public key from elsewhere."""
+        """The receipt as JSON to be handed out: all that is needed to verify it elsewhere.
+
+        Args:
+            public_key: the daemon's public key (PEM). Whoever verifies should have it from elsewhere, too.
+        """
         return {
             "format": FORMAT,
             "receipt": json.loads(self.record),
@@ -53,10 +57,10 @@ def with_signature(body: bytes, signature: str) -> bytes:
 
 
 def proof_of(document: Mapping[str, Any]) -> Proof:
-    """The proof in a document that was handed out.
+    """The proof in a document that `Proof.document` made.
 
     Raises:
-        ValueError: it is none; the text says why.
+        ValueError: it is no such document; the text says why.
     """
     if document.get("format") != FORMAT:
         raise ValueError(f"it does not say that it is a {FORMAT}")
@@ -67,15 +71,15 @@ def proof_of(document: Mapping[str, Any]) -> Proof:
 
 
 def judged(proof: Proof, key: PublicKey, document: Mapping[str, Any] | None = None) -> list[Finding]:
-    """Whether a receipt is as it was written, and by whom.
+    """Check that a receipt is as it was written, and signed by a key.
 
     Args:
         proof: the receipt.
-        key: whose signature is expected.
-        document: what else was handed out with it, which must say the same.
+        key: the key whose signature is expected.
+        document: the document in which it was handed out, whose readable part must say the same; None for none.
 
     Returns:
-        What is wrong with it; nothing if nothing is.
+        What is wrong with it; empty if nothing is.
     """
     receipt = opened(proof.record)
     if receipt is None or receipt.fields.get("kind") != RECEIPT:
@@ -113,12 +117,12 @@ def is_signed(line: bytes, key: PublicKey) -> bool:
 
 
 class Signature(NamedTuple):
-    """What is to be told of the signatures in a file.
+    """A finding about the signatures in a file.
 
     Attributes:
         kind: `forged`, or `unsigned`.
-        line: at which line, from 1.
-        text: what has been found.
+        line: the line that it is about, from 1.
+        text: what was found, for people.
     """
 
     kind: str
@@ -127,11 +131,11 @@ class Signature(NamedTuple):
 
 
 def signatures(lines: Iterable[bytes], key: PublicKey) -> Iterator[Signature]:
-    """Look at every signature of a file, and at what has none.
+    """Check every signature in a file, and that every receipt has one.
 
     Args:
-        lines: all of the file.
-        key: whose signatures are expected.
+        lines: all lines of the file.
+        key: the key whose signatures are expected.
     """
     waiting: dict[str, tuple[int, int]] = {}
     for number, line in enumerate(lines, 1):

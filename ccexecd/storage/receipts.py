@@ -1,12 +1,12 @@
 """The receipts of executions, in a chain of records that is signed batch by batch.
 
-Theory of operation. A receipt is a record of kind `receipt`. Those that are written together are followed, in the same
-write, by one record of kind `signed` that lists their hashes: so one signature (35 microseconds) serves all that have
-ended within a moment, and each can still be handed out and verified by itself, with no more than that one record. What
-a crash has left without a signature is nobody's receipt: it is never signed later, since anybody could have put it
-there while no daemon ran, but written anew.
+Theory of operation. A receipt is a record of kind `receipt`. Receipts that are written together are followed, in the
+same write, by one record of kind `signed` that lists their hashes. So one signature (35 microseconds) serves them all,
+and each can still be handed out and verified by itself, together with that one record. A receipt that a crash left
+without a signature does not count: it is never signed later, since anybody could have put it there while no daemon ran,
+but written anew.
 
-Owns the files, their search, and the key. Must not decide what a receipt says. Everything blocks.
+Owns the files, the search in them, and the key. Must not decide what a receipt says. Everything blocks.
 """
 
 import logging
@@ -25,17 +25,17 @@ from ccexecd.storage.signing import PublicKey, Signer, SigningError
 log = logging.getLogger(__name__)
 
 FILE_BYTES = 16 * 1024 * 1024
-"""Bytes of a file, after which the next one is begun: some ten thousand receipts."""
+"""Bytes after which the next file is begun: some ten thousand receipts."""
 
 MOST_FILES = 64
-"""Files that are kept: a gibibyte; the oldest go first."""
+"""Files that are kept, a gibibyte in all; the oldest go first."""
 
 AT_ONCE = 256
-"""Receipts that one signature vouches for: its record has 17 KiB then."""
+"""Receipts that one signature vouches for at most: the signed record takes 17 KiB then."""
 
 _WINDOW = 64 * 1024  # bytes of a file that are read line by line; larger parts are bisected
-_NEAR = 2 * AT_ONCE  # records behind a receipt among which its signature is looked for
-_LOOKED_THROUGH = 2  # files at the end in which the receipts of a daemon that died are looked for
+_NEAR = 2 * AT_ONCE  # how many records behind a receipt are searched for its signature
+_LOOKED_THROUGH = 2  # how many of the newest files are searched for the receipts of a daemon that died
 
 _NUMBER = re.compile(rb'\{"n":(\d{1,18}),')
 
@@ -44,7 +44,7 @@ class Receipts(ChainFiles):
     """The receipts of one daemon.
 
     Args:
-        directory: where they and the key are; made with mode 0700 with the first of them.
+        directory: directory of the files and the key; made with mode 0700 when the first of them is.
     """
 
     what = "receipts"
@@ -52,24 +52,24 @@ class Receipts(ChainFiles):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, FILE_BYTES, MOST_FILES)
         self._signer: Signer | None = None
-        self._making = threading.Lock()  # of the key: whoever verifies needs it, too, in a thread of its own
+        self._making = threading.Lock()  # guards `_signer`, which is also made by the thread that verifies
 
     @property
     def _look_interval(self) -> float:
-        """Each time: many are written at once."""
+        """0: the check is made before each write, since one write holds many receipts."""
         return 0.0
 
     @property
     def key(self) -> Path:
-        """Where the private key is."""
+        """Path of the private key."""
         return self.directory / "key.pem"
 
     def public_key(self) -> PublicKey:
-        """Whose signatures are the daemon's own; the key is made if there is none yet.
+        """The daemon's public key; the key is made if there is none yet.
 
         Raises:
-            SigningError: it cannot be used.
-            OSError: it can be neither read nor made.
+            SigningError: the key cannot be used.
+            OSError: the key can be neither read nor made.
         """
         return self._signing().public
 
@@ -77,14 +77,14 @@ class Receipts(ChainFiles):
         """Write receipts and sign them.
 
         Args:
-            receipts: what each says.
+            receipts: the fields of each.
 
         Returns:
-            Their numbers.
+            Their numbers, in the same order.
 
         Raises:
             SigningError: the key cannot be used; nothing is written.
-            OSError: they could not all be written; what has been is without a signature, and none.
+            OSError: not all of them could be written; all are to be written anew.
         """
         signer = self._signing()
         self._make_ready()
@@ -114,7 +114,7 @@ class Receipts(ChainFiles):
         return numbers
 
     def close(self) -> None:
-        """Write the last record of this life, if it has written any, and close the file."""
+        """Write a last record, `ended`, and close the file, if this daemon has written to it."""
         if self._fd < 0:
             return
         try:
@@ -128,7 +128,7 @@ class Receipts(ChainFiles):
         self._retired, self._fd = [], -1
 
     def find(self, number: int) -> Proof | None:
-        """The receipt of a number, with its signature; None if it is not there.
+        """The receipt with a number, and its signature; None if there is no such record.
 
         Raises:
             OSError: a file cannot be read.
@@ -149,11 +149,11 @@ class Receipts(ChainFiles):
         return Proof(record, b"")
 
     def having(self, execution_ids: Collection[str], *, everywhere: bool) -> dict[str, Record]:
-        """Which of these executions have a receipt: it, by the execution's id.
+        """Find the signed receipts of executions: execution id -> receipt, for those that have one.
 
         Args:
-            execution_ids: of which it is not known.
-            everywhere: whether all files are read, and not only the last ones.
+            execution_ids: the executions.
+            everywhere: whether to search all files, and not only the `_LOOKED_THROUGH` newest.
 
         Raises:
             OSError: a file cannot be read.
@@ -197,7 +197,7 @@ class Receipts(ChainFiles):
 
 
 def _lines_from(files: Sequence[Path], number: int) -> Iterator[bytes]:
-    """The lines of files from the record of a number on, or from the first one after it."""
+    """The lines of files from the record with a number on, or from the first one after it."""
     for file in files:
         with open_records(file) as stream:
             low, high = 0, file.stat().st_size
@@ -213,6 +213,6 @@ def _lines_from(files: Sequence[Path], number: int) -> Iterator[bytes]:
 
 
 def _number_of(line: bytes) -> int | None:
-    """The number of a record, as its line begins; None if it is none."""
+    """The number at the beginning of a record's line; None if the line does not begin like a record."""
     found = _NUMBER.match(line)
     return int(found[1]) if found is not None else None

@@ -1,7 +1,7 @@
-"""What an execution's log on disk tells when the daemon that wrote it has died.
+"""Reads what a daemon that died left of an execution: its log, and its records in the audit.
 
-Owns the reading of an unfinished log, and its end: output that no line of the journal stands for yet (half a line, or
-the last read before the end) gets one, and the last entry says how it ended. Must not decide how long it is kept.
+Owns reading an unfinished log and completing it: output that no line of the journal stands for yet (half a line, or the
+last read) gets one, and a last entry says how the execution ended. Must not decide how long anything is kept.
 """
 
 import os
@@ -27,31 +27,31 @@ from ccexecd.storage.room import Room
 from ccexecd.storage.stored_log import JOURNAL, STREAMS, StoredLog
 
 ONCE = "once"
-"""What a journal has its description of an execution say besides: its idempotency key and fingerprint."""
+"""Key that only descriptions in a journal have: the execution's idempotency key and fingerprint."""
 
 _TAIL = 64 * 1024
-"""Bytes of journal looked at first, from the end; what is looked for is among its last few lines, as a rule."""
+"""Bytes of a journal's end that are read first; what is needed is usually among its last few lines."""
 
 _READ = 1024 * 1024
 _AUDIT_TAIL = 1024 * 1024
-"""Bytes of the audit's end that are read: some two thousand executions, of which the last few are looked for."""
+"""Bytes of the audit's end that are read: some two thousand executions, of which only the last few are needed."""
 
 _AFTER_START = 2
-"""The number after that of `process.started`, which is the first entry of every execution that has started."""
+"""The number of the entry after `process.started`, which is the first entry of every execution that has started."""
 
 _STAT_BLOCK = 512  # bytes, whatever the file system's block is: stat(2)
 
 
 @attrs.frozen
 class Trace:
-    """What is left of an execution.
+    """What is left on disk of an execution.
 
     Attributes:
         log: its log, for reading.
-        next_seq: the number after its last entry.
-        sizes: bytes of each stream.
+        next_seq: the number after that of its last entry.
+        sizes: bytes that each stream has had.
         started: the params of `process.started`; None if it is not known to have started.
-        completion: the params of `process.completed`; None if it never was.
+        completion: the params of `process.completed`; None if its log does not have that entry.
         last_sign: when its files were last written to, in seconds since the epoch.
     """
 
@@ -64,17 +64,17 @@ class Trace:
 
     @property
     def disk_bytes(self) -> int:
-        """What its files and their directory take. It blocks."""
+        """Bytes that its files and their directory take on disk. It blocks."""
         files = list(self.log.directory.iterdir())
         return sum(each.lstat().st_blocks for each in (self.log.directory, *files)) * _STAT_BLOCK
 
 
 class Recorded(NamedTuple):
-    """What the audit has of an execution.
+    """What the audit tells of an execution.
 
     Attributes:
-        decision: the fields of the record that it may begin; where that is too long ago, those of its end.
-        outcome: the fields of the record of its end; None while it has not ended.
+        decision: the fields of the record that admitted it; if that is too far back, those of the record of its end.
+        outcome: the fields of the record of its end; None if there is none.
     """
 
     decision: Mapping[str, Any]
@@ -82,10 +82,10 @@ class Recorded(NamedTuple):
 
 
 class _Uncounted:
-    """The room of logs that are being completed: what they take is counted when that is done, and by others.
+    """The room of logs that are being completed: it does not count their bytes, which the spool inherits afterwards.
 
     Args:
-        room: what logs share.
+        room: what all logs share.
     """
 
     def __init__(self, room: Room) -> None:
@@ -93,22 +93,22 @@ class _Uncounted:
         self.fails, self.works, self.is_over, self.postpone = room.fails, room.works, room.is_over, room.postpone
 
     def takes(self, size: int) -> None:
-        """Nothing: this is not the thread in which bytes are counted."""
+        """Does nothing: bytes are counted in the event loop, and this is another thread."""
 
     def reads(self, files: LogFiles) -> None:
-        """Nothing: one is completed at a time."""
+        """Does nothing: only one log is open at a time."""
 
 
 def trace(directory: Path, room: Room) -> Trace:
-    """Read what is left, and complete the journal up to the last byte that was read.
+    """Read what is left of an execution, and complete its journal: all output in its files gets an entry.
 
     Args:
-        directory: where the log lies.
-        room: what logs share.
+        directory: the log's directory.
+        room: what all logs share.
 
     Raises:
-        JournalError: it is no log, or a later version's.
-        OSError: it cannot be read.
+        JournalError: it holds no log, or one of a later version.
+        OSError: the log cannot be read or completed.
     """
     log = StoredLog.reopened(directory, _Uncounted(room))
     fd = open_plain(directory / JOURNAL)
@@ -140,12 +140,15 @@ def trace(directory: Path, room: Room) -> Trace:
 
 
 def concluded(known: Record | None, left: Trace | None, outcome: Mapping[str, Any] | None = None) -> Record:
-    """What is to be known of an execution that an earlier daemon has not noted as finished. Its log says so, too.
+    """Make the final record of an execution; if nobody knows its end, it is lost, and its log is told so, too.
 
     Args:
-        known: what the history knows.
-        left: what is left of its log. One of the two is there.
-        outcome: the audit's record of its end, if it has one: it counts where there is no log.
+        known: its record in the history; None if there is none.
+        left: what is left of its log; None if there is none. At least one of these two is given.
+        outcome: the fields of the audit's record of its end; used only if there is no log.
+
+    Raises:
+        KeyError, TypeError, ValueError, OSError: what was read is not ours, or the log cannot be completed.
     """
     description = dict(known.description if known is not None else left.log.execution if left is not None else {})
     key, fingerprint = description.pop(ONCE, (None, None))
@@ -168,7 +171,7 @@ def concluded(known: Record | None, left: Trace | None, outcome: Mapping[str, An
     if left is not None:
         is_new = left.completion is None
         description |= {"next_seq": left.next_seq + is_new, "oldest_seq": left.log.oldest_seq}
-    else:  # it may have been told as started
+    else:  # clients may have seen its `process.started`
         description["next_seq"] = max(description["next_seq"], _AFTER_START) + 1
     return Record(
         id=description["execution_id"],
@@ -189,7 +192,7 @@ def concluded(known: Record | None, left: Trace | None, outcome: Mapping[str, An
 
 
 def _told_by(left: Trace, known: Mapping[str, Any]) -> dict[str, Any]:
-    """What a log tells of its execution besides its end."""
+    """Fields of the description that the log knows better, besides those of the end."""
     told = {"stdout_bytes": left.sizes["stdout"], "stderr_bytes": left.sizes["stderr"]}
     told |= {"dropped_bytes": left.log.dropped[0]}
     told |= {key: left.started[key] for key in ("pid", "pgid") if left.started is not None}
@@ -197,17 +200,18 @@ def _told_by(left: Trace, known: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def recorded(directory: Path) -> dict[str, Recorded]:
-    """The executions of the daemon's last life that the history may lack.
+    """Executions of the last daemon that the history may lack, as the audit tells of them.
 
-    These are those that had not ended, what waits for its turn among them, and, if it was killed, those that had.
+    These are all that had not ended, with those that waited for their turn; if that daemon was killed, also those that
+    had ended.
 
     Args:
-        directory: where the audit's files are.
+        directory: directory of the audit's files.
 
     Returns:
-        What the audit tells of them, by the execution's id; nothing where there is no audit that can be read.
+        Execution id -> what the audit has; empty if there is no audit, or it cannot be read.
     """
-    decisions: dict[str, dict[str, Any]] = {}  # of earlier lives, too: what was held may have been decided long ago
+    decisions: dict[str, dict[str, Any]] = {}  # of earlier daemons, too: one of those may have admitted what was held
     begun: dict[str, Recorded] = {}
     ended: dict[str, Recorded] = {}
     try:
@@ -215,7 +219,7 @@ def recorded(directory: Path) -> dict[str, Recorded]:
             kind, name = fields.get("kind"), str(fields.get("execution_id"))
             if kind == "began":
                 begun, ended = {}, {}
-            elif kind == "ended":  # in good order: the history has what had ended
+            elif kind == "ended":  # the daemon stopped in good order: the history has all that had ended
                 ended = {}
             elif kind == "decision" and fields.get("decision") == "allowed":
                 decisions[name] = fields
@@ -229,7 +233,7 @@ def recorded(directory: Path) -> dict[str, Recorded]:
 
 
 def _last_records(directory: Path) -> list[bytes]:
-    """The lines at the end of the audit; the first one may be a part of one."""
+    """The last lines of the audit, `_AUDIT_TAIL` bytes at most; the first one may be only part of a line."""
     text = b""
     for file in reversed(files_in(directory)[-2:]):
         with open_records(file) as stream:
@@ -239,11 +243,14 @@ def _last_records(directory: Path) -> list[bytes]:
 
 
 def begun(execution_id: str, fields: Mapping[str, Any]) -> Record:
-    """What is known of an execution of which there is nothing but what the audit has.
+    """Make the record of an execution of which only the audit has anything.
 
     Args:
         execution_id: its id.
-        fields: of the record of that decision.
+        fields: the fields of the audit's record that admitted it.
+
+    Raises:
+        KeyError, ValueError: the fields are not as this program writes them.
     """
     session_id, principal, command = (str(fields.get(name, "")) for name in ("session_id", "principal", "command"))
     description: dict[str, Any] = {
@@ -279,9 +286,12 @@ def begun(execution_id: str, fields: Mapping[str, Any]) -> Record:
 def _end_of(
     description: dict[str, Any], left: Trace | None, outcome: Mapping[str, Any] | None
 ) -> tuple[float, dict[str, Any] | None]:
-    """When an execution ended or was last seen, and the params of its `process.completed`, if it is known how."""
+    """When an execution ended or was last seen, in seconds since the epoch, and the params of `process.completed`.
+
+    These are None if nobody knows how it ended.
+    """
     began = _seconds(description["started_at"] or description["created_at"])
-    if left is not None:  # the time of a file is some milliseconds coarser than a clock
+    if left is not None:  # file times are some milliseconds behind the clock: it must not end before it began
         return max(left.last_sign, began), left.completion
     if outcome is None:
         return began, None
@@ -290,7 +300,7 @@ def _end_of(
 
 
 def _ended(description: dict[str, Any], end: float, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The params of `process.completed`, by the audit's record of its end, by which its description is completed."""
+    """The params of `process.completed`, made from the audit's record of the end; completes the description, too."""
     outcome = Outcome(fields["exit_code"], Reason(fields["outcome"]), error=str(fields.get("error", "")))
     duration, pid = float(fields["duration"]), fields["pid"]
     if pid is not None:
@@ -302,7 +312,7 @@ def _ended(description: dict[str, Any], end: float, fields: Mapping[str, Any]) -
 
 
 def _lost(description: dict[str, Any], end: float) -> dict[str, Any]:
-    """The params of `process.completed` of an execution of which nobody knows how it ended."""
+    """The params of `process.completed` for an execution that is lost: nobody knows how it ended."""
     began = description["started_at"]
     duration = round(max(0.0, end - _seconds(began)), 6) if began else 0.0
     sizes: dict[Stream, int] = {"stdout": description["stdout_bytes"], "stderr": description["stderr_bytes"]}
@@ -315,16 +325,16 @@ def _seconds(moment: str) -> float:
 
 
 def _params(said: Line, method: str) -> dict[str, Any] | None:
-    """What a state change of a kind says; None for everything else."""
+    """The params of a line that is a state change of this method; None for every other line."""
     return said.params if isinstance(said, Note) and said.method == method else None
 
 
 def _last_lines(fd: int, start: int, size: int) -> tuple[int, int, dict[Stream, int], dict[str, Any] | None]:
-    """Look at the end of a journal, further and further back until both streams have been seen.
+    """Read the end of a journal, further and further back until a chunk of each stream has been found.
 
     Returns:
-        Where the last whole line ends, the number after its entry, where each stream's last chunk ends, and the params
-        of `process.completed`, if that is there.
+        The offset where the last whole line ends, the number after that of its entry, for each stream the offset where
+        its last chunk ends, and the params of `process.completed`, or None.
     """
     span = _TAIL
     while True:
@@ -343,7 +353,7 @@ def _last_lines(fd: int, start: int, size: int) -> tuple[int, int, dict[Stream, 
 
 
 def _left_over(path: Path, stream: Stream, offset: int, seq: int) -> Iterator[Chunk]:
-    """Chunks for the output of a stream, from an offset on, that has none."""
+    """Make chunks for the output of a stream from an offset on, numbered from `seq` on."""
     if not path.exists():
         return
     framer = Framer("raw", 0)

@@ -1,4 +1,4 @@
-"""What a log on disk shares with all others, as the log sees it."""
+"""What a log on disk shares with all others, as the log sees it: the spool is one."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -9,26 +9,26 @@ if TYPE_CHECKING:
 
 
 class Room(Protocol):
-    """What a log on disk shares with all others."""
+    """What a log on disk shares with all others: the count of bytes, problems, and open files."""
 
     @property
     def most_bytes(self) -> int:
-        """What one of them may keep now."""
+        """Bytes that one log may keep now."""
 
     def takes(self, size: int) -> None:
-        """So many more bytes are kept; fewer, if it is negative."""
+        """Count `size` more bytes on disk; fewer, if it is negative."""
 
     def fails(self, log: "StoredLog", error: OSError) -> None:
-        """It could not be written to."""
+        """Note that a log could not be written to."""
 
     def works(self, log: "StoredLog") -> None:
-        """It could be written to, after it could not, or for the first time."""
+        """Note that a log could be written to: for the first time, or again after a failure."""
 
     def reads(self, files: "LogFiles") -> None:
-        """A log to which nothing is written any more has its files open, or is about to; others may have to close."""
+        """Note that a log that is only read has its files open, or is about to open them; others may be closed."""
 
     def postpone(self, step: Callable[[], None]) -> None:
-        """Have something done in a moment, when nobody waits for it."""
+        """Have a step done soon, when nobody waits for the event loop."""
 
     def is_over(self, log: "StoredLog") -> None:
-        """Nothing more is written to it."""
+        """Note that nothing more is written to a log."""

@@ -1,4 +1,4 @@
-"""The tables of the history, as the ways from each version of them to the next.
+"""The tables of the history, as migrations from each version of the schema to the next.
 
 Owns the SQL. Must not run it.
 """
@@ -59,4 +59,4 @@ MIGRATIONS: Sequence[str] = (
     ALTER TABLE executions ADD COLUMN load REAL;
     """,
 )
-"""What leads from each version of the schema to the next; the first one from an empty file. Only ever added to."""
+"""SQL scripts, each from one version of the schema to the next; the first from an empty file. Only ever appended to."""

@@ -1,10 +1,10 @@
 """How long commands took on other daemons: a stream in a Redis server to which each adds and from which each reads.
 
-What is shared of a run are the marks of its command (`core.kinds`: words folded away, digests), its principal's name
-and its seconds; never the command. What comes back was written by others: whatever is not what this module writes is
-passed over. Everything in here blocks, for `PATIENCE` at most each time, in a thread of its caller's. The client
-library is imported there, when it is first needed; without it, and without a server that answers, the daemon goes on
-alone.
+Shared of a run are the marks of its command (`core.kinds`: words folded away, digests), its principal's name, its
+seconds, whether it came to its end, and the machine's load; never the command. What is read was written by others:
+entries that are not as this module writes them are skipped. Everything in here blocks, each wait for `PATIENCE` at
+most, and is called in a thread. The client library is imported when it is first needed; without it, or without a server
+that answers, the daemon goes on alone.
 """
 
 import os
@@ -17,16 +17,16 @@ from ccexecd.core.kinds import Category, Kind
 from ccexecd.storage.timings import MOST_LEARNT, Timing
 
 STREAM = "ccexecd:timings:1"
-"""The key of the stream. The number is the version of its entries' form."""
+"""The stream's key. The number at its end is the version of the entries' format."""
 
 MOST_SHARED = 20_000
-"""Entries that the stream keeps, about: 5 MiB of the server's memory."""
+"""Entries that the stream keeps, approximately: 5 MiB of the server's memory."""
 
 AT_ONCE = 1000
 """Entries that are read at a time."""
 
 PATIENCE = 2.0
-"""Seconds for a connection, and for each answer."""
+"""Seconds to wait for a connection, and for each answer."""
 
 _LONGEST_TEXT = 256
 _LONGEST = 1e9  # seconds
@@ -35,20 +35,20 @@ _DIGEST = 16  # characters
 
 
 _MISUNDERSTOOD = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
-"""What the library, or reading an answer, may raise besides its own errors where a server is no Redis, or not sane."""
+"""What the library or the parsing of an answer may raise, besides RedisError, if the server is no Redis, or broken."""
 
 
 class SharingError(Exception):
-    """Nothing can be shared now; the text says why, and what to do."""
+    """Nothing could be shared; the text says why and, if the library is missing, what to do."""
 
 
 class SharedTimings:
     """The stream, as one daemon uses it.
 
     Args:
-        url: of the server.
-        password_file: holds a password, or a user, a colon and a password; None is none.
-        directory: what tells this daemon from others on its host.
+        url: the server's URL.
+        password_file: file with a password, or with `user:password`; None for no password.
+        directory: the daemon's state directory, which tells it from other daemons on its host.
     """
 
     def __init__(self, url: str, password_file: Path | None, directory: Path) -> None:
@@ -60,10 +60,17 @@ class SharedTimings:
         self._position: str | None = None
 
     def exchange(self, ours: Sequence[Timing]) -> list[Timing]:
-        """Add runs of ours, and take those that others have added since the last time, the oldest first.
+        """Add runs to the stream, and read what other daemons have added.
+
+        Args:
+            ours: runs of this daemon.
+
+        Returns:
+            Runs of other daemons since the last call, the oldest first: the newest `MOST_LEARNT` entries at the first
+            call, `AT_ONCE` at most at each later one.
 
         Raises:
-            SharingError: nothing was shared; ours are to be given again.
+            SharingError: the exchange failed; give these runs again next time.
         """
         try:
             from redis import Redis, RedisError  # noqa: PLC0415  # few have it
@@ -81,7 +88,7 @@ class SharedTimings:
         return answers
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection; the next exchange opens another one."""
         client, self._client = self._client, None
         if client is not None:
             client.close()
@@ -98,7 +105,7 @@ class SharedTimings:
             password=password,
             socket_timeout=PATIENCE,
             socket_connect_timeout=PATIENCE,
-            retry=retry,  # ours is the next time
+            retry=retry,  # none: the caller tries again later
         )
 
     def _talk(self, ours: Sequence[Timing]) -> list[Timing]:
@@ -139,7 +146,7 @@ class SharedTimings:
 
 
 def _of_stream(answer: Any) -> list[Any]:
-    """The entries of the one stream that an XREAD was about, in either protocol of Redis."""
+    """The entries in an answer to XREAD on one stream, in either protocol of Redis (RESP2 or RESP3)."""
     if not answer:
         return []
     entries = next(iter(answer.values())) if isinstance(answer, dict) else answer[0][1]
@@ -151,12 +158,12 @@ def _text(value: bytes) -> str:
 
 
 def _timing(fields: Mapping[str, str], daemon: str) -> Timing | None:
-    """One entry; None if it is our own, or not one at all."""
+    """Parse an entry; None if it is this daemon's own, or not as this module writes it."""
     try:
         if fields["daemon"] == daemon or any(len(value) > _LONGEST_TEXT for value in fields.values()):
             return None
         same, place, seconds, load = fields["same"], fields["place"], float(fields["seconds"]), float(fields["load"])
-        if not (len(same) == len(place) == _DIGEST and 0 <= seconds <= _LONGEST and 0 <= load <= _ALL):  # nan is none
+        if not (len(same) == len(place) == _DIGEST and 0 <= seconds <= _LONGEST and 0 <= load <= _ALL):  # NaN fails too
             return None
         kind = Kind(Category(fields["category"]), fields["program"], fields["form"], same, place)
         return Timing(fields["principal"], kind, seconds, fields["complete"] == "1", load)

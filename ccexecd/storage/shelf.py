@@ -1,9 +1,9 @@
-"""What waits for its turn, on disk: a line for each execution, from the moment in which it waits until it begins.
+"""Executions that wait for their turn, on disk: a line for each, from when it begins to wait until it begins to run.
 
-Theory of operation. All of it is in one file, which only this process writes: making a file takes a hundred times as
-long as adding a line. A line is put at the end, and is taken by writing blanks over it, before its execution begins and
-never after: so what a daemon that died leaves here has not run, and what has been taken can be read no more. A file
-without lines is begun anew; one that is mostly blanks is copied without them.
+Theory of operation. All lines are in one file, which only this process writes: making a file takes a hundred times as
+long as adding a line. A line is added at the end. It is taken away by writing blanks over it, always before its
+execution begins: so an execution that a daemon that died left here has not run, and secrets of one that has begun are
+gone. A file without lines is cut to nothing; one that is mostly blanks is copied without them.
 
 Owns that file, its mode, and that a line is there whole or not at all. The lines hold the values of environment
 variables, so nobody but the daemon's user may read them. Must not know what is in them.
@@ -19,7 +19,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 MOST_BLANK = 4 * 1024 * 1024
-"""Bytes that may be blank beside as many as are not, before the file is copied: some milliseconds of the event loop."""
+"""The file is copied when its blanks exceed its lines by so many bytes: some milliseconds of the event loop."""
 
 _TO_WRITE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO in its place hangs nobody
 
@@ -44,14 +44,14 @@ class Shelf:
         self._places: dict[str, tuple[int, int]] = {}  # where a line begins, and its length
 
     def put(self, name: str, text: bytes) -> None:
-        """Keep what is known of one that waits; what is kept of it already is replaced.
+        """Add or replace the line of an execution.
 
-        It reaches the kernel at once, as output does, and the disk when the kernel likes. A failure is told of as
+        The line is written to the page cache at once, as output is, and is not synced. A failure is reported as
         `problem`.
 
         Args:
-            name: its id, without a space.
-            text: without a line feed.
+            name: the execution's id; it must not hold a space.
+            text: what is to be kept; it must not hold a line feed.
         """
         line = b"%s %s\n" % (name.encode(), text)
         try:
@@ -68,7 +68,7 @@ class Shelf:
             self._copy(fd)
 
     def take(self, name: str) -> None:
-        """Keep nothing any more of one that begins, or has ended; nothing happens if nothing is kept."""
+        """Remove the line of an execution that begins or has ended, if there is one."""
         place = self._places.pop(name, None)
         if place is None:
             return
@@ -77,8 +77,8 @@ class Shelf:
             self._cut(0)
 
     def left(self) -> dict[str, bytes]:
-        """What an earlier daemon has left: texts by name. It blocks, and is asked once, before anything is put."""
-        with contextlib.suppress(OSError):  # a crash in the middle of copying has left it
+        """What an earlier daemon left: execution id -> text. It blocks; call it once, before the first `put`."""
+        with contextlib.suppress(OSError):  # an earlier daemon may have died while copying
             self._made.unlink()
         if not self._path.exists():
             return {}
@@ -96,12 +96,12 @@ class Shelf:
                 found[name.decode()] = told
             else:  # it is blank
                 self._end += len(line) + 1
-        if half:  # a crash has left it: nobody has been told that this one waits
+        if half:  # left by a crash in the middle of `put`: no client has been told that this execution waits
             self._cut(self._end)
         return found
 
     def _know(self, name: str, size: int) -> None:
-        """There is a line at the end now; an earlier one of the same name is none any more."""
+        """Note a line that was added at the end, and blank an earlier one of the same name."""
         earlier = self._places.pop(name, None)
         self._places[name] = (self._end, size)
         self._live_bytes += size
@@ -124,10 +124,10 @@ class Shelf:
             log.warning("%s cannot be cut: %s", self._path, error.strerror)
 
     def _opened(self) -> int:
-        """The file.
+        """The file's descriptor; it is opened if it is not open.
 
         Raises:
-            OSError: it cannot be opened, or is none.
+            OSError: it cannot be opened, or is no plain file.
         """
         if self._fd is None:
             fd = os.open(self._path, _TO_WRITE, 0o600)
@@ -138,7 +138,7 @@ class Shelf:
         return self._fd
 
     def _write(self, fd: int, text: bytes, offset: int) -> None:
-        """Write all of it, or nothing.
+        """Write all of a text; at the end of the file, all or nothing.
 
         Raises:
             OSError: it could not be written.
@@ -154,7 +154,7 @@ class Shelf:
             raise
 
     def _copy(self, fd: int) -> None:
-        """Leave out what is blank. The file is replaced as a whole; where that fails, it goes on as it is."""
+        """Replace the file by a copy without blanks; if that fails, the old file stays in use."""
         places, end = dict[str, tuple[int, int]](), 0
         fresh = None
         try:

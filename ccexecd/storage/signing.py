@@ -1,8 +1,8 @@
 """The daemon's own key: Ed25519 (RFC 8032), in a file that only its user can read.
 
-Owns the key's files and all knowledge of `cryptography`, which is imported with the first signature or the first look
-at one: 20 ms and 9 MiB that a daemon without finished executions does not pay. ccexecctl verifies with it, too. Must
-not know what is signed.
+Owns the key's files and every use of `cryptography`, which is imported when something is first signed or verified: 20
+ms and 9 MiB that a daemon without finished executions does not pay. ccexecctl verifies with it, too. Must not know what
+is signed.
 """
 
 import base64
@@ -23,7 +23,7 @@ SIGNATURE = 88
 """Characters of a signature: 64 bytes in base64."""
 
 _NAME = 16  # hexadecimal digits of a key's name
-_LARGEST = 4096  # bytes of a file that can be one key
+_LARGEST = 4096  # bytes of a key's file that are read: a key takes some hundred
 
 
 class SigningError(OSError):
@@ -31,16 +31,16 @@ class SigningError(OSError):
 
 
 class PublicKey:
-    """What a signature is verified with.
+    """An Ed25519 public key.
 
     Args:
         pem: the text of its file.
 
     Attributes:
-        pem: the same.
+        pem: the text of its file.
 
     Raises:
-        SigningError: it is no public key of this kind.
+        SigningError: the text is no public key, or not one for Ed25519.
     """
 
     def __init__(self, pem: str) -> None:
@@ -59,11 +59,11 @@ class PublicKey:
 
     @cached_property
     def name(self) -> str:
-        """What tells it from other keys: the beginning of the SHA-256 of its 32 bytes."""
+        """A short name for people: the beginning of the SHA-256 of the key's 32 bytes, in hexadecimal."""
         return hashlib.sha256(self._key.public_bytes_raw()).hexdigest()[:_NAME]
 
     def has_signed(self, text: bytes, signature: str) -> bool:
-        """Whether a signature is its owner's, and of just this text."""
+        """Whether a signature (base64) was made by this key for exactly this text."""
         from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
 
         try:
@@ -74,14 +74,17 @@ class PublicKey:
 
 
 class Signer:
-    """What signs.
+    """Signs with the private key in a file.
 
     Args:
-        path: the file of the private key; it is made, and its public key beside it (`.pub`), when it is not there.
+        path: the private key's file, which is made if it is not there. The public key is kept beside it (`.pub`).
+
+    Attributes:
+        public: the public key.
 
     Raises:
-        SigningError: the file holds no key of this kind, or others may read it.
-        OSError: it can be neither read nor made.
+        SigningError: the file holds no Ed25519 key, or others may read it.
+        OSError: the file can be neither read nor made.
     """
 
     def __init__(self, path: Path) -> None:
@@ -130,7 +133,7 @@ def _read_private(path: Path) -> bytes:
 
 
 def _make(path: Path) -> bytes:
-    """A new key, in its file before anything is signed by it."""
+    """Make a new private key, and write it to its file. Returns its PEM."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat  # noqa: PLC0415
 
@@ -141,7 +144,7 @@ def _make(path: Path) -> bytes:
 
 
 def _publish(path: Path, pem: str) -> None:
-    """Keep the public key beside the private one, for people; nothing here reads it."""
+    """Write the public key's file, for people, unless it is there already; failures are ignored."""
     with contextlib.suppress(OSError), open(open_plain(path), "rb") as file:  # noqa: PTH123  # a descriptor
         if file.read(_LARGEST) == pem.encode():
             return

@@ -1,7 +1,7 @@
-"""All output on disk: one directory for each execution, and what they may take together.
+"""All output on disk: one directory for each execution, and the bytes that they may take together.
 
-Owns the directory that they are in, the account of what is used, and the order in which output goes: that of the
-execution which finished first goes first. Must not know what is known of executions besides: that is the history's.
+Owns the parent directory, the count of bytes used, and the order in which output is removed: that of the execution
+which finished first goes first. Must not know anything else of executions: that is the history's.
 """
 
 import os
@@ -18,28 +18,29 @@ from ccexecd.storage.log_files import LogFiles
 from ccexecd.storage.stored_log import StoredLog
 
 LARGEST_TOTAL = 10 * 1024**3
-"""Bytes of all output together where nobody says: this, or `SHARE` of the file system if that is less."""
+"""Bytes of all output together where nothing is configured, unless `SHARE` of the file system is less."""
 
 SHARE = 0.1
 """Share of its file system that journald takes for its own logs, too (SystemMaxUse= in journald.conf(5))."""
 
 READ_AT_A_TIME = 8
-"""Logs of the past that have their files open, three each, however many are watched: a part of `budget.RESERVED`."""
+"""Finished logs whose files may be open at a time, three each, however many are watched. `budget.RESERVED` counts their
+descriptors."""
 
 LEAST_SHARE = 1024 * 1024
-"""Bytes that an execution may keep however many of them run."""
+"""Bytes that each live execution may keep, however many of them there are."""
 
 
 @attrs.frozen
 class Retention:
-    """What is kept.
+    """How much is kept, and for how long.
 
     Attributes:
-        execution_bytes: output and journal of one execution; 0 keeps nothing on disk.
-        total_bytes: of all together; None is `LARGEST_TOTAL` or `SHARE`.
-        output_seconds: how long output is kept after the end of its execution.
-        history_seconds: how long it is known that there was one.
-        receipts: whether one is written when an execution has ended.
+        execution_bytes: bytes of output and journal of one execution; 0 keeps nothing on disk.
+        total_bytes: bytes of all of them together; None for the less of `LARGEST_TOTAL` and `SHARE`.
+        output_seconds: how long output is kept after its execution has finished.
+        history_seconds: how long the execution's record is kept.
+        receipts: whether a receipt is written for each execution that has ended.
     """
 
     execution_bytes: int
@@ -53,15 +54,15 @@ class Spool:
     """All output on disk.
 
     Args:
-        root: the directory of the directories.
-        retention: what is kept.
-        on_excess: called when more is used than may be, and some of it can go.
-        on_postponed: called when there is something for `proceed`.
+        root: the directory in which each execution's output has a directory.
+        retention: how much is kept, and for how long.
+        on_excess: called when more is used than allowed, and output of finished executions could be removed.
+        on_postponed: called when there is something for `proceed` to do.
 
     Attributes:
-        total_bytes: what all may take together.
-        used_bytes: what is kept.
-        gone_bytes: output, and the journals about it, that went because of its age or of the total.
+        total_bytes: bytes that all output may take together.
+        used_bytes: bytes that it takes now.
+        gone_bytes: bytes of output and journals removed so far because of their age or the total.
     """
 
     def __init__(
@@ -78,15 +79,15 @@ class Spool:
         self._logs: WeakValueDictionary[str, StoredLog] = WeakValueDictionary()
         self._live: set[StoredLog] = set()
         self._fresh: list[StoredLog] = []
-        self._finished: OrderedDict[str, tuple[float, int]] = OrderedDict()  # when, and how much; the oldest first
+        self._finished: OrderedDict[str, tuple[float, int]] = OrderedDict()  # id -> end and bytes; the oldest first
         self._read: OrderedDict[LogFiles, None] = OrderedDict()
         self._postponed: deque[Callable[[], None]] = deque()
         self._failing: dict[StoredLog, str] = {}
-        self._unproven = ""  # why the last one failed that has since been closed, until another one works
+        self._unproven = ""  # problem of a log that failed and was closed; stands until another log can be written to
         self.retain(retention)
 
     def status(self) -> dict[str, int]:
-        """Bytes of output and journals that are on disk, that may be, and that went by their age or the total."""
+        """Bytes on disk, the most allowed there, and those removed because of their age or the total."""
         return {
             "bytes_on_disk": self.used_bytes,
             "max_bytes_on_disk": self.total_bytes,
@@ -94,7 +95,7 @@ class Spool:
         }
 
     def retain(self, retention: Retention) -> None:
-        """Keep so much from now on."""
+        """Apply a new retention from now on."""
         self.retention = retention
         self.total_bytes = retention.total_bytes if retention.total_bytes is not None else _share_of(self.root.parent)
 
@@ -104,7 +105,7 @@ class Spool:
         return next(iter(self._failing.values()), self._unproven)
 
     def begin(self, execution_id: str, description: dict[str, Any]) -> StoredLog | None:
-        """A log for a new execution; its files are made when they are needed. None if nothing is kept."""
+        """The log of a new execution; its files are made when they are needed. None if no output is kept on disk."""
         if not self.retention.execution_bytes:
             return None
         log = self._logs[execution_id] = StoredLog(self.root / execution_id, description, self)
@@ -113,14 +114,14 @@ class Spool:
         return log
 
     def prepare(self) -> None:
-        """Make the files of those that live on: when their first output comes, nobody is to wait for that."""
+        """Make the files of logs begun lately, ahead of their first output, so that it need not wait for that."""
         self._fresh = [log for log in self._fresh if not log.prepare()]
 
     def reopened(self, execution_id: str) -> StoredLog:
         """The log of an execution that has finished.
 
         Raises:
-            JournalError: it is no log, or a later version's.
+            JournalError: it is no log, or one of a later version.
             OSError: it cannot be read.
         """
         log = self._logs.get(execution_id)
@@ -129,17 +130,17 @@ class Spool:
         return log
 
     def finished(self, execution_id: str, moment: float, size: int) -> None:
-        """From now on, its output may go.
+        """Note that an execution has finished: from now on, its output may be removed.
 
         Args:
-            execution_id: whose.
+            execution_id: its id.
             moment: when it finished, in seconds since the epoch.
-            size: bytes that are kept of it.
+            size: bytes that its output takes.
         """
         self._finished[execution_id] = (moment, size)
 
     def inherit(self, outputs: Iterable[tuple[str, float, int]]) -> None:
-        """Count what an earlier daemon has kept, too: id, end and size of each, the oldest first."""
+        """Count the output that earlier daemons left: id, end (seconds since the epoch) and bytes, the oldest first."""
         earlier = OrderedDict((execution_id, (moment, size)) for execution_id, moment, size in outputs)
         self.used_bytes += sum(size for _, size in earlier.values())
         self._finished = earlier | self._finished
@@ -154,7 +155,14 @@ class Spool:
         return min(self.retention.output_seconds, self.retention.history_seconds)
 
     def due(self, now: float) -> list[str]:
-        """Whose output goes now, because of its age or of the total. It no longer counts, and `remove` is to follow."""
+        """Choose the output to remove now, because of its age or the total.
+
+        Args:
+            now: seconds since the epoch.
+
+        Returns:
+            Ids of executions. Their output is not counted any more; pass them to `remove`.
+        """
         gone = []
         while self._finished:
             execution_id, (moment, size) = next(iter(self._finished.items()))
@@ -170,12 +178,14 @@ class Spool:
         return gone
 
     def remove(self, execution_ids: Iterable[str]) -> None:
-        """Remove the files. It blocks: large files take their time."""
+        """Remove the files of executions. It blocks: large files take their time."""
         for execution_id in execution_ids:
             shutil.rmtree(self.root / execution_id, ignore_errors=True)
 
     def ids(self) -> set[str]:
-        """Whose files there are: nobody's where the directory is none, which is told as a problem. It blocks.
+        """Ids of executions that have a directory here. It blocks.
+
+        If a file stands in the place of the directory, there are none, and `problem` says so.
 
         Raises:
             OSError: the directory cannot be read.
@@ -187,62 +197,62 @@ class Spool:
         except NotADirectoryError as error:
             self._unproven = f"cannot keep output in {self.root}: {error.strerror}"
             return set()
-        return {name for name in names if name.isascii()}  # what is none is nobody's id
+        return {name for name in names if name.isascii()}  # ids are ASCII
 
     def live_ids(self) -> set[str]:
-        """Whose logs are still written to."""
+        """Ids of executions whose logs are still written to."""
         return {each.directory.name for each in self._live}
 
     # What logs share
 
     @property
     def most_bytes(self) -> int:
-        """What one log may keep now: less than it usually may where the live ones alone take more than all may."""
+        """Bytes that one log may keep now: less than configured while live logs alone exceed the total."""
         most = self.retention.execution_bytes
         if self._finished or self.used_bytes <= self.total_bytes:
             return most
         return min(most, max(LEAST_SHARE, self.total_bytes // len(self._live or "1")))
 
     def takes(self, size: int) -> None:
-        """So many more bytes are kept; fewer, if it is negative."""
+        """Count `size` more bytes on disk; fewer, if it is negative."""
         self.used_bytes += size
         if size > 0 and self._finished and self.used_bytes > self.total_bytes:
             self._on_excess()
 
     def postpone(self, step: Callable[[], None]) -> None:
-        """Have a step of what a log has to be given done by `proceed`."""
+        """Have `proceed` call this function later: one step of writing what a log could not take earlier."""
         self._postponed.append(step)
         self._on_postponed()
 
     @property
     def is_behind(self) -> bool:
-        """Whether there is something for `proceed`."""
+        """Whether there is something for `proceed` to do."""
         return bool(self._postponed)
 
     def proceed(self) -> bool:
-        """Do one step of what was postponed: a millisecond's work. Returns whether there is another."""
+        """Do one postponed step: about a millisecond's work. Returns whether there is another one."""
         if self._postponed:
             self._postponed.popleft()()
         return self.is_behind
 
     def fails(self, log: StoredLog, error: OSError) -> None:
-        """It could not be written to."""
+        """Note that a log could not be written to."""
         self._failing[log] = f"cannot keep output in {log.directory}: {error.strerror}"
 
     def works(self, log: StoredLog) -> None:
-        """It could be written to, after it could not, or for the first time."""
+        """Note that a log could be written to: for the first time, or again after a failure."""
         self._failing.pop(log, None)
         self._unproven = ""
 
     def reads(self, files: LogFiles) -> None:
-        """A log of the past has its files open, or is about to: those that have had theirs for longest close them."""
+        """Note that a finished log is read; those that were read the longest ago close their files."""
         self._read[files] = None
         self._read.move_to_end(files)
         while len(self._read) > READ_AT_A_TIME:
             self._read.popitem(last=False)[0].close()
 
     def is_over(self, log: StoredLog) -> None:
-        """Nothing more is written to it."""
+        """Note that nothing more is written to a log."""
         self._live.discard(log)
         self._unproven = self._failing.pop(log, self._unproven)
 

@@ -1,18 +1,18 @@
 """The log of one execution on disk.
 
-Theory of operation. What a read brought is written to the file of its stream in the same step, before anything is made
-of it; the entries that come of it follow in the journal, also in that step. A write lands in the page cache, which
-outlives the daemon, however that ends. Everything is written at a place that is known in memory, so what fails half
-way is written over by the next attempt. When the disk takes no more, the attempt is repeated once a second, as long as
-there is output; the log then hands in what it still has, in steps.
+Theory of operation. The bytes of a read are written to the file of their stream at once, before they are framed; the
+entries made of them follow in the journal, in the same step of the event loop. A write lands in the page cache, which
+outlives the daemon, however that ends. Everything is written at an offset that is known in memory, so a write that
+failed half way is overwritten by the next attempt. When the disk is full or fails, writing is tried again once a second
+as long as there is output; then the `OutputLog` hands in, in steps, the entries that it still holds in memory.
 
 Nothing is made on disk before the first output, or before the execution has lived for a moment: one that ends at once
-and writes nothing leaves no files. What the log has by then is handed in with the first entry.
+and writes nothing leaves no files. Entries from before that are handed in with the first one that is written.
 
-The oldest entries go when there are more bytes than may be: the file system takes their blocks back, and offsets stay
-what they were.
+When there are more bytes than allowed, the oldest entries go: their blocks are given back to the file system, and
+offsets stay as they were.
 
-Owns what is in the files of one execution. Must not know of other executions: what they take together is the spool's.
+Owns the content of one execution's files. Must not know of other executions: the spool counts what they take together.
 """
 
 import errno
@@ -34,36 +34,37 @@ from ccexecd.storage.room import Room
 from ccexecd.storage.stored_reader import StoredReader
 
 JOURNAL = "journal"
-"""File name of the journal; the streams' files have their streams' names."""
+"""File name of the journal. The files of the streams are named after them."""
 
 STREAMS: tuple[Stream, ...] = ("stdout", "stderr")
 
 RETRY = 1.0
-"""Seconds after a failure until the next attempt."""
+"""Seconds from a failed write to the next attempt."""
 
 SHED_ENTRIES = STEP
-"""Entries that one step gives up at most: as many as it may bring, and less than a millisecond's work."""
+"""Entries given up in one step at most: as many as one step may add, and less than a millisecond's work."""
 
 SHED_BYTES = 1024 * 1024
-"""Bytes given up at a time where there is room for many times as much: a system call then frees 256 blocks."""
+"""Bytes given up at a time if the log may hold at least 16 times as much: one system call then frees 256 blocks."""
 
 
 class StoredLog:
-    """One execution's log, as its `OutputLog` fills it. It is the `Store` of that.
+    """One execution's log on disk: the `Store` of its `OutputLog`.
 
     Args:
-        directory: where its files lie; made when they are.
-        execution: its description, for the journal's first line.
-        room: what it shares with others.
+        directory: directory of its files, made with the first of them.
+        execution: description of the execution, for the journal's first line.
+        room: what all logs share.
 
     Attributes:
-        directory: where its files lie.
-        files: they themselves.
-        execution: its description.
-        postpone: has a step of what is left to give it done in a moment, when nobody waits.
-        oldest_seq: the first entry that it holds; None while it holds none.
-        held_bytes: what it keeps on disk, journal and output.
-        started_at: tells when its execution started, for its first line; forgotten when that is written.
+        directory: directory of its files.
+        files: the files.
+        execution: description of the execution.
+        postpone: has a function called soon, when nobody waits for the event loop.
+        oldest_seq: number of the first entry that it holds; None while it holds none.
+        held_bytes: bytes that it keeps on disk, journal and output.
+        started_at: tells when the execution started (ISO 8601), for the journal's first line; dropped once that is
+            written.
     """
 
     def __init__(self, directory: Path, execution: dict[str, Any], room: Room) -> None:
@@ -75,15 +76,15 @@ class StoredLog:
         self.postpone = room.postpone
         self.files = LogFiles(directory, room)
         self._file, self._opened = self.files.of, self.files.opened
-        self._ends: dict[Stream, int] = {"stdout": 0, "stderr": 0}  # bytes that were read
+        self._ends: dict[Stream, int] = {"stdout": 0, "stderr": 0}  # bytes read from the program so far
         self._arrears = Arrears(self.files)
         self._sound_from, self._last_reads = self._arrears.sound_from, self._arrears.last_reads
-        self._start = self._end = self._last = 0  # of the journal: its lines begin and end, and the last one begins
-        self._recorded: dict[Stream, int] = {"stdout": 0, "stderr": 0}  # up to there, entries stand for them
+        self._start = self._end = self._last = 0  # offsets in the journal: first line, end of lines, last line
+        self._recorded: dict[Stream, int] = {"stdout": 0, "stderr": 0}  # bytes that recorded entries stand for
         self._account = Account()
         self._oldest: StoredReader | None = None
-        self._is_told = True  # in the journal
-        self._gone_to = {"stdout": 0, "stderr": 0, JOURNAL: 0}  # what is before that has been given up
+        self._is_told = True  # whether the journal's first line has the account as it is
+        self._gone_to = {"stdout": 0, "stderr": 0, JOURNAL: 0}  # offsets before which everything was given up
         self._retry_at: float | None = None
         self._readers = 0
         self._is_wanted = False
@@ -92,14 +93,14 @@ class StoredLog:
 
     @classmethod
     def reopened(cls, directory: Path, room: Room) -> "StoredLog":
-        """A log that was written earlier, for reading.
+        """Open a log that was written earlier, for reading.
 
         Args:
-            directory: where its files lie.
-            room: what it shares with others; what it holds is not charged again.
+            directory: directory of its files.
+            room: what all logs share; its bytes are not counted again.
 
         Raises:
-            JournalError: it is no log, or a later version's.
+            JournalError: it is no log, or one of a later version.
             OSError: it cannot be read.
         """
         log = cls(directory, {}, room)
@@ -115,28 +116,31 @@ class StoredLog:
 
     @property
     def journal_bounds(self) -> tuple[int, int]:
-        """Where the lines of its journal begin and end."""
+        """The offsets where the journal's lines, after the first one, begin and end."""
         return self._start, self._end
 
     @property
     def disk_bytes(self) -> int:
-        """What it takes on disk, at most."""
+        """Upper bound of the bytes that it takes on disk."""
         return self.held_bytes + self.files.slack_bytes
 
     @property
     def dropped(self) -> tuple[int, int]:
-        """Bytes and lines of output that it has given up, or could not keep."""
+        """Bytes and lines of output that were given up, or could not be kept."""
         return self._account.dropped_bytes, self._account.dropped_lines
 
     def append(self, end: int, entries: Sequence[Entry | Gap]) -> bool:
-        """Add entries to a log that was written earlier; the output that they stand for is there already.
+        """Add entries to a log that was written earlier; the output that they stand for is in its files already.
 
         Args:
-            end: where the last whole line of its journal ends.
-            entries: those that follow.
+            end: offset where the last whole line of its journal ends; what stands behind is cut off.
+            entries: the entries to add.
+
+        Returns:
+            Whether all of them were written.
 
         Raises:
-            OSError: the journal cannot be written.
+            OSError: the journal cannot be opened or cut.
         """
         self.files.are_written, self._end = True, end
         try:
@@ -153,10 +157,10 @@ class StoredLog:
         return self._is_wanted and (self._retry_at is None or time.monotonic() >= self._retry_at)
 
     def prepare(self) -> bool:
-        """Make its files ahead of the first output, in a moment in which nobody waits for that.
+        """Make the journal ahead of the first output, so that this does not have to wait for that.
 
         Returns:
-            Whether that has been seen to; not before its execution has started.
+            Whether this was tried or is not needed; False as long as the execution has not started.
         """
         if self._end or not self.files.are_written:
             return True
@@ -170,7 +174,7 @@ class StoredLog:
         return True
 
     def write(self, stream: Stream, received: bytes) -> None:
-        """Keep what a read brought."""
+        """Write the bytes of a read to the stream's file; if that is not possible now, they become arrears."""
         start = self._ends[stream]
         self._ends[stream] = start + len(received)
         self._is_wanted = True
@@ -185,7 +189,7 @@ class StoredLog:
         self._arrears.miss(stream, received, self._ends[stream])
 
     def record(self, entries: Sequence[Entry | Gap]) -> int:
-        """Keep entries: those that follow what it holds. Returns how many it has now: the first ones, or none."""
+        """Write the entries that follow those it holds. Returns how many were written: the leading ones, or none."""
         try:
             self._make_journal()
             for entry in entries:
@@ -223,7 +227,7 @@ class StoredLog:
             self._fail(error)
 
     def shed(self) -> Sequence[Entry | Gap]:
-        """Give up the oldest entries that are beyond what it may hold. They are gone, and returned for the account."""
+        """Give up the oldest entries if the log holds more than it may. Returns those that were given up."""
         most = self._room.most_bytes
         if self.held_bytes <= most:
             return ()
@@ -247,16 +251,16 @@ class StoredLog:
         return gone
 
     def reader(self, seq: int) -> StoredReader:
-        """A place in it, at the entry that holds `seq`."""
+        """A reader that begins at the entry that holds the number `seq`."""
         return StoredReader(self, seq)
 
     def finish(self) -> None:
-        """Nothing follows but what it has not taken yet: worth trying once more."""
+        """Note that no more output comes: what could not be written is tried once more at once."""
         if self._retry_at is not None and self._retry_at != float("inf"):
             self._retry_at = 0.0
 
     def close(self) -> None:
-        """Nothing follows."""
+        """Note that nothing more is written; the files close unless somebody reads them."""
         self._tell_account()
         self.files.are_written = False
         if self._oldest is not None:
@@ -272,20 +276,20 @@ class StoredLog:
             self._on_close = None
 
     def when_closed(self, deed: Callable[[], None]) -> None:
-        """Do something when nothing follows any more; now, if that is so."""
+        """Call a function once the log is closed; at once if it is."""
         if self.files.are_written:
             self._on_close = deed
         else:
             deed()
 
     def forget(self) -> None:
-        """Its files are being removed."""
+        """Note that its files are being removed: it holds no entries any more."""
         self.oldest_seq = None
 
     # For readers
 
     def begin_reading(self, seq: int) -> int:
-        """Keep the files open for a reader. Returns where in the journal it begins."""
+        """Keep the files open for a reader. Returns the offset in the journal of the entry that holds `seq`."""
         self._readers += 1
         try:
             return journal.find(self._file(JOURNAL), self._start, self._end, seq)
@@ -293,19 +297,19 @@ class StoredLog:
             return self._end
 
     def end_reading(self) -> None:
-        """A reader has gone."""
+        """Count a reader less; the files close after the last one."""
         self._readers -= 1
         self._close_unread()
 
     def lines(self, position: int) -> Iterator[tuple[int, int, Line]]:
-        """The lines of its journal from a place on, to its end now."""
+        """The journal's lines from an offset to its present end; see `journal.lines`."""
         return journal.lines(self._file(JOURNAL), position, self._end)
 
     def text(self, place: Place) -> bytes:
         """The bytes of a chunk.
 
         Raises:
-            OSError: they cannot be read, or somebody has cut the file.
+            OSError: they cannot be read, or somebody else has cut the file.
         """
         text = os.pread(self._file(place.stream), place.size, place.offset)
         if len(text) < place.size:
@@ -324,7 +328,7 @@ class StoredLog:
         self._start = self._end = len(first)
         self.files.keep(JOURNAL, self._start)
         self._holds(len(first))
-        self.files.takes_block()  # that of the directory
+        self.files.takes_block()  # for the directory
         self.started_at = _unknown
         self._room.works(self)
 
@@ -348,7 +352,7 @@ class StoredLog:
         self._is_told = False
 
     def _give_up(self, gone: Sequence[Entry | Gap], position: int) -> None:
-        """These are gone, and their lines, up to a position of the journal."""
+        """Take note that entries were given up, and their lines up to an offset of the journal."""
         self.oldest_seq = gone[-1].seq + gone[-1].count
         self._account = attrs.evolve(self._account, oldest_seq=self.oldest_seq)
         self._is_told = False
@@ -359,7 +363,7 @@ class StoredLog:
         self._tell_account()
 
     def _tell_account(self) -> None:
-        """Say in the journal what is gone, if that is not said yet; only then may the blocks of that be given back."""
+        """Write the account to the journal's first line if it has changed, and only then give blocks back."""
         if self._is_told:
             return
         try:
@@ -373,9 +377,9 @@ class StoredLog:
                 self.files.give_back(name, end)
         except OSError as error:
             self._fail(error)
-            if error.errno == errno.EOPNOTSUPP:  # a file system that cannot: what has gone would go on to take room
+            if error.errno == errno.EOPNOTSUPP:  # no blocks can be given back: stop writing, or the log grows for ever
                 self._retry_at = float("inf")
 
 
 def _unknown() -> None:
-    """When something started that nobody has told us of."""
+    """Stands for `started_at` where nobody has set it."""

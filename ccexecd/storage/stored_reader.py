@@ -1,4 +1,7 @@
-"""A place in a log on disk."""
+"""Reading the entries of a log on disk one by one.
+
+Owns one reader's place in the journal. Must not write.
+"""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -11,10 +14,14 @@ if TYPE_CHECKING:
 
 
 class StoredReader:
-    """A place in a log on disk.
+    """A reader of a log on disk.
+
+    Args:
+        log: the log.
+        seq: the reader begins at the entry that holds this number.
 
     Attributes:
-        position: in its journal, after what was taken.
+        position: offset in the journal, behind the line of the last entry taken.
     """
 
     def __init__(self, log: "StoredLog", seq: int) -> None:
@@ -24,7 +31,7 @@ class StoredReader:
         self._closings = log.files.closings
 
     def take(self) -> Entry | Gap | None:
-        """Give the next entry and move on; None when there are no more, or they cannot be read."""
+        """Return the next entry and move on; None if there is none yet, or it cannot be read."""
         try:
             found = next(self._lines, None) if self._closings == self._log.files.closings else None
             if found is None:
@@ -39,5 +46,5 @@ class StoredReader:
             return None
 
     def close(self) -> None:
-        """Read no longer."""
+        """End reading; the log may close its files."""
         self._log.end_reading()

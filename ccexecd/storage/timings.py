@@ -1,6 +1,6 @@
-"""How long past executions took: what the history is asked about durations.
+"""How long past executions took: queries on the history about durations.
 
-Owns the questions, as SQL, and their answers. Everything in here blocks, in the archive's thread. Must not know what is
+Owns the SQL and the form of the answers. Everything in here blocks, and is called in a thread. Must not know what is
 concluded from the answers.
 """
 
@@ -16,24 +16,28 @@ from ccexecd.core.kinds import Category, Kind
 from ccexecd.storage.history import LAST_MOMENT
 
 MOST_LEARNT = 5000
-"""Executions from which a daemon learns at its start, the newest: 20 ms of a thread."""
+"""Executions that a daemon learns from at its start, the newest ones: 20 ms in a thread."""
 
 MOST_COUNTED = 100_000
-"""Executions of which percentiles are made, the newest: half a second of a thread."""
+"""Executions that percentiles are made of, the newest ones: half a second in a thread."""
 
 MOST_GROUPS = 200
-"""Groups of percentiles that are told, those of the most executions."""
+"""Groups that `spread` returns: those with the most executions."""
 
 PERCENTILES = (0.5, 0.9, 0.95, 0.99)
 
 
 def _described(path: str) -> str:
-    """A value in the description; NULL where somebody has written something else there."""
+    """SQL for a value in the description; NULL if the description is not JSON.
+
+    Args:
+        path: a JSON path, such as `$.timeout`.
+    """
     return f"CASE WHEN json_valid(description) THEN json_extract(description, '{path}') END"
 
 
 _JUDGED = _described("$.agent.verdict.is_success")
-"""What was judged of an agent's run; NULL for what is none."""
+"""SQL for whether an agent's run was judged a success; NULL if the execution was no agent."""
 
 
 @attrs.frozen
@@ -41,10 +45,10 @@ class Timing:
     """How long one execution ran.
 
     Attributes:
-        principal: whose it was.
-        kind: what it was.
-        seconds: how long, pauses not counted.
-        is_complete: whether it came to its end by itself, successfully.
+        principal: the name of its principal.
+        kind: the kind of its command.
+        seconds: how long it ran, pauses not counted.
+        is_complete: whether it came to its own end, successfully.
         load: how busy the machine was, in per cent.
     """
 
@@ -57,13 +61,15 @@ class Timing:
 
 @attrs.frozen
 class Asked:
-    """Which executions are asked for; None is any.
+    """Which finished executions a query is for; None means any.
 
     Attributes:
-        principal: whose.
-        category, program, reason: of which sort, of which program, ended how.
-        since: finished at this moment or later, in seconds since the epoch.
-        before: whose number in the history is smaller.
+        principal: name of their principal.
+        category: category of their command (`core.kinds`).
+        program: their program.
+        reason: the reason of their end.
+        since: they finished at this moment or later, in seconds since the epoch.
+        before: their number in the history is smaller than this.
         limit: how many at most, the newest first.
     """
 
@@ -77,14 +83,14 @@ class Asked:
 
 
 def learnt(db: sqlite3.Connection, before: float) -> list[Timing]:
-    """What can be learnt from, the oldest first.
+    """The newest `MOST_LEARNT` executions that ran, the oldest of them first.
 
     Args:
         db: the history.
-        before: what was accepted at this moment or later is left out, in seconds since the epoch.
+        before: seconds since the epoch; executions created at this moment or later are left out.
 
     Raises:
-        sqlite3.Error: it could not be read.
+        sqlite3.Error: the history could not be read.
     """
     query = (
         f"SELECT principal, category, program, form, same, place, active_seconds, reason, exit_code, {_JUDGED}, load"  # noqa: S608  # our own words
@@ -98,7 +104,7 @@ def learnt(db: sqlite3.Connection, before: float) -> list[Timing]:
             kind = Kind(Category(category), str(program), str(form), str(same), str(place))
             is_complete = came_to_its_end(reason, code, judged)
             found.append(Timing(principal, kind, float(seconds), is_complete, float(load or 0.0)))
-        except (TypeError, ValueError):  # somebody has written something else there
+        except (TypeError, ValueError):  # not as this program writes it
             continue
     return found[::-1]
 
@@ -133,14 +139,14 @@ _TEXTS = {
     "reason",
     "timeout_source",
 }
-"""Of these, what is a text; all others are numbers."""
+"""Those of `_COLUMNS` that hold text; the others hold numbers."""
 
 
 def told(db: sqlite3.Connection, asked: Asked) -> list[dict[str, Any]]:
-    """Finished executions as `history` tells them, the newest first.
+    """Finished executions as the method `history` returns them, the newest first.
 
     Raises:
-        sqlite3.Error: they could not be read.
+        sqlite3.Error: the history could not be read.
     """
     condition, values = _condition(asked)
     columns = ", ".join(_COLUMNS.values())
@@ -152,22 +158,24 @@ def told(db: sqlite3.Connection, asked: Asked) -> list[dict[str, Any]]:
 
 
 def _is_ours(known: dict[str, Any]) -> bool:
-    """Whether a row is what we write; SQLite takes anything in any column."""
+    """Whether a row holds the types that this program writes; SQLite takes anything in any column."""
     return all(
         value is None or isinstance(value, str if name in _TEXTS else int | float) for name, value in known.items()
     )
 
 
 def spread(db: sqlite3.Connection, asked: Asked, by: str) -> list[dict[str, Any]]:
-    """How long what took, in percentiles of the runs that came to their end; most runs first.
+    """Percentiles of durations in seconds, by group; the group with the most runs first.
+
+    Only runs that came to their own end count for the percentiles.
 
     Args:
         db: the history.
-        asked: which executions; `limit` is left unread.
-        by: the column whose values are told apart.
+        asked: which executions; its `limit` is ignored.
+        by: the column to group by. It goes into the SQL as it is, so it must not come from a client unchecked.
 
     Raises:
-        sqlite3.Error: they could not be read.
+        sqlite3.Error: the history could not be read.
     """
     condition, values = _condition(asked)
     rows = db.execute(

@@ -1,7 +1,6 @@
-"""Whether an execution was what its receipt says, and its output is what it wrote.
+"""Verifies one execution: its receipt, its record in the history and its output must agree.
 
-Owns the look at one receipt, the history and the output together. Must not change anything. It blocks, for about half a
-second for each gigabyte of output.
+Owns comparing the three. Must not change anything. It blocks, for about half a second for each gigabyte of output.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,25 +31,25 @@ _NOT_OF_THE_HISTORY = {
     "repeated",
     "output",
 }
-"""Fields of a receipt that are not compared with the history as they are."""
+"""Fields of a receipt that are not in the history in the same form."""
 
 
 def verified(receipts: Receipts, outputs: Path, record: Record, uuid: str | None) -> dict[str, Any]:
-    """Look at one execution's evidence.
+    """Verify one execution.
 
     Args:
-        receipts: where its receipt is.
-        outputs: where the output of executions is, a directory each.
-        record: what the history knows of it.
-        uuid: what its reply must repeat; None is what it was asked to, if anything.
+        receipts: the receipts.
+        outputs: directory in which each execution's output has a directory.
+        record: the execution's record in the history.
+        uuid: the UUID that its reply must repeat; None for the one that its labels asked for, if they did.
 
     Returns:
-        `{execution_id, verdict, verified, findings: [{verdict, text}], output, receipt}`, where `output` says how far
-        that was there to be looked at.
+        `{execution_id, verdict, verified, findings: [{verdict, text}], output, receipt}`. `output` says how much of the
+        output could be compared: `whole`, `partly gone`, `gone`, `none`, `not vouched for` or `unknown`.
 
     Raises:
         SigningError: the key cannot be used.
-        OSError: something cannot be read.
+        OSError: the receipts or the output cannot be read.
     """
     findings = list[Finding]()
     proof = _proof(receipts, record, findings)
@@ -60,7 +59,7 @@ def verified(receipts: Receipts, outputs: Path, record: Record, uuid: str | None
         findings += judged(proof, receipts.public_key())
         found = opened(proof.record)
         receipt = found.fields if found is not None else {}
-    if receipt and not findings:  # what is not as it was written says nothing about anything else
+    if receipt and not findings:  # a receipt that was edited or forged proves nothing about the rest
         findings += _compared_with_history(receipt, record)
         output = _judge_output(outputs / record.id, receipt, record, findings)
         if receipt.get("made") == AT_RECOVERY:
@@ -82,7 +81,7 @@ def verified(receipts: Receipts, outputs: Path, record: Record, uuid: str | None
 
 
 def _proof(receipts: Receipts, record: Record, findings: list[Finding]) -> Proof | None:
-    """The receipt; None if there is none, and then it is found why."""
+    """The execution's receipt; None if there is none, and then a finding says why."""
     number = record.receipt
     proof = receipts.find(number) if number else None
     if number is None:
@@ -110,16 +109,16 @@ def _compared_with_history(receipt: Mapping[str, Any], record: Record) -> Iterat
     labels = receipt.get("labels")
     if labels is not None and "…" not in labels and labels != known.get("labels", {}):
         differing.append("labels")
-    if command_digest(known) not in (receipt.get("command_sha256"), command_digest(receipt)):  # or it is from there
+    if command_digest(known) not in (receipt.get("command_sha256"), command_digest(receipt)):  # or taken from it
         differing.append("command")
-    if "agent" in known and receipt.get("agent") != agent_of(known).get("agent"):  # what the audit has knows of none
+    if "agent" in known and receipt.get("agent") != agent_of(known).get("agent"):  # absent if rebuilt from the audit
         differing.append("agent")
     if differing:
         yield Finding(Verdict.EDITED, f"the history has been edited: it differs in {', '.join(sorted(differing))}")
 
 
 def _judge_output(directory: Path, receipt: Mapping[str, Any], record: Record, findings: list[Finding]) -> str:
-    """Hold the output against its digests. Returns how far it is there."""
+    """Compare the output with its digests. Returns how much of it could be compared, as `verified` tells it."""
     files = receipt.get("output")
     if not isinstance(files, dict) or "unreadable" in files:
         findings.append(_remark("its output could not be read when the receipt was written: it is not vouched for"))
@@ -147,7 +146,7 @@ def _judge_output(directory: Path, receipt: Mapping[str, Any], record: Record, f
 
 
 def _judged_reply(directory: Path, receipt: Mapping[str, Any], uuid: str, *, is_there: bool) -> Iterator[Finding]:
-    """Whether the reply repeats a UUID: now or, where the output has gone, as the receipt says."""
+    """Whether the reply repeats a UUID: read from the output or, if that has gone, taken from the receipt."""
     is_told = receipt.get("asked") == uuid
     repeated = has_repeated(directory, uuid) if is_there or not is_told else receipt.get("repeated")
     if repeated:
