@@ -54,7 +54,7 @@ class Process(NamedTuple):
 
     @property
     def identity(self) -> tuple[int, int]:
-        """What no other process has, nor ever will."""
+        """Pid and start time, which no other process shares until the machine is restarted."""
         return self.pid, self.started
 
 
@@ -91,7 +91,7 @@ def tagged(epoch: int, number: int) -> Iterator[None]:
 
 
 def read(path: str) -> bytes:
-    """A file of the kernel's, whole, where one read of a list ends within a page of it; empty when it is not there."""
+    """Return all of a file in /proc, whose lists come a page per read; empty if the file or its process is gone."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -109,12 +109,12 @@ def read(path: str) -> bytes:
 
 
 def stat_of(pid: int | str) -> list[bytes]:
-    """The fields of /proc/PID/stat (proc(5)) from the state on, so that the first is 0; none when it has ended."""
+    """Return the fields of /proc/PID/stat (proc(5)) from the state on, which has index 0; empty if it has ended."""
     return read(f"/proc/{pid}/stat").rpartition(b") ")[2].split()
 
 
 def look_up(pid: int) -> Process | None:
-    """What /proc says of a process; None when there is none of that number."""
+    """Return what /proc says of a process; None if no process has this pid."""
     fields = stat_of(pid)
     if not fields:
         return None
@@ -125,7 +125,7 @@ def look_up(pid: int) -> Process | None:
 
 
 def _state_of_threads(pid: int, state: str) -> str:
-    """One letter for a process whose first thread has stopped, or ended, which others may have yet to do."""
+    """Return the state of a process whose first thread has stopped or ended, while other threads may still run."""
     for thread in _threads(pid):
         of_thread = next(iter(stat_of(f"{pid}/task/{thread}")), b"X").decode()
         if of_thread in STOPPED:
@@ -143,30 +143,31 @@ def _threads(pid: int) -> list[str]:
 
 
 def children_of(pid: int) -> list[int]:
-    """The children of a process, whichever of its threads forked them."""
+    """Return the pids of a process's children, whichever of its threads forked them."""
     return [int(child) for thread in _threads(pid) for child in read(f"/proc/{pid}/task/{thread}/children").split()]
 
 
 def not_yet(running: Iterable[Process]) -> set[int]:
-    """The pids of those that must not be stopped before others among these have stopped."""
+    """Return the pids of those processes that must not be stopped until others of them have stopped."""
     running = list(running)
     return let_exec(running) | jobs(running)
 
 
 def jobs(running: Iterable[Process]) -> set[int]:
-    """The pids of those whose parent, which runs, has put them into a group of their own, as a shell does with a job.
+    """Return the pids of processes whose running parent has put them into a group of their own, as a shell does.
 
-    It would take the stop as meant for itself: say so, and take the terminal back. A stopped shell learns nothing.
+    A running shell that sees its job stop reports that and takes the terminal back; a stopped shell notices nothing.
+    So the parent has to be stopped first.
     """
     groups = {process.pid: process.group for process in running}
     return {process.pid for process in running if groups.get(process.parent, process.group) != process.group}
 
 
 def let_exec(running: Iterable[Process]) -> set[int]:
-    """See to it that processes which wait in vfork can stop: they cannot before their child has exec'ed.
+    """Continue stopped vfork children, since a parent that waits in vfork cannot stop until its child has exec'ed.
 
     Returns:
-        The pids of these children: each is to be stopped when it has.
+        The pids of all such children: each is to be stopped only after its exec.
     """
     children = [child for process in running if process.state == "D" for child in borrowers(process.pid)]
     for child in children:
@@ -176,14 +177,14 @@ def let_exec(running: Iterable[Process]) -> set[int]:
 
 
 def borrowers(pid: int) -> list[Process]:
-    """The children that run in the memory of a process until they exec, while it waits for that (vfork(2))."""
+    """Return the living children that share the memory of a process until they exec (vfork(2))."""
     memory = _memory_of(pid)
     children = (look_up(child) for child in children_of(pid) if _memory_of(child) == memory)
     return [child for child in children if child is not None and child.state not in DEAD]
 
 
 def _memory_of(pid: int) -> list[bytes]:
-    """Virtual and resident size: the same for two processes when they have the same memory, else by an odd chance."""
+    """Return virtual and resident size: equal for processes that share their memory, for others only by chance."""
     return stat_of(pid)[20:22]
 
 
@@ -218,14 +219,15 @@ def send(process: Process, signum: int) -> bool:
 
 
 class Forest:
-    """Every process below this one, told apart by execution.
+    """All processes below the calling one, each assigned to its execution.
 
     Args:
-        epoch: of the tags that are ours.
-        number_of: the execution in whose control group a process is; None where that says nothing.
+        epoch: the number (`new_epoch`) that this keeper's tags contain.
+        number_of: called with a pid; returns the number of the execution whose control group it is in, or None if its
+            control group does not tell.
 
     Attributes:
-        leaders: pid of each leader that has not been reaped yet, and the number of its execution.
+        leaders: number of the execution by the pid of its leader, for every leader that has not been reaped.
     """
 
     def __init__(self, epoch: int, number_of: Callable[[int], int | None] = lambda _: None) -> None:
@@ -233,41 +235,41 @@ class Forest:
         self._number_of = number_of
         self._epoch = epoch
         self.leaders: dict[int, int] = {}
-        self._owners: dict[int, int | None] = {}  # of orphans, each until it is reaped
-        self._met: dict[int, dict[int, int]] = {}  # pid and start time of what was found in each execution
+        self._owners: dict[int, int | None] = {}  # execution by pid of orphan, until that is reaped
+        self._met: dict[int, dict[int, int]] = {}  # by execution: start time by pid of what was found
 
     def reaped(self, pid: int) -> None:
-        """A child has been waited for: its number may be given to another process."""
+        """Forget a child that has been reaped: the kernel may give its pid to another process now."""
         self._owners.pop(pid, None)
 
     def forget(self, number: int) -> None:
-        """An execution is over."""
+        """Forget an execution that is over."""
         self._met.pop(number, None)
 
     def members(self, number: int) -> list[Process]:
-        """The living processes of one execution, found anew."""
+        """Walk the tree of one execution and return its living processes."""
         found = self._below(lambda pid: self.owner(pid) == number)
         if found:
             self._met.setdefault(number, {}).update((process.pid, process.started) for process in found)
         return found
 
     def orphans(self, number: int) -> list[Process]:
-        """The living processes of one execution whose leader is dead, reaped or not.
+        """Return the living processes of one execution whose leader is dead, whether or not it has been reaped.
 
-        The kernel made the leader's children ours before it let anybody see that the leader is dead.
+        The kernel reparents the leader's children to this process before anybody can see that the leader is dead.
         """
         return self._below(lambda pid: pid not in self.leaders and self.owner(pid) == number)
 
     def strays(self) -> list[Process]:
-        """The living processes below this one that belong to no execution that can be told."""
+        """Return the living processes below this one that cannot be assigned to an execution."""
         return self._below(lambda pid: self.owner(pid) is None)
 
     def _children(self) -> list[int]:
-        """Our children. Only the main thread has any: it forks the leaders, and the kernel gives orphans to it."""
+        """Return our children, all of the main thread: it forks the leaders, and the kernel gives orphans to it."""
         return [int(pid) for pid in read(f"/proc/{self._root}/task/{self._root}/children").split()]
 
     def owner(self, child: int) -> int | None:
-        """Whose a direct child is: found out once, for there may be thousands, most of them waiting to be reaped."""
+        """Return the execution's number of a direct child, or None; looked up once, since there may be thousands."""
         if child in self.leaders:
             return self.leaders[child]
         if child not in self._owners:
@@ -275,9 +277,10 @@ class Forest:
         return self._owners[child]
 
     def _owner_of_orphan(self, child: int) -> int | None:
-        """By its tag or, where that is off (`su`) or another keeper's, by its control group.
+        """Return the execution's number of an orphan, or None.
 
-        Where there are none, it may have been met below its leader before.
+        Tried in order: its tag; its control group, if the tag was reset (`su`) or is another keeper's; whether an
+        earlier walk met it below a leader.
         """
         tag = _tag_of(child)
         if tag is not None and tag >> _NUMBER_BITS == (_TAG_BASE >> _NUMBER_BITS | self._epoch):
@@ -290,10 +293,10 @@ class Forest:
         return next((number for number, met in self._met.items() if met.get(child) == started is not None), None)
 
     def _below(self, belongs: Callable[[int], bool]) -> list[Process]:
-        """The living processes among those of our children that belong, and below these.
+        """Return the living processes among, and below, those of our children for which `belongs` is true.
 
-        What dies during a walk hands its children upwards, perhaps to where the walk has been already. So there is
-        another one until it meets nobody that has died since: past that one, nothing can have slipped.
+        A process that dies during a walk hands its children up to us, perhaps past where the walk has been. So the
+        walk is repeated until it meets no newly dead process.
         """
         dead: set[int] = set()
         for _ in range(_WALKS):
@@ -306,7 +309,7 @@ class Forest:
 
 
 def _walk(roots: Iterable[int]) -> tuple[list[Process], set[int]]:
-    """The living processes among some and below them, and the pids of dead ones that were met."""
+    """Return the living processes among the roots and below them, and the pids of the dead ones that were met."""
     found = []
     dead = set()
     todo = list(roots)

@@ -27,11 +27,12 @@ _LOOK = 0.002  # seconds between looks whether they have
 
 
 class Base:
-    """The group below which all others of one daemon are.
+    """The control group that holds all other groups of one daemon.
 
     Attributes:
-        path: where it is.
-        lock: a descriptor of it that holds a lock: as long as anybody has it, somebody looks after the group.
+        path: its directory below /sys/fs/cgroup.
+        lock: a descriptor of that directory with a lock (flock(2)); daemon and keeper hold it, so that another daemon
+            can tell a group in use from one that was left behind.
     """
 
     def __init__(self, path: str, lock: int) -> None:
@@ -39,7 +40,7 @@ class Base:
         self.lock = lock
 
     def kill_leaves(self) -> None:
-        """End all that is in any leaf: there is no keeper, and nobody new is born in one."""
+        """Kill everything in every leaf. Call it only without a keeper, when nothing can be started in them."""
         for name in _groups_in(self.path):
             if name != _OWN:
                 leaf = Leaf(os.path.join(self.path, name))
@@ -47,17 +48,17 @@ class Base:
                 leaf.remove()
 
     def dissolve(self) -> None:
-        """Go back to where we came from; what is not empty yet is left to the keeper, which lives on in it."""
+        """Leave the group and remove what is empty of it; the keeper, still in it, removes the rest."""
         move_to(os.path.dirname(self.path))
         remove(self.path)
         os.close(self.lock)
 
 
 def claim() -> Base | None:
-    """Make a base below the group that we are in, and move into it; end what a dead daemon left beside it.
+    """Make a base below our own group and move into it; kill and remove the bases that dead daemons left there.
 
     Returns:
-        None where nobody left us a group.
+        The base; None if our group was not delegated to us, or no group can be made.
     """
     home = _home()
     if home is None or not _is_left_to_us(home):
@@ -87,7 +88,7 @@ def _make_base(home: str) -> Base | None:
 
 
 def _share_resources(group: str) -> None:
-    """Let the groups below have limits of their own. The root of the hierarchy is the whole machine's: left alone."""
+    """Enable the resource controllers for the groups below this one, unless it is the root, which is the machine's."""
     if os.path.exists(os.path.join(group, "cgroup.type")):
         for controller in _CONTROLLERS:
             _write(os.path.join(group, "cgroup.subtree_control"), f"+{controller}")
@@ -105,13 +106,13 @@ def _sweep(home: str) -> None:
 
 
 def _is_base(name: str) -> bool:
-    """Whether a group is called as only daemons call theirs: what is in somebody else's must not be killed."""
+    """Whether a group's name is one that only `claim` gives: the processes of any other group must not be killed."""
     number = name.removeprefix(_PREFIX)
     return name.startswith(_PREFIX) and len(number) == 2 * _NUMBER and set(number) <= _HEX
 
 
 def _locked(path: str) -> int | None:
-    """A descriptor of a group that nobody looks after, and now we do."""
+    """Lock a group and return the descriptor that holds the lock; None if another process holds it."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -125,7 +126,7 @@ def _locked(path: str) -> int | None:
 
 
 def _home() -> str | None:
-    """The group that we are in; None without version 2 of control groups."""
+    """Return the directory of our own group; None without version 2 of control groups."""
     own = group_of("self")
     for line in _read("/proc/self/mountinfo").splitlines():
         fields = line.split()
@@ -136,7 +137,7 @@ def _home() -> str | None:
 
 
 def _is_left_to_us(group: str) -> bool:
-    """Whether we may make groups there: systemd says so of those that it manages."""
+    """Whether a group is delegated to us, so that we may make groups in it: systemd marks those it delegates."""
     if not all(os.access(path, os.W_OK) for path in (group, os.path.join(group, "cgroup.procs"))):
         return False
     if not os.path.exists("/run/systemd/system"):
@@ -152,17 +153,17 @@ def _attribute(path: str, name: str) -> bytes:
 
 
 class Leaf:
-    """The group of one execution.
+    """A control group that leaders are born in, as a rule one.
 
-    Whatever cannot be done there (any more) is not complained of: the walk over processes does it, too.
+    Its methods raise nothing if the group is gone or the kernel refuses: the walk over processes does the same work.
 
     Attributes:
-        path: where it is.
-        numbers: the executions that were born in it and are not over.
-        is_shared: these were more than one.
-        is_reserved: nobody else is to be born in it.
-        is_reached: the keeper could move there.
-        is_vacated: the keeper has left it.
+        path: its directory below /sys/fs/cgroup.
+        numbers: the numbers of the executions that were born in it and are not over.
+        is_shared: more than one execution has been in it at a time.
+        is_reserved: no other leader may be born in it.
+        is_reached: the keeper has succeeded in moving into it.
+        is_vacated: the keeper has moved out of it.
     """
 
     __slots__ = ("is_reached", "is_reserved", "is_shared", "is_vacated", "numbers", "path")
@@ -177,7 +178,7 @@ class Leaf:
 
     @property
     def is_its_own(self) -> bool:
-        """Whether all that is in it belongs to one execution: it can be used as a group."""
+        """Whether everything in it belongs to one execution, so that it can be killed, frozen and limited as one."""
         return self.is_vacated and not self.is_shared
 
     def kill(self) -> None:
@@ -191,21 +192,21 @@ class Leaf:
         return inside != [str(os.getpid())] or bool(_groups_in(self.path))
 
     def freeze(self) -> bool:
-        """Have everything in it stand still. Returns whether it will; `is_frozen` tells when it does."""
+        """Ask the kernel to freeze everything in it. Returns whether it will; `is_frozen` tells when it is done."""
         return _write(self._file("cgroup.freeze"), "1")
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Undo `freeze`."""
         _write(self._file("cgroup.freeze"), "0")
 
     @property
     def is_frozen(self) -> bool:
-        """Whether everything in it stands still."""
+        """Whether everything in it is frozen."""
         return _fields(self._file("cgroup.events")).get("frozen") == 1
 
     @property
     def cpu_seconds(self) -> float:
-        """The processor time of everything that has ever been in it."""
+        """Processor time in seconds of everything that has ever run in it."""
         return _fields(self._file("cpu.stat")).get("usage_usec", 0) / 1e6
 
     @property
@@ -215,25 +216,28 @@ class Leaf:
 
     @property
     def can_limit_memory(self) -> bool:
-        """Whether memory is among what we may divide."""
+        """Whether the memory controller is enabled for it."""
         return os.access(self._file("memory.max"), os.W_OK)
 
     def limit_memory(self, size: int) -> bool:
-        """Bound the memory of all of it together. When that is not enough, the kernel kills all of it.
+        """Limit the memory of all its processes together. Where they need more, the kernel kills all of them.
+
+        Args:
+            size: the limit in bytes.
 
         Returns:
-            Whether it is bounded.
+            Whether the limit is in force.
         """
         _write(self._file("memory.oom.group"), "1")
         _write(self._file("memory.swap.max"), "0")
         return _write(self._file("memory.max"), str(size))
 
     def limit_processes(self, count: int) -> bool:
-        """Bound its processes and threads. Returns whether they are."""
+        """Limit the number of its processes and threads. Returns whether the limit is in force."""
         return _write(self._file("pids.max"), str(count))
 
     def remove(self) -> bool:
-        """Take it away, and what was made below it; returns whether it is gone. Only what lives in it keeps it."""
+        """Remove it and the groups below it. Returns whether it is gone; a living process in it prevents that."""
         return remove(self.path)
 
     def _file(self, name: str) -> str:
@@ -244,7 +248,7 @@ class Leaf:
 
 
 def group_of(pid: str) -> str | None:
-    """The path of a process's group within the hierarchy of version 2; None where there is neither."""
+    """Return the path of a process's group in the hierarchy of version 2; None if there is no such process or group."""
     groups = (line for line in _read(f"/proc/{pid}/cgroup").splitlines() if line.startswith("0::"))
     return next((line[3:] for line in groups), None)
 
@@ -258,12 +262,12 @@ def _groups_in(path: str) -> list[str]:
 
 
 def move_to(group: str) -> bool:
-    """Move into a group; returns whether that was possible."""
+    """Move the calling process into a group. Returns whether that was possible."""
     return _write(os.path.join(group, "cgroup.procs"), "0")
 
 
 def remove(path: str) -> bool:
-    """Remove a group and those below it, as far as they are empty; returns whether all are gone."""
+    """Remove a group and the groups below it, where they are empty. Returns whether all are gone."""
     try:
         os.rmdir(path)
     except FileNotFoundError:
@@ -277,7 +281,7 @@ def remove(path: str) -> bool:
 
 
 def _fields(path: str) -> dict[str, int]:
-    """A file of lines with a name and a number."""
+    """Read a file whose lines are a name and a number."""
     pairs = (line.split() for line in _read(path).splitlines())
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
 
@@ -287,7 +291,7 @@ def _read(path: str) -> str:
 
 
 def _write(path: str, text: str) -> bool:
-    """Write to a file of the kernel's, whole. Returns whether it was taken."""
+    """Write a text to a file below /sys/fs/cgroup in one write. Returns whether the kernel took it."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     except OSError:

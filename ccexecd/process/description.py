@@ -1,6 +1,6 @@
-"""What is told of an execution, and kept of it.
+"""The description of an execution: the fields by which `list`, `status` and the history show it.
 
-Owns the words for it: `list`, `status` and the history all use them. Must not change anything.
+Owns these fields and how long commands are shortened. Must not change anything.
 """
 
 from collections.abc import Iterable
@@ -11,11 +11,11 @@ import attrs
 from ccexecd.process.execution import Execution
 
 _SHOWN = 1000
-"""Characters of a command, and of its words together, that are shown; people and programs tell it by less."""
+"""Characters of `command`, and of all words of `argv` together, that are shown; the rest is cut."""
 
 
 def describe(execution: Execution) -> dict[str, Any]:
-    """What `list` and `status` tell of an execution."""
+    """Return the description of an execution, as JSON values; its listeners add fields of their own."""
     spec, outcome = execution.spec, execution.outcome
     told: dict[str, Any] = {
         "execution_id": execution.id,

@@ -1,8 +1,9 @@
-"""A small program that the daemon itself wants something of: told one thing, heard, and ended with all that it started.
+"""Errands: short programs that the daemon runs for itself, such as an operator's hook.
 
-Owns its descriptors, its time and the end of its tree. What it is told lies in memory as a file (memfd_create(2)), so
-that nobody waits for it to read; what it writes is kept as far as that is bounded, and read on, so that it never waits
-for us. It has no window, no log and no watchers: it is no execution. Must not know what it is about.
+An errand gets its input, its output is collected, and it is ended with everything that it started. Owns its
+descriptors, its time-out and the end of its tree. The input is a file in memory (memfd_create(2)), so that nobody waits
+for the program to read it; its output is always read, but only a bounded part of it is kept, so that it never waits for
+us. It is no execution: it has no window, no log and no watchers. Must not know what the program is for.
 """
 
 import os
@@ -16,25 +17,25 @@ from ccexecd.process.leader import Launch, Leader, SpawnError
 from ccexecd.process.pump import Pump, Sink, Source
 
 MOST_WRITTEN = 64 * 1024
-"""Bytes of its standard output that are kept: what a pipe holds, and far more than anybody has to say."""
+"""Bytes of standard output that are kept, the first ones: the default size of a pipe, and ample for an answer."""
 
 MOST_COMPLAINED = 4 * 1024
-"""Bytes of its standard error that are kept, the first ones."""
+"""Bytes of standard error that are kept, the first ones."""
 
 END_PATIENCE = 3.0
-"""Seconds after KILL until it is left to the keeper, which goes on ending what it can."""
+"""Seconds after KILL for which the end is waited for; after that, the keeper goes on by itself."""
 
 
 @attrs.frozen
 class Errand:
-    """What came of one.
+    """The result of an errand.
 
     Attributes:
-        exit_code: its exit status, -N when signal N ended it; None where nobody could learn it.
-        timed_out: its time was over, and it was ended.
-        written: its standard output.
-        is_too_much: there was more of that than is kept.
-        complaint: its standard error.
+        exit_code: exit status, -N if signal N ended it; None if it is not known, as when the keeper was lost.
+        timed_out: it was ended because its time was over.
+        written: its standard output, up to `MOST_WRITTEN` bytes.
+        is_too_much: it wrote more than that.
+        complaint: its standard error, up to `MOST_COMPLAINED` bytes.
         seconds: how long it took.
     """
 
@@ -47,7 +48,7 @@ class Errand:
 
 
 class _Kept:
-    """What it writes, as far as that is kept."""
+    """A sink that keeps the first bytes of a stream."""
 
     def __init__(self, most: int) -> None:
         self.text = bytearray()
@@ -55,23 +56,26 @@ class _Kept:
         self._most = most
 
     def add(self, received: bytes) -> None:
-        """More has been read."""
+        """Take what a read has brought."""
         room = self._most - len(self.text)
         self.text += received[:room]
         self.is_too_much = self.is_too_much or len(received) > room
 
 
 async def run_errand(keeper: KeeperClient, pump: Pump, launch: Launch, told: bytes, patience: float) -> Errand:
-    """Run a program to its end, or until its time is over. Cancelled, it is ended first.
+    """Run a program to its end, or until its time is over. If cancelled, end the program first.
 
-    Nothing of it is left when this returns, as far as the kernel can end it: no process and no descriptor.
+    When this returns, no process of it (as far as the kernel can end it) and no descriptor is left.
 
     Args:
-        keeper: starts and ends it.
-        pump: reads what it writes.
+        keeper: starts the program and ends it.
+        pump: reads its output.
         launch: what to start.
         told: its standard input.
         patience: seconds that it may take.
+
+    Returns:
+        How it ended and what it wrote.
 
     Raises:
         SpawnError: it could not be started.
@@ -99,7 +103,7 @@ async def run_errand(keeper: KeeperClient, pump: Pump, launch: Launch, told: byt
 async def _start(
     keeper: KeeperClient, pump: Pump, launch: Launch, told: bytes, sinks: tuple[Sink, Sink]
 ) -> tuple[Leader, list[Source]]:
-    """Start it; it cannot be interrupted: the keeper answers, or is lost and then told so."""
+    """Start the program. Cannot be cancelled, and ends always: the keeper answers, or is lost and the start fails."""
     ours: list[int] = []
     theirs: list[int] = []
     try:
@@ -140,7 +144,7 @@ async def _start(
 
 
 async def _end(keeper: KeeperClient, leader: Leader) -> None:
-    """End all of it, and wait until that is so; bounded."""
+    """Kill the whole tree and wait until it is gone, `END_PATIENCE` seconds at most."""
     with trio.CancelScope(shield=True):
         if not leader.gone.is_set():
             await keeper.kill(leader)
@@ -149,7 +153,7 @@ async def _end(keeper: KeeperClient, leader: Leader) -> None:
 
 
 def _file_with(text: bytes) -> int:
-    """A file that holds a text, to be read from its beginning, and nobody else's."""
+    """Return the descriptor of a nameless file in memory that holds a text, placed at its beginning."""
     fd = os.memfd_create("ccexecd-errand", os.MFD_CLOEXEC)
     try:
         rest = memoryview(text)

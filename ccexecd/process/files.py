@@ -24,15 +24,18 @@ _OVERFLOW = -1  # the number in an event that tells that others were lost
 _F_ADD_SEALS, _F_SEAL_SHRINK = 1033, 0x2  # linux/fcntl.h
 
 _GIVEN_BACK = 1024 * 1024
-"""Bytes that are read until they are given back: the system does not notice less, and each time costs 5 us."""
+"""Bytes read from a file after which their memory is given back to the system, which costs 5 us each time."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def open_file() -> tuple[int, int]:
-    """A file for output: an end to read it by, and an end that appends to it.
+    """Open a file in memory for output.
 
-    It cannot be cut: a script that opens its own standard output anew (`> /dev/stdout`) fails, and loses nothing.
+    It cannot be truncated: a script that opens its own standard output anew (`> /dev/stdout`) fails, and loses nothing.
+
+    Returns:
+        A descriptor to read it, and one that appends to it.
 
     Raises:
         OSError: no descriptors are left.
@@ -48,18 +51,18 @@ def open_file() -> tuple[int, int]:
 
 
 def source_of(pump: Pump, fd: int, sink: Sink) -> "FileSource":
-    """Have a pump read a file from now on. The descriptor is the source's from here."""
+    """Have a pump read a file from now on; the source that is returned owns the descriptor."""
     if pump.files is None:
         pump.also(Files())
     return cast("Files", pump.files).add(fd, sink)
 
 
 class FileSource:
-    """One file being read, with the manners of a pipe's `Source`.
+    """One output file that is being read; it implements `pump.OutputSource`.
 
     Attributes:
-        is_held: it is not to be read.
-        ended: set when all of it has been read and nobody is left to write, or `close` was called.
+        is_held: reading is suspended (`hold`).
+        ended: set when all of it has been read and no writer is left, or when `close` was called.
     """
 
     def __init__(self, files: "Files", fd: int, sink: Sink) -> None:
@@ -72,7 +75,7 @@ class FileSource:
         self.ended = trio.Event()
 
     def read_once(self) -> bool:
-        """Pass on what is there, up to `READ_SIZE`. Returns whether there was anything."""
+        """Read up to `READ_SIZE` bytes and pass them to the sink. Returns whether there were any."""
         received = os.pread(self._fd, READ_SIZE, self._read)
         if not received:
             if self._is_last:
@@ -86,22 +89,22 @@ class FileSource:
         return True
 
     def hold(self) -> None:
-        """Read no more for now. The program goes on: it waits for no file."""
+        """Suspend reading. Unlike with a pipe, the program goes on writing."""
         self.is_held = True
         self._files.behind.discard(self)
 
     def go_on(self) -> None:
-        """Read again."""
+        """Resume reading."""
         self.is_held = False
         self._files.heed(self)
 
     def read_end(self) -> None:
-        """Nobody is left to write: when all has been read, it has ended."""
+        """Note that no writer is left: the source ends when all of the file has been read."""
         self._is_last = True
         self.go_on()
 
     def close(self) -> None:
-        """Take what is in it, and close it."""
+        """Read the rest, then close the file."""
         left = os.fstat(self._fd).st_size - self._read if not self.ended.is_set() else 0
         for _ in range(left // READ_SIZE + 1):
             if self.ended.is_set() or not self.read_once():
@@ -118,11 +121,11 @@ class FileSource:
 
 
 class Files:
-    """All output files of a daemon.
+    """All output files of a daemon, for the pump.
 
     Attributes:
-        fds: one of them is readable when a file has grown, or is to be read on.
-        behind: the files that may have something to read.
+        fds: descriptors for epoll; one of them is readable when a file has grown or has unread output.
+        behind: the files that may have unread output.
     """
 
     def __init__(self) -> None:
@@ -133,11 +136,11 @@ class Files:
         self.fds: tuple[int, ...] = (self._inotify, self._bell)
         self._is_open = True
         self.behind: set[FileSource] = set()
-        self._sources: dict[int, FileSource] = {}  # by number of its watch
-        self._watches: dict[int, int] = {}  # by descriptor
+        self._sources: dict[int, FileSource] = {}  # by watch descriptor (inotify(7))
+        self._watches: dict[int, int] = {}  # watch descriptor by the file's descriptor
 
     def add(self, fd: int, sink: Sink) -> FileSource:
-        """Read a file from now on. The descriptor is the source's from here.
+        """Read a file from now on; the source that is returned owns the descriptor.
 
         Raises:
             OSError: the user watches as many files as the system allows (fs.inotify.max_user_watches).
@@ -151,21 +154,21 @@ class Files:
         return source
 
     def heed(self, source: FileSource) -> None:
-        """Read it, as soon as there is time."""
+        """Note that a file may have unread output, so that the pump reads it next."""
         if not source.ended.is_set():
             self.behind.add(source)
             if self._is_open:
                 os.eventfd_write(self._bell, 1)
 
     def forget(self, fd: int) -> None:
-        """Its source has ended."""
+        """Stop watching a file whose source has ended."""
         watch = self._watches.pop(fd)
         del self._sources[watch]
         if self._is_open:
             _libc.inotify_rm_watch(self._inotify, watch)
 
     def read_once(self) -> bool:
-        """Some have grown: note which."""
+        """Read the events of inotify and note which files have grown."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
         try:
@@ -179,13 +182,13 @@ class Files:
         return True
 
     def read_behind(self) -> None:
-        """Pass on some of each that has something."""
+        """Read once from each file that may have unread output."""
         for source in tuple(self.behind):
             if not source.read_once():
                 self.behind.discard(source)
 
     def close(self) -> None:
-        """Nobody waits for them any more; executions that still wind down take what is left by closing them."""
+        """Stop watching. Executions that are still ending read the rest of their files when they close them."""
         self._is_open = False
         for fd in self.fds:
             os.close(fd)

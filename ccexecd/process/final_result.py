@@ -1,6 +1,6 @@
-"""Since when an agent has shown its final result.
+"""The final result of an agent, and how long ago it was shown.
 
-Owns the moment. Must not know how a result is recognised: who listens to the execution says so.
+Owns that moment. Must not know how a result is recognised: the execution's listener does.
 """
 
 from datetime import UTC, datetime
@@ -17,9 +17,9 @@ class ResultWatch:
     """The final result of one execution.
 
     Attributes:
-        result: what was shown; None where another turn has begun since.
-        shown: set while there is one.
-        seen_at: when it was read.
+        result: the final result; None before the first one, and after another turn has begun.
+        shown: set while there is a result.
+        seen_at: when the latest result was read.
     """
 
     def __init__(self) -> None:
@@ -29,11 +29,11 @@ class ResultWatch:
         self.seen_at = datetime.now(UTC)
 
     def note(self, result: FinalResult | None, now: float) -> None:
-        """There is another result, or none any more.
+        """Note a final result, or that the last one is no longer final.
 
         Args:
-            result: the one.
-            now: on the execution's clock, which stands still while it is paused.
+            result: the new result; None if another turn has begun.
+            now: seconds on the execution's clock, which stands still while it is paused.
         """
         self.result = result
         if result is None:
@@ -43,11 +43,11 @@ class ResultWatch:
             self.shown.set()
 
     def told(self, spec: Spec) -> dict[str, Any]:
-        """What clients hear when its execution is ended because of it."""
+        """Return what clients are told, as JSON values, when the execution is ended because of its final result."""
         task = {"task": spec.labels["task"]} if "task" in spec.labels else {}
         result = attrs.asdict(self.result) if self.result is not None else {}
         return {**task, **result, "result_seen_at": self.seen_at.isoformat(), "grace": spec.post_result_grace}
 
     def age(self, now: float) -> float:
-        """Seconds since it was shown, on the same clock."""
+        """Return the seconds since the result was shown; `now` is on the execution's clock."""
         return now - self._since

@@ -1,6 +1,6 @@
-"""What a lost keeper leaves: ended and reaped by the daemon, which as a subreaper has inherited it.
+"""Ends what a lost keeper leaves: its processes, which become the daemon's children, since that is a subreaper.
 
-Owns the only place in which the daemon itself waits for processes. Must not run while there is a keeper.
+Owns the only place where the daemon itself reaps processes. Must not run while there is a keeper.
 """
 
 import logging
@@ -18,24 +18,24 @@ from ccexecd.process.leader import Leader
 log = logging.getLogger(__name__)
 
 _PATIENCE = 5.0
-"""Seconds for killing and reaping; only a process in uninterruptible sleep takes so long."""
+"""Seconds for killing and reaping everything; only a process in uninterruptible sleep takes that long."""
 
 _TICK = 0.005
 """Seconds between looks: a killed process needs a moment to die."""
 
 
 async def end_inherited(epoch: int, leaders: dict[int, Leader], groups: Base | None) -> None:
-    """End every tree of a keeper that has been reaped, and whatever else it had below it.
+    """Kill every tree of a keeper that has been reaped, and whatever else ran below that keeper.
 
     Args:
-        epoch: the lost keeper's.
-        leaders: its leaders by number. Each is taken out when nothing of it is left, and told so.
-        groups: below which its leaders had control groups.
+        epoch: the number in the tags of the lost keeper.
+        leaders: its leaders by number. A leader is removed, and its `gone` set, once nothing of its tree is left.
+        groups: the base of its leaders' control groups; None if there are none.
     """
     forest = containment.Forest(epoch)
     forest.leaders.update({leader.pid: number for number, leader in leaders.items() if leader.pid})
     with trio.move_on_after(_PATIENCE):
-        while leaders or containment.children_of(os.getpid()):  # dead ones, too: they are to be reaped
+        while leaders or containment.children_of(os.getpid()):  # including dead ones, which have to be reaped
             if groups is not None:
                 groups.kill_leaves()
             _end(forest, leaders)
@@ -47,7 +47,7 @@ async def end_inherited(epoch: int, leaders: dict[int, Leader], groups: Base | N
 
 
 def _end(forest: containment.Forest, leaders: dict[int, Leader]) -> None:
-    """Kill what is there, reap what is dead, and let go of the trees that are empty."""
+    """Kill what lives, reap what is dead, and remove the leaders whose trees are empty."""
     for number in leaders:
         for process in forest.members(number):
             containment.send(process, signal.SIGKILL)
@@ -67,7 +67,7 @@ def _end(forest: containment.Forest, leaders: dict[int, Leader]) -> None:
 
 
 def _reap_all() -> Iterator[tuple[int, Exit]]:
-    """Every dead child of the daemon: with the keeper gone, all of them are inherited ones."""
+    """Reap every dead child of the daemon; with the keeper gone, all of them were inherited from it."""
     while True:
         try:
             pid, status, used = os.wait4(-1, os.WNOHANG)

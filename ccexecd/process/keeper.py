@@ -47,7 +47,7 @@ class Keeper:
         self._epoch = containment.new_epoch()
         self._oom_score = limits.OomScore()
         self._trees: dict[int, Tree] = {}
-        self._unsettled: set[Tree] = set()  # those that something is expected of: a stop, an end, the last survivor
+        self._unsettled: set[Tree] = set()  # in which something is awaited: a stop, an end, the last survivor
         self._unlimited: set[Tree] = set()  # those whose limits are not yet in force
         self._leaving = False
         self._term_received = False
@@ -125,7 +125,7 @@ class Keeper:
             self._unlimited.add(tree)
 
     def _limit(self, tree: Tree) -> None:
-        """Put its limits on a tree, now that its control group has nothing else in it."""
+        """Apply the limits of a tree, now that its control group contains nothing else."""
         self._unlimited.discard(tree)
         if tree.limit():
             self._unsettled.add(tree)
@@ -134,7 +134,7 @@ class Keeper:
         self._channel.send({"re": message["re"], "errno": errno, "strerror": strerror, "subject": subject})
 
     def _set_environment(self, message: Message, _: list[int]) -> None:
-        """What every leader inherits from now on, so that it need not come with each."""
+        """Set the environment that every leader inherits from now on, so that no request has to repeat it."""
         self._environment = message["env"]
         self._channel.send({"re": message["re"]})
 
@@ -192,7 +192,7 @@ class Keeper:
             self._leaves.move()
 
     def _reap(self) -> None:
-        """Take every dead child, then tell of the leaders among them: whose end has been told has left no zombie."""
+        """Reap every dead child, then report the leaders among them, so that a reported leader is never a zombie."""
         exits = []
         while (dead := self._next_dead()) is not None:
             number = self._forest.leaders.get(dead)
@@ -220,7 +220,7 @@ class Keeper:
         return dead.si_pid if dead else None
 
     def _reap_leader(self, tree: Tree) -> Message:
-        """Take a leader, whose zombie pins its pid until its survivors are known; gives what there is to tell."""
+        """Reap a leader and return the `exit` event. Its survivors are listed first, while its zombie pins its pid."""
         orphans = self._forest.orphans(tree.number)
         survivors = _pids(orphans)
         _, waited, used = os.wait4(tree.pid, 0)
@@ -261,7 +261,7 @@ class Keeper:
                 self._channel.send({"event": "gone", "n": tree.number})
 
     def _look_after_pause(self, tree: Tree) -> None:
-        """Stop whatever of a tree still runs, and answer when nothing does: a stopped process cannot fork."""
+        """Stop the processes of a tree that still run; answer the request once none does, as none can fork then."""
         if tree.pause is None or tree.pause.is_freezing:
             return
         living = self._forest.members(tree.number)
@@ -276,7 +276,7 @@ class Keeper:
             self._end_pause(tree, running)
 
     def _end_pause(self, tree: Tree, running: list[containment.Process]) -> None:
-        """Answer whoever waits for a stop: these have not."""
+        """Answer the requests that wait for a stop with the processes that have not stopped."""
         pause, tree.pause = tree.pause, None
         if pause is not None:
             pause.thaw()
@@ -291,8 +291,8 @@ class Keeper:
     def _chase(self, tree: Tree) -> None:
         """Kill everything in a tree, and what it forks meanwhile, until nothing new turns up.
 
-        When something does, what is new is stopped first, until there is nothing that has not been: what is killed
-        makes room for what others fork, what has stopped does not.
+        New processes are stopped first, until none is left that has not been: killing one makes room under a limit of
+        processes for another fork, stopping it does not.
         """
         burst_ends = time.monotonic() + _KILL_BURST
         if tree.group is not None:
@@ -342,7 +342,7 @@ class Keeper:
         self._term_received = True
 
     def _time_to_next_look(self) -> float | None:
-        """Seconds that may be slept; None for as long as nothing happens."""
+        """Return the seconds until a tree has to be looked at again; None if only an event can make that necessary."""
         looks = [look for tree in self._unsettled if (look := tree.next_look) is not None]
         if self._leaves.move_at is not None:
             looks.append(self._leaves.move_at)

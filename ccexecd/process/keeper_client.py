@@ -40,7 +40,7 @@ _SPAWNS_UNDER_WAY = 16
 limit (the sender's RLIMIT_NOFILE, unix(7))."""
 
 Settled = Callable[[Leader | SpawnError], None]
-"""Takes what came of a spawn, in the step in which it is known. Must not raise."""
+"""Called with the result of a spawn, in the step in which it is known. Must not raise."""
 
 
 @attrs.frozen
@@ -54,9 +54,9 @@ class KeeperClient:
     """The one keeper of a daemon, replaced when it is lost.
 
     Args:
-        umask: what leaders get as their file creation mask.
-        with_groups: executions get control groups, where we may make some.
-        descriptors: the limit of descriptors, soft and hard, of the keeper and all that it starts; None is ours.
+        umask: file creation mask of the leaders.
+        with_groups: give executions control groups, if the daemon may make some.
+        descriptors: soft and hard limit of descriptors of the keeper and all that it starts; None takes our own.
     """
 
     def __init__(self, umask: int, *, with_groups: bool = True, descriptors: tuple[int, int] | None = None) -> None:
@@ -81,16 +81,19 @@ class KeeperClient:
 
     @property
     def control_group(self) -> str | None:
-        """Where the control groups of executions are; None where they have none."""
+        """Path of the group that contains the executions' control groups; None if they have none."""
         return self._groups.path if self._groups is not None else None
 
     # Its life
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep a keeper until cancelled.
+        """Keep one keeper running until cancelled.
+
+        Args:
+            task_status: called when the first keeper works.
 
         Raises:
-            OSError: the first one could not be started. Of a later one that is logged, and it is tried again.
+            OSError: the first keeper could not be started. A later failure is logged, and the start tried again.
         """
         containment.become_subreaper()
         self._groups = control_groups.claim() if self._with_groups else None
@@ -108,13 +111,13 @@ class KeeperClient:
             self._close()
 
     async def _live(self, greeted: Callable[[], None]) -> None:
-        """One keeper's life, and what is left of it.
+        """Start one keeper, serve it until it is lost, and end what it leaves.
 
         Args:
-            greeted: called when it works.
+            greeted: called when the keeper has said its hello.
 
         Raises:
-            OSError: it could not be started.
+            OSError: the keeper could not be started.
         """
         mismatch = ""
 
@@ -169,7 +172,7 @@ class KeeperClient:
         return ours
 
     async def _bury(self, *, by_force: bool) -> None:
-        """The keeper is no more, or as good as that: reap it, and end what it had started."""
+        """Reap a keeper that has ended, or that `by_force` is killed first, and end what it had started."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -182,7 +185,7 @@ class KeeperClient:
         await end_inherited(self._epoch, self._leaders, self._groups)
 
     def _close(self) -> None:
-        """Let go of the keeper: it ends whatever is left, and then itself. Nobody waits for what it would have told."""
+        """Fail all queued requests, and wait up to a second for the keeper, which ends what is left, and itself."""
         self._closed = True
         self._refuse("is ending; try again")
         for leader in self._leaders.values():
@@ -197,19 +200,20 @@ class KeeperClient:
     # Asking
 
     def inherit(self, environment: Mapping[str, str]) -> None:
-        """Set what every leader inherits from now on."""
+        """Set the environment that every leader inherits from now on."""
         self._environment = dict(environment)
         if self._link is not None:
             self._link.post({"op": "environment", "env": self._environment}, (), _heed_nothing)
 
     def spawn(self, launch: Launch, stdio: Sequence[int], settled: Settled) -> None:
-        """Ask for a leader, without waiting. Once asked it cannot be taken back, so that no leader gets lost.
+        """Ask for a leader, without waiting. A request cannot be withdrawn, so that no leader gets lost.
 
         Args:
             launch: what to start.
-            stdio: the descriptors that it reads, writes and complains to; without the first, it reads /dev/null. With
-                a terminal, what keeps that there until it is open. They are ours from here, and are closed.
-            settled: called once, with the leader, or with the reason why there is none. It may be called at once.
+            stdio: descriptors for its standard input, output and error; if the first is left out, it reads /dev/null.
+                With a terminal: the descriptor that keeps the terminal alive until the leader has opened it. They
+                belong to this object from here on, and are closed.
+            settled: called once, with the leader or the reason why there is none; perhaps before this returns.
         """
         self._wanted.append(_Spawn(launch, stdio, settled))
         if self._closed:
@@ -217,7 +221,7 @@ class KeeperClient:
         self._go_on()
 
     def _go_on(self) -> None:
-        """Ask for what is wanted, as far as the keeper may be asked now."""
+        """Send queued requests for leaders to the keeper, `_SPAWNS_UNDER_WAY` at a time."""
         while self._wanted and self._link is not None and self._under_way < _SPAWNS_UNDER_WAY:
             self._post(self._link, self._wanted.popleft())
 
@@ -257,22 +261,22 @@ class KeeperClient:
         link.post(message, wanted.stdio, heard)
 
     def _refuse(self, why: str) -> None:
-        """Tell whoever waits for a leader that there will be none."""
+        """Settle all queued requests for leaders with an error."""
         while self._wanted:
             spawn = self._wanted.popleft()
             close_all(spawn.stdio)
             spawn.settled(SpawnError(0, why, "keeper"))
 
     async def terminate(self, leader: Leader) -> None:
-        """TERM, then CONT so that a stopped process hears it, to the whole tree."""
+        """Send TERM to the whole tree, then CONT, so that stopped processes receive it."""
         await self._tell(leader, op="signal", signal=signal.SIGTERM, then=[signal.SIGCONT])
 
     async def signal(self, leader: Leader, signum: int) -> None:
-        """Any signal to the whole tree."""
+        """Send a signal to the whole tree."""
         await self._tell(leader, op="signal", signal=signum, then=[])
 
     async def kill(self, leader: Leader) -> None:
-        """KILL everything in the tree now, and what turns up in it later on sight; `gone` tells when it is done."""
+        """Send KILL to everything in the tree, and to whatever appears in it later; `Leader.gone` is set at its end."""
         await self._tell(leader, op="kill")
 
     async def pause(self, leader: Leader) -> list[int]:
@@ -284,15 +288,15 @@ class KeeperClient:
         return list((await self._tell(leader, op="pause")).get("running", ()))
 
     async def resume(self, leader: Leader) -> None:
-        """Let the whole tree go on."""
+        """Continue the whole tree."""
         await self._tell(leader, op="resume")
 
     async def members(self, leader: Leader) -> list[int]:
-        """The living processes of the tree."""
+        """Return the pids of the living processes of the tree."""
         return list((await self._tell(leader, op="members")).get("pids", ()))
 
     async def _tell(self, leader: Leader, **message: object) -> dict[str, Any]:
-        """Ask about a tree that may be gone, by a keeper that may be lost: then there is nothing to do any more."""
+        """Send a request about a tree and return the answer; empty if the tree is gone or the keeper lost."""
         if leader.gone.is_set() or self._link is None:
             return {}
         try:
@@ -321,4 +325,4 @@ def _exit_of(message: Message) -> Exit:
 
 
 def _heed_nothing(_: Message | None) -> None:
-    """For requests that need no answer."""
+    """Ignore the answer to a request."""

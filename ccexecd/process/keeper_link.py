@@ -1,8 +1,8 @@
-"""The line to one keeper, from its hello to its end: what is asked, what is answered, what it tells unasked.
+"""The connection to one keeper, from its hello to its end: requests, their answers, and unasked events.
 
 Owns the daemon's end of the socket pair and every request that is under way on it. A link is never mended: when its
-keeper is lost, all of its requests are told so, and whoever wants to ask again asks the next one. Asking is a plain
-function: the request leaves in the step in which it is made, or queues behind those that the socket did not take.
+keeper is lost, all of its requests fail, and whoever wants to repeat one asks the next keeper. `post` is a plain
+function: the request is sent in the step in which it is made, or queued behind those that the socket did not take.
 """
 
 import array
@@ -20,11 +20,11 @@ import trio
 from ccexecd.process.packets import MAX_PACKET, Message
 
 ANSWER_PATIENCE = 15.0
-"""Seconds until a keeper that does not answer is given up, and with it everything that it kept. It answers within
-milliseconds, but for the start of a program: a file system that hangs can hold it up there."""
+"""Seconds until a keeper that does not answer is given up, and everything that it had started is ended. It answers
+within milliseconds, except that a hanging file system can delay the start of a program."""
 
 Heard = Callable[[Message | None], None]
-"""Takes the answer to a request in the step in which it is read; None when there will be none. Must not raise."""
+"""Called with the answer to a request, in the step in which it is read; None if none will come. Must not raise."""
 
 
 class KeeperLostError(Exception):
@@ -42,9 +42,9 @@ class KeeperLink:
     """One socket to one keeper.
 
     Args:
-        connected: our end, non-blocking; the link's from here.
-        told: takes what the keeper says unasked.
-        patience: seconds until its first word.
+        connected: our end of the socket pair, non-blocking; the link closes it.
+        told: called with each event of the keeper, which are the messages that answer no request.
+        patience: seconds in which its first message has to arrive.
     """
 
     def __init__(self, connected: socket.socket, told: Callable[[Message], None], patience: float) -> None:
@@ -58,12 +58,12 @@ class KeeperLink:
         self._is_open = True
 
     def post(self, message: Message, fds: Sequence[int], heard: Heard) -> None:
-        """Ask, without waiting.
+        """Send a request, without waiting.
 
         Args:
-            message: what to ask; an id is added.
-            fds: descriptors that go along. They are the link's from here, which closes them.
-            heard: called once.
+            message: the request; its id (`re`) is added here.
+            fds: descriptors to pass along; the link closes them.
+            heard: called once with the answer, or with None; perhaps before this returns.
         """
         if not self._is_open:
             close_all(fds)
@@ -75,10 +75,10 @@ class KeeperLink:
             self._full.set()
 
     async def ask(self, message: Message) -> Message:
-        """Ask, and wait for the answer.
+        """Send a request and wait for the answer, which is returned.
 
         Raises:
-            KeeperLostError: there will be none.
+            KeeperLostError: the link is closed, or the keeper was lost first.
         """
         arrived = trio.Event()
         answer: list[Message | None] = []
@@ -97,7 +97,7 @@ class KeeperLink:
         """Send and receive until the keeper is gone.
 
         Returns:
-            Whether it has hung up; False when it has not answered for too long.
+            True if the keeper has closed its end; False if it has not answered for `ANSWER_PATIENCE`.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send_rest)
@@ -107,7 +107,7 @@ class KeeperLink:
         return not self._patience.cancelled_caught
 
     def close(self) -> None:
-        """Hang up: the keeper, if it still lives, ends everything and itself. Every request is told."""
+        """Close the socket, and answer every request with None. A living keeper then ends everything, and itself."""
         if not self._is_open:
             return
         self._is_open = False
@@ -125,7 +125,7 @@ class KeeperLink:
     # Sending
 
     def _flush(self) -> bool:
-        """Send what waits, as far as the socket takes it. Returns False when there is room to be waited for."""
+        """Send queued requests as far as the socket takes them. Returns False if the socket is full."""
         while self._unsent:
             number, request = self._unsent[0]
             try:
@@ -159,7 +159,7 @@ class KeeperLink:
             os.close(memfd)
 
     async def _send_rest(self) -> None:
-        """Go on where the socket was full."""
+        """Send the rest of the queue whenever the socket was full and has room again."""
         while True:
             await self._full.wait()
             self._full = trio.Event()

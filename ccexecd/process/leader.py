@@ -1,4 +1,4 @@
-"""What is asked of the keeper, and what comes of it: a launch, a leader, or the reason why there is none."""
+"""The request for a leader (`Launch`) and its result: a `Leader`, or the `SpawnError` that says why there is none."""
 
 import errno
 import os
@@ -26,10 +26,10 @@ class SpawnError(Exception):
     """A program could not be started; the text names what the kernel refused.
 
     Attributes:
-        errno: the kernel's number, 0 when it was not the kernel that refused.
-        strerror: its text.
-        subject: `program`, `cwd` or `user`, whichever was refused; `stdbuf` when that was asked for and is not there;
-            `pipe`, `terminal` or `keeper` when it was on our side; `hook` when one of the operator's refused.
+        errno: error number of the kernel; 0 if it was not the kernel that refused.
+        strerror: text of the error.
+        subject: what failed: `program`, `cwd` or `user` of the request; `stdbuf`, if that is not installed; `pipe`,
+            `terminal` or `keeper` of the daemon; `hook`, if an operator's hook refused.
     """
 
     def __init__(self, errno: int, strerror: str, subject: str, name: str = "") -> None:
@@ -41,15 +41,15 @@ class SpawnError(Exception):
 
 @attrs.frozen
 class User:
-    """Somebody whom a program runs as.
+    """The user that a program runs as (`run_as`).
 
     Attributes:
-        name: what the system calls them.
-        uid: their number.
-        gid: their own group.
-        groups: all of their groups.
-        home: their directory.
-        shell: what they log in to.
+        name: user name.
+        uid: user id.
+        gid: id of the primary group.
+        groups: ids of all groups.
+        home: home directory.
+        shell: login shell.
     """
 
     name: str
@@ -60,15 +60,15 @@ class User:
     shell: str
 
     def names(self) -> dict[str, str]:
-        """What a program of theirs finds in its environment."""
+        """The environment variables that name the user to a program, such as HOME and USER."""
         return {"HOME": self.home, "USER": self.name, "LOGNAME": self.name, "SHELL": self.shell}
 
 
 def user_of(name: str) -> User:
-    """Look somebody up in the system's database.
+    """Look a user up in the system's user database.
 
     Raises:
-        SpawnError: there is nobody of that name.
+        SpawnError: there is no user of that name.
     """
     try:
         known = pwd.getpwnam(name)
@@ -80,18 +80,18 @@ def user_of(name: str) -> User:
 
 @attrs.frozen
 class Launch:
-    """What to start.
+    """A request to start a leader.
 
     Attributes:
-        argv: the words; the first is looked up in its PATH.
-        cwd: working directory; None is the daemon's.
-        env: what is added to the environment that all leaders inherit.
-        terminal: path of the terminal that is its standard input, output and error, and controls its session; None has
-            it take the descriptors that come along.
-        grace: seconds from TERM to KILL, should the daemon be lost.
-        unset: names that are then removed from it.
-        user: who it runs as; None is the keeper's user, who has to be root for another one.
-        limits: what it may use, by the names of `core.spec.Limits`; what is not named is without limit.
+        argv: the words; the first is looked up in PATH of the resulting environment.
+        cwd: working directory; None for the keeper's.
+        env: variables added to the environment that all leaders inherit.
+        grace: seconds from TERM to KILL if the daemon is lost.
+        unset: names of variables that are removed from the environment.
+        limits: limits by the names of `core.spec.Limits`; what is not named is unlimited.
+        terminal: path of the terminal that becomes its standard input, output and error, and controls its session;
+            None if it gets the descriptors that are passed along.
+        user: the user that it runs as, which only root can change; None for the keeper's own.
     """
 
     argv: Sequence[str]
@@ -108,11 +108,12 @@ class Leader:
     """A started process and the tree below it.
 
     Attributes:
-        number: the execution's number at the keeper.
-        pid: its pid, which is its process group and session too.
-        exited: set when it has been reaped; `exit` is there then.
+        number: the number of its execution in the keeper's messages.
+        pid: its pid, which is also the id of its process group and session.
+        exit: how it ended; None until it has been reaped.
+        exited: set when it has been reaped.
         gone: set when the last process of its tree has been reaped.
-        limit: the limit that its tree has been found beyond.
+        limit: name of the limit that its tree has exceeded; None if none.
     """
 
     def __init__(self, number: int) -> None:
@@ -125,26 +126,30 @@ class Leader:
         self._heed_limit: Callable[[str], None] | None = None
 
     def when_beyond(self, heed: Callable[[str], None]) -> None:
-        """Have something done when its tree is beyond a limit, until it has exited: now, if it is already."""
+        """Register a callback for an exceeded limit.
+
+        Args:
+            heed: called with the limit's name, at once if it is exceeded already; not after the leader has exited.
+        """
         self._heed_limit = None if self.exited.is_set() else heed
         if self.limit is not None:
             heed(self.limit)
 
     def is_beyond(self, limit: str) -> None:
-        """Its tree has been found beyond a limit."""
+        """Note that its tree has exceeded a limit, and call what `when_beyond` has registered."""
         self.limit = limit
         if self._heed_limit is not None:
             self._heed_limit(limit)
 
     def has_exited(self, how: Exit) -> None:
-        """It has been reaped."""
+        """Note that it has been reaped, and how it ended."""
         self.exit = how
         self._has_ended()
         if not how.survivors:
             self.gone.set()
 
     def is_lost(self) -> None:
-        """Nothing more will be heard of it."""
+        """Note that the keeper is lost, so that nothing more will be heard of it."""
         self.exit = self.exit or Exit(None, supervision_lost=True)
         self._has_ended()
         self.gone.set()

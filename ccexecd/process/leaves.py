@@ -1,9 +1,10 @@
-"""Where the keeper is among the control groups, and thereby where what it starts is born.
+"""Puts each leader into a control group of its own, by moving the keeper from group to group.
 
-A process is born where its parent is. So the keeper sits in an empty leaf, in which the next leader is born, and when
-that has lived for a moment, it moves on to another one. To move takes the kernel some ten milliseconds, because it
-waits for every processor; a thread waits for that. What is started in the meantime shares the leaf, which is then
-nobody's: these are told apart without, as everything is where there are no groups. Standard library only.
+A process is born in the control group of its parent. So the keeper sits in an empty leaf, where the next leader is
+born, and moves on to another one when that leader has lived for a moment. A move takes the kernel some ten
+milliseconds, because it waits for every processor, so a thread makes it. Leaders that are started in the meantime share
+a leaf; their trees are told apart without it, as all trees are where there are no control groups. Standard library
+only. Must not decide when anything ends.
 """
 
 import _thread
@@ -16,15 +17,15 @@ from collections.abc import Callable
 from ccexecd.process.control_groups import Leaf, group_of, move_to, remove
 
 _STAY = 0.005
-"""Seconds that a leader lives until it is worth a move: short commands follow each other in the same leaf."""
+"""Seconds that a leader has to live before the keeper moves on: short commands use the same leaf one after another."""
 
 
 class Leaves:
-    """The leaves of one keeper, which alone moves between them.
+    """The leaves of one keeper.
 
     Args:
-        base: the daemon's group; empty where there are none.
-        moved: called in another thread when it has moved: `arrive` is to follow.
+        base: path of the daemon's `control_groups.Base`; empty if there are no control groups.
+        moved: called in another thread at the end of a move; the main thread has to call `arrive` then.
     """
 
     def __init__(self, base: str, moved: Callable[[], object] = lambda: None) -> None:
@@ -35,8 +36,8 @@ class Leaves:
         self._run = os.urandom(4).hex()  # the leaves of a lost keeper may still be there
         self._leaves: dict[str, Leaf] = {}
         self._here: Leaf | None = None
-        self._emptied: list[Leaf] = []  # those that are to be taken away
-        self._goal: Leaf | None = None  # of the move that is under way
+        self._emptied: list[Leaf] = []  # killed, and to be removed as soon as they are empty
+        self._goal: Leaf | None = None  # leaf that a move under way leads to
         self._moving = _thread.allocate_lock()
         self._occupied_since = 0.0
         if base:
@@ -45,10 +46,10 @@ class Leaves:
     # Births
 
     def prepare(self, *, alone: bool) -> None:
-        """A leader is about to be started. Waits some ten milliseconds where it must be alone and would not be.
+        """Prepare for the start of a leader. Waits some ten milliseconds if that needs an empty leaf and has none.
 
         Args:
-            alone: it needs a leaf that nobody shares, because that is to bear its limits.
+            alone: it needs a leaf to itself, because its limits are to be set there.
         """
         if alone or (self._here is not None and self._here.is_reserved):
             self.wait()
@@ -60,11 +61,19 @@ class Leaves:
 
     @property
     def bear_memory(self) -> bool:
-        """Whether the leaf that has been prepared can limit memory."""
+        """Whether the leaf that the next leader will be born in can limit memory."""
         return self._here is not None and self._here.can_limit_memory
 
     def born(self, number: int, pid: int) -> Leaf | None:
-        """Note where the leader of an execution has just been born."""
+        """Note that a leader was started, and return its leaf.
+
+        Args:
+            number: the number of its execution.
+            pid: its pid.
+
+        Returns:
+            The leaf that it was born in; None if there are no control groups.
+        """
         leaf = self._here if self._goal is None else self._leaves.get(self._name_of(pid))
         if leaf is not None:
             if not leaf.numbers:
@@ -74,12 +83,12 @@ class Leaves:
         return leaf
 
     def number_of(self, pid: int) -> int | None:
-        """The execution in whose leaf a process is; None where it is in none, or in one that several share."""
+        """Return the number of the execution whose leaf a process is in; None if in no leaf, or in a shared one."""
         leaf = self._leaves.get(self._name_of(pid)) if self._leaves else None
         return next(iter(leaf.numbers)) if leaf is not None and leaf.numbers and not leaf.is_shared else None
 
     def forget(self, leaf: Leaf | None, number: int) -> None:
-        """An execution is over."""
+        """Forget an execution that is over; its leaf is killed and removed if no other is left in it."""
         if leaf is not None:
             leaf.numbers.discard(number)
             self._drop_if_empty(leaf)
@@ -90,16 +99,16 @@ class Leaves:
 
     @property
     def move_at(self) -> float | None:
-        """The moment (monotonic) to move on; None while there is no reason to."""
+        """When the keeper is to move on (monotonic clock, seconds); None while it need not."""
         if not self._can_move or self._goal is not None or self._here is None or not self._here.numbers:
             return None
         return self._occupied_since + (0.0 if self._here.is_reserved else _STAY)
 
     def move(self) -> None:
-        """Move on to an empty leaf, without waiting for it."""
+        """Begin to move to a new leaf, in a thread."""
         name = f"{self._run}-{next(self._names)}"
         self._goal = self._leaves[name] = Leaf(os.path.join(self._base, name))
-        with contextlib.suppress(OSError):  # where no more groups are to be had, the move fails too
+        with contextlib.suppress(OSError):  # if no group can be made, the move fails too
             os.mkdir(self._goal.path)
         self._moving.acquire()
         _thread.start_new_thread(self._move, (self._goal,))
@@ -110,13 +119,13 @@ class Leaves:
         self._moved()
 
     def arrive(self) -> None:
-        """A move may have come to its end: what we have left can be used as a group."""
+        """Take note of a finished move: the leaf that the keeper has left can now be killed, frozen and limited."""
         goal = self._goal
         if goal is None or self._moving.locked():
             return
         self._goal = None
         if not goal.is_reached:
-            self._can_move = False  # all that follow share where we are
+            self._can_move = False  # all further leaders share the present leaf
             self._leaves.pop(os.path.basename(goal.path))
             goal.remove()
             return
@@ -126,20 +135,20 @@ class Leaves:
             self._drop_if_empty(left)
 
     def wait(self) -> None:
-        """Let the move that is under way come to its end."""
+        """Wait until a move that is under way has ended."""
         with self._moving:
             pass
         self.arrive()
 
     def dissolve(self) -> None:
-        """The daemon is lost, and nothing is left of what we started: leave nothing of the groups either."""
+        """Remove all groups, once the daemon is lost and every tree has ended."""
         if self._base:
             self.wait()
             move_to(os.path.dirname(self._base))
             remove(self._base)
 
     def _drop_if_empty(self, leaf: Leaf) -> None:
-        """All whose leaf it was are over: what is still in it is nobody's, and is ended."""
+        """Kill and remove a leaf whose executions are all over; move out of it first if the keeper is in it."""
         if leaf.numbers:
             return
         if leaf.is_vacated:
@@ -152,11 +161,11 @@ class Leaves:
         leaf.is_shared = leaf.is_reserved = False
 
     def _sweep(self) -> None:
-        """Take away the leaves that are over; what was killed in one may take a moment to leave it."""
+        """Remove the leaves that are over and empty; a killed process may take a moment to leave its leaf."""
         self._emptied = [leaf for leaf in self._emptied if not leaf.remove()]
 
     def _name_of(self, pid: int) -> str:
-        """The name of the leaf that a process is in, or below; empty if it is in none."""
+        """Return the name of the leaf that a process is in, or below; empty if it is in none."""
         names = iter((group_of(str(pid)) or "").split("/"))
         base = os.path.basename(self._base)
         return next(names, "") if any(name == base for name in names) else ""

@@ -1,8 +1,7 @@
-"""What finished executions left running because they were asked to (`leftovers: detach`).
+"""Processes that finished executions were allowed to leave running (`leftovers: detach`).
 
-Owns the knowledge of such trees from the end of their execution on, and their own end when the daemon stops. The keeper
-knows them as it knows every tree, so a daemon that is killed leaves nothing of them either. Must not decide which
-executions leave something.
+Owns the register of these trees from the end of their execution on, and ends them when the daemon stops. If the daemon
+is killed, the keeper ends them like every other tree. Must not decide which executions leave something.
 """
 
 import logging
@@ -25,10 +24,10 @@ class _Tree:
 
 
 class Leftovers:
-    """Every tree that was left running and still lives.
+    """The trees that were left running and still live.
 
     Args:
-        keeper: signals them.
+        keeper: signals their processes.
     """
 
     def __init__(self, keeper: KeeperClient) -> None:
@@ -36,23 +35,23 @@ class Leftovers:
         self._trees: list[_Tree] = []
 
     def add(self, leader: Leader, grace: float) -> None:
-        """Know a tree until the last of it has ended.
+        """Register a tree until its last process has ended.
 
         Args:
-            leader: it has ended; what it started lives.
-            grace: seconds from TERM to KILL, should the daemon end it.
+            leader: the tree's leader, which has ended itself.
+            grace: seconds from TERM to KILL if `end` is called without one.
         """
         self._trees = [*self._living(), _Tree(leader, grace)]
 
     def longest_grace(self, grace: float | None) -> float:
-        """Seconds that `end` may wait before it kills; the argument is the same."""
+        """Return the seconds that `end` would wait at most, from TERM to KILL, if called with this argument."""
         return max((tree.grace if grace is None else grace for tree in self._living()), default=0.0)
 
     async def end(self, grace: float | None) -> None:
-        """End all of them at once, by TERM, grace and KILL, and wait for it; bounded by the longest grace.
+        """End all trees at once by TERM, grace and KILL, and wait for it; bounded by the longest grace.
 
         Args:
-            grace: seconds from TERM to KILL; None is each one's own.
+            grace: seconds from TERM to KILL; None takes each tree's own.
         """
         living = self._living()
         if living:
@@ -62,7 +61,7 @@ class Leftovers:
                 nursery.start_soon(self._end, tree, tree.grace if grace is None else grace)
 
     def hurry(self) -> None:
-        """KILL now what `end` waits for."""
+        """Send KILL now to the trees that `end` waits for."""
         for tree in self._trees:
             tree.hurry.cancel(reason="told to hurry")
 

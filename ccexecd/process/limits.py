@@ -1,11 +1,11 @@
-"""What one execution may use, and that it is the first to go when the machine runs out of memory.
+"""The limits of an execution, and its preference as the first to be killed when the machine runs out of memory.
 
-Owns the limits of a tree, inside the keeper. Those that a control group can bear are put on its leaf, where the kernel
-keeps them for all of its processes together. The rest is the leader's from its first instruction, and its descendants
-inherit it; what counts for each process alone there (processor time, memory) is added up for the tree, at intervals, by
-a `Watch`, and once more when the leader has ended. The kernel's own limit of processor time lies above: it acts if we
-could not.
-Standard library only. Must not end anything: it says what has been exceeded.
+Owns the limits of a tree, inside the keeper. A limit that a control group supports is set on the tree's leaf, where the
+kernel applies it to all processes together. The others are set for the leader before its first instruction, and its
+descendants inherit them; since the kernel applies these to each process alone, processor time and memory are added up
+for the tree by a `Watch`, at intervals and once more when the leader has ended. The kernel's own limit of processor
+time is a little higher, for the case that the keeper cannot act. Standard library only. Must not end anything: it says
+which limit has been exceeded.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from ccexecd.process.containment import Process, read, stat_of
 from ccexecd.process.control_groups import Leaf
 
 Limits = Mapping[str, float]
-"""By the names of the contract: `memory_bytes`, `cpu_seconds`, `processes`, `open_files`, `file_bytes`, `nice`."""
+"""Limits by their names on the wire: `memory_bytes`, `cpu_seconds`, `processes`, `open_files`, `file_bytes`, `nice`."""
 
 OOM_SCORE = 200
-"""What is added to the keeper's own `oom_score_adj` (proc(5)) for what it starts: as if it used a fifth of the memory
-of the machine more than it does, so that the daemon, which uses little, is never the one to go."""
+"""Added to the keeper's own `oom_score_adj` (proc(5)) for the leaders that it starts. The kernel then ranks them as if
+they used a fifth of the machine's memory more than they do, and kills them before the daemon, which uses little."""
 
 _BACKSTOP = 2  # seconds of processor time beyond the limit after which the kernel acts on a process by itself
 _LAST_WARNING = 5  # seconds of processor time from SIGXCPU to SIGKILL
@@ -34,11 +34,11 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGESIZE")
 
 _SIGNS: dict[int, str] = {signal.SIGXCPU: "cpu_seconds", signal.SIGXFSZ: "file_bytes"}
-"""Signals that the kernel sends for no other reason than a limit (setrlimit(2))."""
+"""Signals that the kernel sends only when a limit is exceeded (setrlimit(2)), with the name of that limit."""
 
 
 class OomScore:
-    """Our own `oom_score_adj`, which what we start inherits."""
+    """The keeper's own `oom_score_adj`, which the programs that it starts inherit."""
 
     def __init__(self) -> None:
         self._fd: int | None = None
@@ -48,7 +48,7 @@ class OomScore:
 
     @contextlib.contextmanager
     def raised(self) -> Iterator[None]:
-        """Have what is started inside ended before us when memory runs out."""
+        """While this context is open, programs that are started get a score higher by `OOM_SCORE`."""
         self._set(str(min(int(self._own) + OOM_SCORE, 1000)).encode())
         try:
             yield
@@ -62,15 +62,15 @@ class OomScore:
 
 
 def on_processes(limits: Limits, *, memory: bool) -> Callable[[], None] | None:
-    """What each process bears by itself.
+    """Prepare the limits that the kernel applies to each process alone.
 
     Args:
-        limits: those that were asked for.
-        memory: it is not a control group that bears it.
+        limits: the limits of the execution.
+        memory: whether memory is to be limited here, because no control group does it.
 
     Returns:
-        To be called in the leader's place, before it becomes the program: what that starts inherits it. None where
-        there is nothing to do. Raises OSError.
+        A function that sets the limits of the process that calls it; to be called in the leader's process before it
+        executes the program, and may raise OSError. None if there is nothing to set.
     """
     wanted = {}
     if "cpu_seconds" in limits:
@@ -94,14 +94,14 @@ def on_processes(limits: Limits, *, memory: bool) -> Callable[[], None] | None:
 
 
 def on_tree(limits: Limits, leaf: Leaf | None) -> "Watch | None":
-    """What all processes bear together.
+    """Apply the limits that count for all processes of a tree together.
 
     Args:
-        limits: those that were asked for.
-        leaf: the control group that they are in, and we are not.
+        limits: the limits of the execution.
+        leaf: the control group of the tree, which the keeper has left; None if it has none to itself.
 
     Returns:
-        What has to be looked at from now on; None where the kernel sees to all of it.
+        The watch that checks the limits that the kernel does not; None if there is no such limit.
     """
     watched = {name: limits[name] for name in ("cpu_seconds", "memory_bytes", "processes") if name in limits}
     if "memory_bytes" in limits and leaf is not None and leaf.limit_memory(int(limits["memory_bytes"])):
@@ -112,12 +112,12 @@ def on_tree(limits: Limits, leaf: Leaf | None) -> "Watch | None":
 
 
 def told_by(status: int, limits: Limits, leaf: Leaf | None) -> str | None:
-    """Which limit ended a leader, as far as the kernel says so.
+    """Return the name of the limit by which the kernel ended a leader; None if that was not the reason.
 
     Args:
-        status: its exit code, or -N after signal N.
-        limits: what it was given.
-        leaf: its control group.
+        status: the leader's exit code, or -N after signal N.
+        limits: the limits of the execution.
+        leaf: the control group of the tree; None if it has none to itself.
     """
     if status >= 0:
         return None
@@ -128,16 +128,16 @@ def told_by(status: int, limits: Limits, leaf: Leaf | None) -> str | None:
 
 
 class Watch:
-    """What is looked at, at intervals, of one tree.
+    """Checks, at intervals, the limits of one tree that the kernel does not apply to all of it.
 
     Args:
-        limits: those that the kernel does not keep for the whole tree.
-        leaf: its control group.
+        limits: the limits to check.
+        leaf: the control group of the tree, which counts its processor time; None if it has none to itself.
 
     Attributes:
-        reaped_seconds: processor time of its orphans, and of its leader, that have been waited for.
-        interval: seconds from one look to the next. No tree can use up its processor time within it. Without a control
-            group it is shorter: of what dies and is waited for by nobody, only what has been seen is known.
+        reaped_seconds: processor time of those of its orphans, and of its leader, that the keeper has reaped.
+        interval: seconds until the next check: less than the tree needs to use up its processor time. Shorter without a
+            control group, since the time of a process that nobody waits for is known only as far as it was seen.
     """
 
     def __init__(self, limits: Limits, leaf: Leaf | None) -> None:
@@ -150,14 +150,14 @@ class Watch:
 
     @property
     def knows_reaped(self) -> bool:
-        """Whether the time of what has been reaped is counted in a control group."""
+        """Whether a control group counts the processor time of reaped processes."""
         return self._leaf is not None
 
     def exceeded(self, processes: Sequence[Process]) -> str | None:
-        """The name of a limit that the tree is beyond.
+        """Return the name of a limit that the tree has exceeded; None if it has exceeded none.
 
         Args:
-            processes: all that is alive of it.
+            processes: all living processes of the tree.
         """
         left = self._seconds_left(processes)
         is_counted = self._leaf is not None and not self._limits.keys() - {"cpu_seconds"}
@@ -177,7 +177,7 @@ class Watch:
         return most - (self._leaf.cpu_seconds if self._leaf else self._time.used(processes, self.reaped_seconds))
 
     def _memory_of(self, pids: list[int]) -> int:
-        """Bytes in memory. What processes share is counted exactly only where it decides: that takes longer."""
+        """Bytes of memory in use. Shared pages are counted exactly only if the result depends on it: that is slower."""
         resident = sum(map(_resident, pids))
         if resident <= self._limits["memory_bytes"]:
             return resident
@@ -185,12 +185,12 @@ class Watch:
 
 
 class ProcessorTime:
-    """The processor time of a tree that no control group counts: at least what is given, never less than that.
+    """The processor time of a tree without a control group: a lower bound.
 
-    Two things are known of its dead: what those who waited for them have been told, and what was seen of each while it
-    lived. Both may be of the same dead, so the larger counts. What is missed: the time after the last look of a process
-    that nobody waits for (its parent ignores SIGCHLD), one that comes and goes between two looks, and what such a one
-    was told of its own dead.
+    The time of dead processes is known from two sources: what the kernel reports to the process that waits for them,
+    and what was last seen of each while it lived. Both may cover the same processes, so the larger sum counts. Missed
+    is the time of a process that nobody waits for (its parent ignores SIGCHLD): after the last look at it, or all of it
+    and of its own dead children if it began and ended between two looks.
     """
 
     def __init__(self) -> None:
@@ -199,15 +199,16 @@ class ProcessorTime:
         self._most = 0.0
 
     def used(self, processes: Iterable[Process], reaped: float) -> float:
-        """Seconds so far.
+        """Return the processor time so far, in seconds.
 
         Args:
-            processes: all that is alive, each behind its parent: what is waited for meanwhile is not counted twice.
-            reaped: seconds of what we have waited for.
+            processes: all living processes, parents before children, so that a child that is reaped meanwhile is not
+                counted twice.
+            reaped: seconds of the processes that the keeper has reaped.
         """
         before, self._own = self._own, {}
         known = {process.pid: process.started for process in processes}
-        for pid, started in before:  # dead ones that nobody has waited for yet are no longer among the living
+        for pid, started in before:  # processes that are dead but not reaped
             known.setdefault(pid, started)
         waited_for = 0
         for pid, started in known.items():
@@ -227,7 +228,7 @@ def _resident(pid: int) -> int:
 
 
 def _proportional(pid: int) -> int:
-    """Bytes in memory, those that it shares with others divided by their number; all of them where we may not look."""
+    """Bytes of memory, shared pages divided by the number of sharers (Pss); resident size if that may not be read."""
     for line in read(f"/proc/{pid}/smaps_rollup").splitlines():
         if line.startswith(b"Pss:"):
             return int(line.split()[1]) * 1024

@@ -22,10 +22,10 @@ PRELOAD = "LD_PRELOAD"
 
 
 class LineBuffering:
-    """What the environment of such a program needs.
+    """The environment variables that make C's stdio write line by line.
 
     Args:
-        path: where to look for `stdbuf`, as PATH.
+        path: the directories in which to look for `stdbuf`, in the form of PATH.
     """
 
     def __init__(self, path: str) -> None:
@@ -34,24 +34,24 @@ class LineBuffering:
 
     @property
     def is_known(self) -> bool:
-        """Whether `names` can be asked for."""
+        """Whether `find` has succeeded, so that `names` can be called."""
         return self._names is not None
 
     async def find(self) -> None:
-        """Ask `stdbuf`, unless that was done. It cannot be interrupted, and is bounded.
+        """Ask `stdbuf` for the library's place, unless it is known. Cannot be cancelled; takes `_PATIENCE` at most.
 
         Raises:
-            SpawnError: there is none that works here; the text says what to install. It is looked for again next time.
+            SpawnError: no working `stdbuf` was found; the text says what to install. The next call looks again.
         """
         if self._names is None:
             with trio.CancelScope(shield=True):
                 self._names = await trio.to_thread.run_sync(_ask, self._path)
 
     def names(self, preloaded: str | None) -> dict[str, str]:
-        """The names to set, once it is known.
+        """Return the environment variables to set, with their values; `find` has to have succeeded.
 
         Args:
-            preloaded: what the program would preload without it; that comes first.
+            preloaded: the value that LD_PRELOAD would have otherwise, which is kept in front; None if not set.
         """
         names = dict(self._names or {})
         return {**names, PRELOAD: f"{preloaded}:{names[PRELOAD]}"} if preloaded else names

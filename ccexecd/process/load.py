@@ -27,7 +27,7 @@ GPU_PATIENCE = 3.0
 
 _STAT = Path("/proc/stat")
 _IDLE = (3, 4)  # of the fields of its first line: idle, iowait (proc_stat(5))
-_COUNTED = 8  # user to steal; the two behind are counted in user already
+_COUNTED = 8  # the fields user to steal; the two after them are included in user already
 _GPU_COMMAND = ("--query-gpu=utilization.gpu", "--format=csv,noheader,nounits")
 
 
@@ -45,38 +45,38 @@ class Load:
         self._looked_at = float("-inf")
         self._counters: tuple[float, float] | None = None  # busy, all
         self._counted_at = float("-inf")
-        self._has_gpu = True  # until it turns out that there is none, or that it does not answer
+        self._has_gpu = True  # until nvidia-smi is missing or does not answer
         self._users = 0
         self._wanted = trio.Event()
         self._thread = trio.CapacityLimiter(1)
 
     @property
     def busy(self) -> float:
-        """Per cent in use, of all processors together or of a GPU, whichever is more."""
+        """Per cent in use: of all processors together, or of the busiest GPU if that is more."""
         if trio.current_time() - self._looked_at <= FRESH:
             return self._busy
         return min(100.0, round(100.0 * os.getloadavg()[0] / self._processors, 1))
 
     def begin(self) -> None:
-        """Keep looking from now on."""
+        """Keep sampling from now on, until `end` was called as often as this."""
         self._users += 1
         self._wanted.set()
 
     def end(self) -> None:
-        """One of those who wanted it does not any more."""
+        """Undo one `begin`."""
         self._users -= 1
         if not self._users:
             self._wanted = trio.Event()
 
     async def run(self) -> None:
-        """Look every few seconds while somebody wants it, until cancelled."""
+        """Sample every `INTERVAL` seconds while `begin` is in effect, until cancelled."""
         while True:
             await self._wanted.wait()
             await self.measure()
             await trio.sleep(INTERVAL)
 
     async def measure(self) -> None:
-        """Look now, unless somebody has within the last interval."""
+        """Take a sample now, unless there is one from the last `INTERVAL` seconds."""
         if trio.current_time() - self._looked_at < INTERVAL:
             return
         if trio.current_time() - self._counted_at > FRESH:
@@ -98,7 +98,7 @@ class Load:
         self._busy, self._looked_at = round(min(max(used, gpu, 0.0), 100.0), 1), self._counted_at
 
     def _ask_gpu(self) -> float:
-        """Per cent in use of the busiest GPU; 0 where there is none. In the thread."""
+        """Return the per cent in use of the busiest GPU; 0 if there is none. Blocks: call it in a thread."""
         program = shutil.which("nvidia-smi", path=self._path) if self._has_gpu else None
         used = _gpu(program) if program is not None else None
         self._has_gpu = used is not None
@@ -106,14 +106,14 @@ class Load:
 
 
 def _counters() -> tuple[float, float]:
-    """Processor time since the machine began, of all processors: what was used, and all there was."""
+    """Processor time of all processors since the machine was started: used, and total."""
     with _STAT.open("rb") as stream:
         fields = [float(field) for field in stream.readline().split()[1 : _COUNTED + 1]]
     return sum(fields) - sum(fields[index] for index in _IDLE), sum(fields)
 
 
 def _gpu(program: str) -> float | None:
-    """What nvidia-smi says; None if it says nothing that can be used, or not in time."""
+    """Return what nvidia-smi reports, in per cent; None if it fails, is unreadable or takes over `GPU_PATIENCE`."""
     try:
         asked = subprocess.Popen(  # noqa: S603  # our own words; what it says is looked at
             [program, *_GPU_COMMAND], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

@@ -1,7 +1,7 @@
-"""What processes use: for people who look, never for a decision.
+"""Processor time and memory that processes use.
 
 Owns the one use of psutil. It reads many files below /proc, so it runs in a worker thread, and psutil is imported
-when it is first needed: it would add a third to the daemon's start.
+when it is first needed: it would add a third to the daemon's start. Must not signal anything.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,10 @@ _LONGEST_NAME = 100
 
 
 async def usage(pids: Sequence[int]) -> dict[str, Any]:
-    """What some processes use together, now.
+    """Measure what some processes use together, now.
 
     Args:
-        pids: those that are there, of which `MEASURED` are looked at; one that has ended meanwhile counts nothing.
+        pids: the processes; `MEASURED` of them are measured, and one that has ended meanwhile is left out.
 
     Returns:
         ``processes``, a list of ``{pid, ppid, name, state, cpu_seconds, memory_bytes}``; their number,
@@ -31,10 +31,13 @@ async def usage(pids: Sequence[int]) -> dict[str, Any]:
 
 
 async def usage_of_each(trees: Mapping[Any, Sequence[int]]) -> dict[Any, dict[str, Any]]:
-    """The same for several trees, in one pass.
+    """Measure several trees in one pass.
 
     Args:
-        trees: pids by a name of the caller's. When `MEASURED` have been looked at, the rest of them is left out.
+        trees: the pids of each tree, under any key. Once `MEASURED` processes were measured, the rest is left out.
+
+    Returns:
+        For each key what `usage` returns.
     """
     return await trio.to_thread.run_sync(_usage_of_each, trees)
 
@@ -78,5 +81,5 @@ def _look_at(pid: int) -> dict[str, Any] | None:
 
 
 def _as_text(name: str) -> str:
-    """A name as JSON can carry it: it may be any bytes, which Python reads as lone surrogates (PEP 383)."""
+    """Make a name fit for JSON: it may be any bytes, which Python reads as lone surrogates (PEP 383)."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")[:_LONGEST_NAME]

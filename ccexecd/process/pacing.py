@@ -34,13 +34,13 @@ class Pacing:
     """The pace of one execution.
 
     Args:
-        pump: whose alarm ends a hold.
-        policy: the spec's.
-        window: bytes that the log keeps.
+        pump: rings the alarm that ends a hold.
+        policy: `block` or `drop_oldest`, from the spec.
+        window: bytes of output that the log keeps in memory.
 
     Attributes:
-        sources: where its output comes from.
-        is_held: they are not being read.
+        sources: the pipes, terminal or files that its output is read from.
+        is_held: the sources are not being read.
     """
 
     def __init__(self, pump: Pump, policy: Literal["drop_oldest", "block"], window: int) -> None:
@@ -55,7 +55,7 @@ class Pacing:
         self._alarm_is_set = False
 
     def has_grown(self, backlog: int) -> None:
-        """There is more to see; so much is unseen by the slowest watcher."""
+        """Hold the sources if the slowest watcher is too far behind; `backlog` is the bytes that it has not seen."""
         if backlog > self._most and not self.is_held and not self._is_left_behind:
             self.is_held = True
             self._held_since = trio.current_time()
@@ -66,20 +66,24 @@ class Pacing:
                 self._pump.alarm(PATIENCE, self._hold_is_over)
 
     def was_read(self, backlog: int) -> bool:
-        """A watcher has moved on, or gone. Returns whether a hold has ended."""
+        """Note that a watcher has read on or left. Returns whether this has ended a hold.
+
+        Args:
+            backlog: bytes that the slowest watcher has not seen.
+        """
         if backlog > self._most // 2:
             return False
         self._is_left_behind = False
         return self._release()
 
     def stand(self) -> None:
-        """Read nothing until told to go on: it is being paused."""
+        """Hold the sources until `go_on`, because the execution is being paused."""
         self._is_standing = True
         for source in self.sources:
             source.hold()
 
     def go_on(self) -> None:
-        """Read on, unless a watcher is too far behind."""
+        """Read the sources again, unless a watcher is too far behind."""
         self._is_standing = False
         if not self.is_held:
             self._read_on()

@@ -1,4 +1,4 @@
-"""The keeper's end of its socket: one message a packet, with descriptors.
+"""The keeper's end of its socket to the daemon: one message per packet, with descriptors.
 
 Owns receiving and sending; the daemon's end is `keeper_link`'s. Standard library only. Must not know any message.
 """
@@ -25,21 +25,21 @@ class Packets:
     """One connected socket.
 
     Args:
-        connected: ours from here.
+        connected: the socket, which this object closes.
     """
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket: socket.socket | None = connected
 
     def fileno(self) -> int:
-        """For epoll, until the other side has gone."""
+        """Return the descriptor for epoll, valid until the other side has closed its end."""
         return self._socket.fileno() if self._socket is not None else -1
 
     @contextlib.contextmanager
     def received(self) -> Iterator[tuple[Message | None, list[int]]]:
-        """The next message and the descriptors that came with it; None at the end.
+        """Receive the next message (None at the end) and the descriptors that came with it.
 
-        Those that whoever takes them leaves in the list are closed afterwards.
+        Descriptors that are still in the list when the context is left are closed.
         """
         packet, fds = self._receive()
         try:
@@ -49,13 +49,13 @@ class Packets:
                 os.close(fd)
 
     def send(self, message: Message) -> None:
-        """Send, if there is anybody: that there is not is told by the next `received`."""
+        """Send a message. If the other side has gone, nothing is raised here: the next `received` gives None."""
         if self._socket is not None:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 self._socket.send(_encode(message).encode())
 
     def close(self) -> None:
-        """The other side has gone."""
+        """Close the socket, once the other side has gone."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None

@@ -1,7 +1,6 @@
-"""Which program a word stands for: found as it will be started, and what it is when links are resolved.
+"""Which file a program's name stands for: as the keeper will find it, and with symbolic links resolved.
 
-Owns the look at the file system before something runs; `starting` does the same once more when it runs. Must not
-decide anything.
+Owns the search before something runs; `starting` searches once more when it runs. Must not decide anything.
 """
 
 import functools
@@ -12,15 +11,15 @@ from ccexecd.process.starting import find
 
 
 def found(program: str, path: str, cwd: str | None = None) -> str | None:
-    """Where a program lies.
+    """Find a program.
 
     Args:
-        program: a name, or a path.
+        program: a name or a path.
         path: PATH of its environment.
-        cwd: its working directory, from which a relative path counts; None is the root.
+        cwd: its working directory, which a relative path starts from; None for the root.
 
     Returns:
-        A path; None where there is none, or none that may be executed.
+        Its absolute path; None if there is no such file, or none that may be executed.
     """
     try:
         place = find(program, {"PATH": path})
@@ -30,16 +29,16 @@ def found(program: str, path: str, cwd: str | None = None) -> str | None:
 
 
 def real(path: str | None) -> str | None:
-    """The file that a path leads to; None where there is none that may be executed."""
+    """Resolve the symbolic links of a path; None if it does not lead to a file that may be executed."""
     if path is None or not os.path.isfile(path) or not os.access(path, os.X_OK):  # noqa: PTH113
         return None
     return os.path.realpath(path)
 
 
 def for_the_record(program: str, path: str, cwd: str | None) -> str:
-    """The file that a word leads to, as it was at some time in this second: not to be decided by.
+    """Return the file that a program's name stands for, or empty, from a cache that is at most a second old.
 
-    Looking for it takes three times as long as writing the record that it is for.
+    Good for records, not for decisions. Without the cache, the search takes three times as long as writing the record.
     """
     return _remembered(program, path, cwd if "/" in program else None, int(time.monotonic()))
 

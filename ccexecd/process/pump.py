@@ -3,7 +3,7 @@
 Owns the read ends. One epoll set holds them all and one task waits for it: a line that a program writes costs one
 wake-up of that task and no scheduling of a task of its own, which is what makes 500 programs at 100 lines a second
 bearable. A sink is called in the same step as the read, with no await between, so nothing that was read can be lost.
-How fast each pipe is read is for others to decide (`Source.hold`). Must not know what the bytes mean.
+`pacing` decides when a pipe is not read (`Source.hold`). Must not know what the bytes mean.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import trio
 from ccexecd.giving_way import let_others_go_first
 
 Sink = Callable[[bytes], None]
-"""Takes what one read brought. Must neither block nor raise."""
+"""Called with the bytes of one read. Must neither block nor raise."""
 
 READ_SIZE = 64 * 1024
 """Bytes of one read. To encode and send them takes up to 0.3 ms, and a request waits through several such steps."""
@@ -35,7 +35,7 @@ _BATCH = 64
 
 
 def open_pipe() -> tuple[int, int]:
-    """A pipe for output: a non-blocking read end and a write end, as large as the kernel allows.
+    """Make a pipe for output, as large as the kernel allows; returns a non-blocking read end and a write end.
 
     Raises:
         OSError: no descriptors are left.
@@ -50,35 +50,35 @@ def open_pipe() -> tuple[int, int]:
 
 
 def nobody(_: bytes) -> None:
-    """The sink of a source that has ended."""
+    """The sink of a source that has ended; drops the bytes."""
 
 
 class _Readable(Protocol):
-    """What the pump reads when its descriptor is ready."""
+    """Something that the pump reads when its descriptor is ready."""
 
     def read_once(self) -> bool: ...
 
 
 class OutputSource(_Readable, Protocol):
-    """Where output comes from: a pipe, a terminal or a file."""
+    """A source of an execution's output: a pipe, a terminal or a file."""
 
     ended: trio.Event
 
     def hold(self) -> None:
-        """Read no more for now."""
+        """Suspend reading."""
 
     def go_on(self) -> None:
-        """Read again."""
+        """Resume reading."""
 
     def read_end(self) -> None:
-        """Nobody is left to write, as a rule: take the end."""
+        """Read the end, if it has come: called when, as a rule, no writer is left."""
 
     def close(self) -> None:
-        """Take what is there, and close it, though somebody may go on writing."""
+        """Read what is there, and close the source, even if a writer is left."""
 
 
 class _Backlog(_Readable, Protocol):
-    """Files: always ready, so that they tell by themselves which are to be read."""
+    """The output files: always ready for epoll, so that they note by themselves which of them have unread output."""
 
     fds: tuple[int, ...]
     behind: "set[Any]"
@@ -103,7 +103,7 @@ class Source:
         self.ended = trio.Event()
 
     def read_once(self) -> bool:
-        """Pass on what is there, up to `READ_SIZE`. Returns whether there was anything."""
+        """Read up to `READ_SIZE` bytes and pass them to the sink. Returns whether there were any."""
         try:
             size = os.readv(self._fd, (self._pump.buffer,))
         except BlockingIOError:
@@ -111,7 +111,7 @@ class Source:
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
-            size = 0  # a terminal's end: nobody has it open any more, and what was written has been read
+            size = 0  # end of a terminal (EIO): no process has it open, and all that was written has been read
         if not size:
             self._end()
             return False
@@ -121,7 +121,7 @@ class Source:
         return True
 
     def hold(self) -> None:
-        """Read no more for now: when its pipe is full, the program waits."""
+        """Suspend reading: when its pipe is full, the program waits."""
         if self._is_waiting and not self.ended.is_set():
             self._pump.ignore(self._fd)
             self._is_waiting = False
@@ -133,12 +133,12 @@ class Source:
             self._is_waiting = True
 
     def read_end(self) -> None:
-        """Where every writer is gone, nothing is left but the end as a rule: take it now, not when epoll tells."""
+        """Read once now instead of when epoll reports it: without writers, the end is all that is left as a rule."""
         if not self.ended.is_set():
             self.read_once()
 
     def close(self) -> None:
-        """Take what is in the pipe and close it, though somebody may still hold its other end."""
+        """Read what is in the pipe and close it, even if another process still has its write end."""
         if not self.ended.is_set():
             for _ in range(PIPE_SIZES[0] // READ_SIZE + 1):  # what a pipe can hold, and no more of what is still coming
                 if not self.read_once():
@@ -148,20 +148,20 @@ class Source:
 
     def _end(self) -> None:
         self.hold()
-        self._sink = nobody  # what it is bound to holds this source: no cycle is to keep a finished execution
+        self._sink = nobody  # the sink's execution refers to this source: without the cycle, it is freed at once
         self._pump.forget(self._fd)
         os.close(self._fd)
         self.ended.set()
 
 
 class Pump:
-    """All pipes of a daemon.
+    """Reads all pipes, terminals and output files of a daemon.
 
     Attributes:
-        buffer: what reads go through; shared, because every read is over before the next begins.
+        buffer: the memory that reads go to; shared, because every read is over before the next begins.
         view: the same memory, for slicing without a copy.
-        files: what it reads besides pipes; None while there is nothing.
-        is_flooded: whether a read of this turn was full, so that there is more at once.
+        files: the output files; None while there are none.
+        is_flooded: a read of this turn was full, so that more is waiting to be read.
     """
 
     def __init__(self) -> None:
@@ -175,13 +175,13 @@ class Pump:
         self.view = memoryview(self.buffer)
 
     def add(self, fd: int, sink: Sink) -> Source:
-        """Read a pipe from now on. The descriptor is the pump's from here."""
+        """Read a pipe from now on; the source that is returned closes the descriptor."""
         source = self._sources[fd] = Source(self, fd, sink)
         self.heed(fd)
         return source
 
     def also(self, files: "_Backlog") -> None:
-        """Read these files, too, from now on."""
+        """Read output files as well from now on."""
         self.files = files
         for fd in files.fds:
             self._sources[fd] = files
@@ -191,21 +191,21 @@ class Pump:
     # cancelled there is no set any more, while executions still wind down.
 
     def heed(self, fd: int) -> None:
-        """Wait for this pipe."""
+        """Wait for output of a descriptor."""
         if not self._epoll.closed:
             self._epoll.register(fd, select.EPOLLIN)
 
     def ignore(self, fd: int) -> None:
-        """Do not wait for it."""
+        """Do not wait for output of a descriptor."""
         if not self._epoll.closed:
             self._epoll.unregister(fd)
 
     def forget(self, fd: int) -> None:
-        """Its source has ended."""
+        """Forget the descriptor of a source that has ended."""
         del self._sources[fd]
 
     def alarm(self, seconds: float, ring: Callable[[], None]) -> None:
-        """Call something later, from the pump's own step. Only sinks may ask for it: the pump is not waiting then."""
+        """Call `ring` after so many seconds, in a step of the pump. For sinks only: the pump is not waiting then."""
         heapq.heappush(self._alarms, (trio.current_time() + seconds, next(self._alarm_numbers), ring))
 
     async def run(self) -> None:
@@ -228,7 +228,7 @@ class Pump:
                 self.files.close()
 
     async def _wait(self) -> None:
-        """Wait for a pipe, or an alarm."""
+        """Wait for output or an alarm."""
         if self.files is not None and self.files.behind:
             await trio.lowlevel.checkpoint()
             return

@@ -1,4 +1,7 @@
-"""How a command string is run on this machine: by which shell, if it needs one."""
+"""Chooses how a command string is run on this machine: by which shell, or without one.
+
+Owns the look at programs and shells on the disk; the look at the string is in `core.shells`. Must not start anything.
+"""
 
 import functools
 import os
@@ -13,11 +16,11 @@ _QUICK = "dash"
 
 
 _HEAD = 4096
-"""Bytes of a file that are looked at: linkers put the list of segments and the loader's name there. What names it
-further behind is left to Bash."""
+"""Bytes of a program that are looked at: linkers put the list of segments and the loader's name there. A program that
+has them further behind is left to Bash."""
 
 _LINE = 256
-"""Bytes of an interpreter line that the kernel looks at (BINPRM_BUF_SIZE)."""
+"""Bytes of an interpreter line (`#!`) that the kernel reads (BINPRM_BUF_SIZE of linux/binfmts.h)."""
 
 # elf(5), for words of 64 bits in the machine's own byte order
 _ELF = struct.Struct("=16xH14xQ14xHH")  # kind of file; segments: place, size of one, how many
@@ -28,33 +31,33 @@ _LOADED, _LOADER = 1, 3  # PT_LOAD, PT_INTERP
 
 @functools.cache
 def default_shell() -> str:
-    """Bash where there is one, looked for once: clients send Bash syntax."""
+    """Return Bash if it is installed, since clients send Bash syntax; looked for once."""
     return shutil.which("bash") or "/bin/sh"
 
 
 @functools.cache
 def quick_shell() -> str | None:
-    """A shell that starts faster than Bash; None if this machine has none."""
+    """Return a shell that starts faster than Bash; None if this machine has none."""
     shell = Path("/bin/sh")
     return str(shell) if shell.resolve().name == _QUICK else None
 
 
 @functools.lru_cache(maxsize=64)
 def _same_as_built_in(*words: str) -> str | None:
-    """The program that does just what a built-in command does: the system's own, whatever PATH says."""
+    """Return the system's own program that does exactly what a shell's built-in command does; None if there is none."""
     return shutil.which(words[0], path=os.confstr("CS_PATH")) if words in {("true",), ("false",)} else None
 
 
 def argv_of(command: str, path: str) -> tuple[str, ...]:
-    """How a command string is run: by the default shell, or by less where nobody could tell the difference.
+    """Return the argv that runs a command string: with the default shell, or faster if the result is the same.
 
-    A single program with its words needs no shell at all. Of several, a quicker shell sees to it. A script without an
-    interpreter is run by whichever shell starts it, and a program that is not there or cannot be started is complained
-    of in the shell's words; so both are the default shell's.
+    A single program with its words needs no shell. Several simple commands are run by the quick shell. Left to the
+    default shell are scripts without an interpreter line, which the calling shell runs itself, and programs that are
+    missing or cannot be started, since the error message is the shell's.
 
     Args:
-        command: the string.
-        path: PATH of the environment in which it is to run, which is plain.
+        command: the command string.
+        path: PATH of its environment, which has to be plain (`core.shells.is_plain`).
     """
     by_default = (default_shell(), "-c", command)
     commands = shells.simple_commands_of(command)
@@ -72,7 +75,7 @@ def argv_of(command: str, path: str) -> tuple[str, ...]:
 
 
 def _is_program(name: str, path: str) -> bool:
-    """Whether a name is found, from any directory, and is something that the kernel itself can start."""
+    """Whether a name stands, in any working directory, for a file that the kernel can start without a shell."""
     if not all(folder.startswith("/") for folder in path.split(os.pathsep)):
         return False
     found = shutil.which(name, path=path)
@@ -86,7 +89,7 @@ def _is_program(name: str, path: str) -> bool:
 
 
 def _head_of(path: str | bytes) -> bytes:
-    """The first `_HEAD` bytes of a file; none where it cannot be read, which some that can be started cannot."""
+    """Return the first `_HEAD` bytes of a file; empty if it may not be read, even if it may be executed."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
@@ -100,7 +103,7 @@ def _head_of(path: str | bytes) -> bytes:
 
 
 def _interpreter_of(head: bytes) -> bytes | None:
-    """The program that an interpreter line names by an absolute path; None where a shell might read it otherwise."""
+    """Return the absolute path in an interpreter line; None if there is none, or a shell might read it differently."""
     line, found, _ = head[2:_LINE].partition(b"\n")
     if b"\0" in line or not (found or len(head) < _LINE):
         return None
@@ -110,7 +113,7 @@ def _interpreter_of(head: bytes) -> bytes | None:
 
 
 def _is_binary(head: bytes) -> bool:
-    """Whether a file that begins so is a program for this machine whose loader, if it names one, is there."""
+    """Whether a file's head is that of a program for this machine whose loader, if it names one, exists."""
     if len(head) < _ELF.size or _kind_of(head) != _own_kind():
         return False
     start, at, size, count = _ELF.unpack_from(head)
@@ -125,12 +128,12 @@ def _is_binary(head: bytes) -> bool:
 
 
 def _kind_of(head: bytes) -> bytes:
-    """What makes a program one for a certain machine: magic number, word size, byte order, version; architecture."""
+    """Return the part of an ELF head that tells the machine: magic, word size, byte order, version, architecture."""
     return head[:7] + head[18:20]
 
 
 @functools.cache
 def _own_kind() -> bytes | None:
-    """The kind of the program that we are; None where its words are not the 64 bits that we can read."""
+    """Return `_kind_of` the running Python; None if it has no words of 64 bits, the only ones that are read here."""
     kind = _kind_of(_head_of("/proc/self/exe"))
     return kind if kind.startswith(b"\x7fELF\2") else None

@@ -1,9 +1,9 @@
-"""When silence is a stall.
+"""Decides when silence is a stall.
 
-A command that has written nothing for its stall time-out is ended, after a warning. Of some executions more is known:
-an agent whose tool runs is silent and at work, and one that computes is not stuck either. So for those whose listener
-understands silence, it is a stall only if nothing is known to go on and the processes use next to no processor time,
-too. That is measured when the warning is due and when the time is up, and never else. Owns the judgement and the wait.
+A command that has written nothing for its stall time-out is ended, after a warning. An agent is judged better: it may
+be silent because a tool runs, or because it computes. So if a listener of the execution understands silence, it is a
+stall only if the listener knows of no work and the processes use next to no processor time. That is measured when the
+warning is due and when the time is up, and at no other time. Owns the judgement and the wait. Must not signal anything.
 """
 
 import attrs
@@ -14,36 +14,36 @@ from ccexecd.process.execution import Execution
 from ccexecd.process.measure import usage
 
 STALL_WARNING = 0.8
-"""Share of the stall time-out after which the silence is told of: time for somebody to look before it acts."""
+"""Share of the stall time-out after which watchers are warned, so that somebody can look before it is over."""
 
 AT_WORK = 0.05
-"""Share of one processor from which processes count as at work: an agent that waits for an answer takes up to 0.01."""
+"""Share of one processor above which processes count as at work. An agent that waits for an answer uses up to 0.01."""
 
 
 @attrs.frozen
 class _Sample:
-    """What the processes of an execution had used at a moment.
+    """Processor time that the processes of an execution had used at some moment.
 
     Attributes:
-        at: on the execution's clock.
-        seconds: processor time of each, by pid.
+        at: the moment, in seconds on the execution's clock.
+        seconds: processor time in seconds, by pid.
     """
 
     at: float
     seconds: dict[int, float]
 
     def share_until(self, later: "_Sample") -> float:
-        """Processor time a second since then; what has ended meanwhile is not counted."""
+        """Return the share of one processor used between two samples; processes that have ended are not counted."""
         used = sum(seconds - self.seconds.get(pid, 0.0) for pid, seconds in later.seconds.items())
         return used / max(later.at - self.at, 0.001)
 
 
 async def heed_silence(execution: Execution, limit: float) -> None:
-    """Warn of a stall, and end what has stalled.
+    """Warn when an execution is about to stall, and end it when it has stalled.
 
     Args:
-        execution: that runs.
-        limit: seconds of silence.
+        execution: a running execution.
+        limit: its stall time-out: seconds of silence, on its own clock.
     """
     watch = _Watch(execution, limit * STALL_WARNING)
     while True:
@@ -62,14 +62,14 @@ async def heed_silence(execution: Execution, limit: float) -> None:
 
 
 class _Watch:
-    """One execution's silence.
+    """Watches the silence of one execution.
 
     Args:
-        execution: whose.
-        warn_at: seconds of it after which that is told.
+        execution: the execution.
+        warn_at: seconds of silence after which watchers are warned.
 
     Attributes:
-        has_warned: whether it has been told of, or was found to be none.
+        has_warned: the warning of this silence is done with: it was given, or the execution was found at work.
     """
 
     def __init__(self, execution: Execution, warn_at: float) -> None:
@@ -77,16 +77,16 @@ class _Watch:
         self.has_warned = False
         self._execution = execution
         self._knowing = [each for each in execution.listeners if each.understands_silence]
-        self._excused = float("-inf")  # on its own clock: until then it was at work
+        self._excused = float("-inf")  # moment on the execution's clock up to which it counts as at work
         self._before: _Sample | None = None
 
     @property
     def idle(self) -> float:
-        """Seconds for which nothing has happened."""
+        """Seconds since the last output, or since the execution was last found at work."""
         return min(self._execution.idle_seconds, self._execution.clock.now - self._excused)
 
     async def warn(self) -> None:
-        """Tell of the silence, unless something is known to go on."""
+        """Warn of the silence, unless a listener knows that the execution is at work."""
         self.has_warned = True
         if self._is_known_to_work:
             return
@@ -96,7 +96,7 @@ class _Watch:
             self._execution.is_stalling()
 
     async def is_over(self, limit: float) -> bool:
-        """Whether it is a stall; if not, the silence begins anew."""
+        """Whether silence of `limit` seconds is a stall; if not, the silence is counted anew."""
         if not self._knowing:
             return True
         if self._is_known_to_work:

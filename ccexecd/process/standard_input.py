@@ -1,6 +1,6 @@
-"""The standard input of one execution, from the client's side.
+"""The standard input of one execution.
 
-Owns our end of the pipe and the order in which it is used. Must not know who writes.
+Owns the daemon's end of the pipe and the order of the writes. Must not know who writes.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 REMEMBERED_WRITES = 1000
-"""Names of writes that are known: a client repeats one soon after its connection was cut, or never."""
+"""Latest named writes that are remembered: a client repeats a write soon after its connection was cut, or never."""
 
 
 class StdinClosedError(Exception):
@@ -19,11 +19,11 @@ class StdinClosedError(Exception):
 
 
 class StandardInput:
-    """What a program reads.
+    """Writes to the standard input of one execution, one request after another.
 
     Args:
-        execution_id: for what is complained of.
-        spawned: set when it runs, or never will.
+        execution_id: its id, for error messages.
+        spawned: set when the execution has started, or could not be started.
     """
 
     def __init__(self, execution_id: str, spawned: trio.Event) -> None:
@@ -35,39 +35,39 @@ class StandardInput:
         self._written: dict[str | None, int] = {}  # how many bytes of each named write, oldest name first
 
     def open(self, fd: int) -> None:
-        """It can be written to; the descriptor is this object's from here."""
+        """Take the write end of the pipe, which is closed here; writes can proceed from now on."""
         self._pipe = trio.lowlevel.FdStream(fd)
 
     def write(self, text: bytes, write_id: str | None = None) -> Awaitable[None]:
-        """Write, once it runs, after the writes that were asked for before.
+        """Request a write; it is carried out after earlier requests, and once the execution has started.
 
         Args:
             text: the bytes.
-            write_id: the client's name for this write. Under a name that was used before, it goes on where that write
-                was given up: what the program has been given once, it is not given again.
+            write_id: the client's name for this write. If the name was used before, only the bytes that the earlier
+                write did not get to the program are written.
 
         Returns:
-            What to await until the pipe has taken all of it. Raises `StdinClosedError` where it was never open, has
-            been closed, or the program has closed it.
+            To be awaited until the pipe has taken all bytes. Raises `StdinClosedError` if the standard input was never
+            open, was closed, or has no reader any more.
         """
         return self._after_earlier_ones(functools.partial(self._write, text, write_id))
 
     def close(self) -> Awaitable[None]:
-        """End it, after the writes that were asked for before.
+        """Request end of file, after earlier requests.
 
         Returns:
-            What to await for it.
+            To be awaited until it is done.
         """
         return self._after_earlier_ones(self._close)
 
     def drop(self) -> None:
-        """End it now; a write that is under way fails."""
+        """Close it now; a write that is under way fails."""
         pipe, self._pipe = self._pipe, None
         if pipe is not None:
             pipe.close()
 
     def _after_earlier_ones(self, deed: Callable[[], Awaitable[None]]) -> Awaitable[None]:
-        """Queue now for what is awaited later: tasks that wait for the same event wake up in any order."""
+        """Give a request its place now, to be awaited later: tasks that wait for one event wake up in any order."""
         previous, done = self._last, trio.Event()
         self._last = done
 
@@ -76,7 +76,7 @@ class StandardInput:
                 if previous is not None:
                     await previous.wait()
                 await self._spawned.wait()
-                async with self._in_use:  # the one before may have been given up by who asked for it
+                async with self._in_use:  # the request before may have been cancelled
                     await deed()
             finally:
                 done.set()
@@ -95,7 +95,7 @@ class StandardInput:
                 self._remember(write_id, len(text) - len(rest))
 
     async def _write_some(self, rest: memoryview) -> int:
-        """Wait until some of it is taken; returns how many bytes. Given up while it waits, it has written nothing."""
+        """Wait until the pipe takes some bytes; returns how many. If cancelled while waiting, nothing was written."""
         while self._pipe is not None:
             try:
                 return os.write(self._pipe.fileno(), rest)

@@ -19,9 +19,9 @@ class StartRefusedError(Exception):
     """A program was not started.
 
     Attributes:
-        errno: the kernel's number for it.
-        strerror: its text.
-        subject: what was refused, `cwd` or `program`.
+        errno: error number of the kernel.
+        strerror: text of the error.
+        subject: what was refused: `cwd` or `program`.
     """
 
     def __init__(self, errno: int, strerror: str, subject: str) -> None:
@@ -39,21 +39,21 @@ def start(
     terminal: str | None = None,
     prepare: Callable[[], None] | None = None,
 ) -> int:
-    """Start a program that gets nothing of ours but its first three descriptors.
+    """Start a program in a session of its own; of the keeper's descriptors, it inherits none but the given ones.
 
     Args:
         argv: the words; the first is looked up in PATH of `env`.
         env: the whole environment.
-        cwd: its working directory; None is ours, which is the root.
-        stdio: the descriptors that it gets as 0, 1 and 2. None of them is among these numbers.
-        terminal: the path of a terminal that it gets as all three instead, and that controls its session.
-        prepare: called in its process before it becomes the program; may raise OSError.
+        cwd: its working directory; None for the keeper's, which is the root.
+        stdio: the descriptors that become its 0, 1 and 2; each has to have a number above 2.
+        terminal: path of a terminal that becomes all three instead, and controls its session; None for none.
+        prepare: called in the new process before it executes the program; may raise OSError. None for nothing.
 
     Returns:
         Its pid, which is its process group and session, too.
 
     Raises:
-        StartRefusedError: the directory or the program cannot be used, or it could not be prepared.
+        StartRefusedError: the directory or the program cannot be used, or `prepare` failed.
     """
     subject = "cwd"
     try:
@@ -89,9 +89,10 @@ def _take(stdio: Sequence[int]) -> _FileActions:
 
 
 def _open(terminal: str) -> _FileActions:
-    """Opened, not handed over: the first terminal that a session's leader opens controls the session.
+    """Return the file actions that open a terminal in the child, as its standard input, output and error.
 
-    The session is made before these are done. With it come /dev/tty, job control, and Ctrl-C as a signal.
+    It is opened there, not inherited, because the first terminal that a session leader opens becomes the controlling
+    terminal, with /dev/tty, job control and Ctrl-C. The session is made before the file actions are carried out.
     """
     return [
         (os.POSIX_SPAWN_OPEN, 0, terminal, os.O_RDWR, 0),
@@ -103,8 +104,8 @@ def _open(terminal: str) -> _FileActions:
 def _fork(
     path: str, argv: list[str], env: Mapping[str, str], stdio: Sequence[int] | str, prepare: Callable[[], None]
 ) -> int:
-    """Start a program that is prepared in its own process: the long way round."""
-    heard, said = os.pipe2(os.O_CLOEXEC)  # closed by exec; else it says why there was none
+    """Start a program by fork and exec, since `prepare` has to be called in its process."""
+    heard, said = os.pipe2(os.O_CLOEXEC)  # closed by a successful exec; otherwise the child writes the error into it
     pid = os.fork()
     if not pid:
         try:
@@ -131,14 +132,14 @@ def _fork(
 
 
 def as_user(user: tuple[int, int, list[int]] | None, prepare: Callable[[], None] | None) -> Callable[[], None] | None:
-    """Have a program prepared, and then become another user: for good, and with no group that is not theirs.
+    """Extend a preparation so that the program runs as another user, permanently and with that user's groups only.
 
     Args:
-        user: the numbers of the user, of their own group and of all their groups; None are ours.
-        prepare: what else is to be done before; None is nothing.
+        user: user id, id of the primary group, and ids of all groups; None for the keeper's own user.
+        prepare: called before the change of user; None for nothing.
 
     Returns:
-        To be called in the program's process. Raises OSError: only root may become another user.
+        The `prepare` argument for `start`; None if there is nothing to do. It raises OSError if the keeper is not root.
     """
     if user is None:
         return prepare
@@ -158,10 +159,14 @@ def as_user(user: tuple[int, int, list[int]] | None, prepare: Callable[[], None]
 
 
 def find(program: str, env: Mapping[str, str]) -> str:
-    """Where a program lies, as execvp(3) looks for it.
+    """Find a program as execvp(3) does, and return its path.
+
+    Args:
+        program: a name or a path.
+        env: the environment that contains PATH.
 
     Raises:
-        OSError: nowhere, or only where it may not be executed.
+        OSError: it does not exist, or may not be executed.
     """
     if "/" in program:
         return program

@@ -1,4 +1,4 @@
-"""The clock of one execution: it stands still while that is paused, and so does its deadline.
+"""The clock of one execution, which stands still while the execution is paused, as does its deadline.
 
 Owns the arithmetic. Must not stop or end anything.
 """
@@ -7,13 +7,13 @@ import trio
 
 
 class Stopwatch:
-    """Seconds of an execution's own time.
+    """The clock of one execution.
 
     Args:
-        scope: the one whose deadline stands still, too.
+        scope: the scope whose deadline is the execution's time-out; it is moved by the time of each stop.
 
     Attributes:
-        going: set while it goes.
+        going: set while the clock goes.
     """
 
     def __init__(self, scope: trio.CancelScope) -> None:
@@ -26,11 +26,11 @@ class Stopwatch:
 
     @property
     def now(self) -> float:
-        """Seconds on Trio's clock, without those in which it stood still."""
+        """Seconds on Trio's clock, less the time for which this clock stood still."""
         return (trio.current_time() if self.going.is_set() else self._stopped_at) - self._stood_still
 
     def stop(self) -> None:
-        """Stand still from now on; nothing new if it does already."""
+        """Stop the clock; does nothing if it stands still."""
         if self.going.is_set():
             self.going = trio.Event()
             self._stopped_at = trio.current_time()
@@ -38,7 +38,7 @@ class Stopwatch:
             self._scope.deadline = float("inf")
 
     def go_on(self) -> None:
-        """Go on, if it stands still."""
+        """Let the clock go on; does nothing if it goes."""
         if not self.going.is_set():
             self._scope.deadline = trio.current_time() + self._time_left
             self._stood_still += trio.current_time() - self._stopped_at

@@ -33,23 +33,23 @@ from ccexecd.process.terminal import Terminal, ignores, open_pair
 log = logging.getLogger(__name__)
 
 LINGER = 0.5
-"""Seconds that stragglers and open pipes get after the leader's end before they are ended: the last process of a shell
-pipeline needs some; a service left behind with `&` would need for ever."""
+"""Seconds that stragglers and open pipes get after the leader's end before they are ended and closed. The last process
+of a shell pipeline needs a moment; a service left behind with `&` would never end."""
 
 STRAGGLER_GRACE = 2.0
-"""Seconds from TERM to KILL for stragglers, where the execution's own grace is not shorter: nobody waits for them."""
+"""Seconds from TERM to KILL for stragglers, unless the execution's own grace is shorter."""
 
 VERIFY_PATIENCE = 3.0
 """Seconds after KILL until what is still there (uninterruptible sleep, another user's set-uid program) is reported."""
 
 
 class Start:
-    """A leader that has been asked for, in the step in which its execution was admitted.
+    """The start of one execution: makes its pipes or its terminal, and asks the keeper for its leader.
 
     Args:
-        execution: admitted, nothing of it started.
-        keeper: starts it.
-        launch: what it starts.
+        execution: admitted, and not started.
+        keeper: starts the leader.
+        launch: what to start.
     """
 
     def __init__(self, execution: Execution, keeper: KeeperClient, launch: Launch) -> None:
@@ -83,7 +83,7 @@ class Start:
         self._theirs.insert(0, read_end)
 
     def _open_terminal(self, terminal: Terminal) -> str:
-        """Our end twice, for reading and for typing; a size may be set from now on. Returns the path of theirs."""
+        """Open a terminal: keep our end twice, for reading and typing, and return the path of the program's end."""
         ours, theirs = open_pair(terminal.size)
         self._pipes.append(ours)
         self._theirs.append(theirs)
@@ -91,14 +91,14 @@ class Start:
         return os.ttyname(theirs)
 
     async def leader(self) -> tuple[Leader, list[int]]:
-        """Wait for it. It cannot be interrupted: the keeper answers, or is lost and then told so.
+        """Wait for the leader. Cannot be cancelled, and ends always: the keeper answers, or is lost.
 
         Returns:
-            The leader, and our ends of its pipes: its output, its errors, and its input if that is open. Of a terminal,
-            the end that shows its output.
+            The leader, and our ends of its pipes: standard output, standard error and, if it is open, standard input.
+            With a terminal: only the end that its output is read from.
 
         Raises:
-            SpawnError: there is none.
+            SpawnError: the leader could not be started.
         """
         with trio.CancelScope(shield=True):
             await self._settled.wait()
@@ -107,7 +107,7 @@ class Start:
         return self._result, self._pipes
 
     async def abandon(self, keeper: KeeperClient) -> None:
-        """End whatever of it there is: something went wrong, and nobody supervises it."""
+        """Kill whatever was started, because an error has left it without a supervisor."""
         with trio.CancelScope(shield=True):
             await self._settled.wait()
             if isinstance(self._result, Leader):
@@ -124,10 +124,10 @@ async def supervise(execution: Execution, keeper: KeeperClient, pump: Pump, star
     """Run one execution to its end. Returns when it is finished; cancelling it ends the execution first.
 
     Args:
-        execution: admitted.
-        keeper: signals it.
+        execution: the execution, admitted.
+        keeper: signals its processes.
         pump: reads its output.
-        start: its leader.
+        start: its start, which is under way.
     """
     try:
         leader, pipes = await start.leader()
@@ -152,7 +152,7 @@ async def supervise(execution: Execution, keeper: KeeperClient, pump: Pump, star
 
 
 def _connect(execution: Execution, pump: Pump, pipes: list[int]) -> None:
-    """Begin to read what it writes, and to write what it reads."""
+    """Begin to read the output, and to accept standard input."""
     add = functools.partial(source_of, pump) if execution.spec.stdio == "file" else pump.add
     output = add(pipes[0], _sink(execution, "stdout"))
     if execution.terminal is not None:
@@ -165,7 +165,7 @@ def _connect(execution: Execution, pump: Pump, pipes: list[int]) -> None:
 
 
 def _sink(execution: Execution, stream: Stream) -> Sink:
-    """What takes its output: nobody but the log, unless somebody listens."""
+    """Return the sink of a stream: into the execution's log, and then to the listeners that read this stream."""
     listeners = [each.has_output for each in execution.listeners if stream in each.reads]
     if not listeners:
         return lambda received: execution.has_output(stream, received)
@@ -179,7 +179,7 @@ def _sink(execution: Execution, stream: Stream) -> Sink:
 
 
 async def _exited_or_stayed(execution: Execution, leader: Leader) -> None:
-    """Wait for the leader's end; end it when it has been silent for too long, or stays after its final result."""
+    """Wait for the leader's end; end the execution if it stalls, or stays on after its final result."""
     limit, watch, grace = execution.spec.stall_timeout, execution.final_result, execution.spec.post_result_grace
     if limit is None and watch is None:
         await leader.exited.wait()
@@ -194,7 +194,7 @@ async def _exited_or_stayed(execution: Execution, leader: Leader) -> None:
 
 
 async def _heed_result(execution: Execution, leader: Leader, watch: ResultWatch, grace: float) -> None:
-    """End it when it is still there so long after its final result; another turn begins the wait anew."""
+    """End the execution if its leader lives `grace` seconds after the final result; a new turn restarts the wait."""
     while True:
         await watch.shown.wait()
         await execution.clock.going.wait()
@@ -249,7 +249,7 @@ def _outcome(
 
 
 async def _let_linger(execution: Execution, keeper: KeeperClient, leader: Leader) -> list[int]:
-    """Give what the leader left a moment to end by itself; the pids of what has not."""
+    """Give stragglers a moment (`LINGER`) to end by themselves; returns the pids of those that have not."""
     if leader.gone.is_set():
         return []
     with trio.move_on_after(LINGER):
@@ -261,7 +261,7 @@ async def _let_linger(execution: Execution, keeper: KeeperClient, leader: Leader
 
 
 async def _let_go_on(execution: Execution) -> None:
-    """Nobody can resume what has finished: what a pause has stopped goes on. Returns in the step in which it does."""
+    """Resume a paused execution and wait for that, `LINGER` at most: nobody can resume it once it has finished."""
     with trio.move_on_after(LINGER):
         while not execution.clock.going.is_set() and execution.intent is None:
             if execution.state is State.PAUSED:
@@ -272,13 +272,13 @@ async def _let_go_on(execution: Execution) -> None:
 
 
 def _leave(execution: Execution, leader: Leader, leftovers: list[int]) -> None:
-    """Finish, and let the rest run: in one step, so that no cancel can come between. Its output is nobody's now."""
+    """Finish the execution and leave the rest running, in one step, so that no cancel comes between."""
     _disconnect(execution)
     execution.has_ended(_outcome(execution, leader, leftovers, detached=True))
 
 
 def _disconnect(execution: Execution) -> None:
-    """Take what its pipes still hold, and close them."""
+    """Read what its pipes still contain, and close them."""
     for source in execution.pacing.sources:
         source.close()
     execution.stdin.drop()
@@ -288,17 +288,18 @@ def _disconnect(execution: Execution) -> None:
 async def escalate(
     keeper: KeeperClient, leader: Leader, grace: float, hurry: trio.CancelScope, *, on_terminal: bool = False
 ) -> None:
-    """TERM, grace, KILL, until nothing of the tree is left or it has been shown that something cannot be ended.
+    """Send TERM, wait for the grace, send KILL, and wait until nothing of the tree is left.
 
-    With no grace at all, nobody is asked: a handler of TERM would race with the KILL. On a terminal, a leader that is
-    deaf to TERM, as every interactive shell is, is told by HUP that whoever sat there has gone.
+    The last wait ends after `VERIFY_PATIENCE` if something cannot be killed. Without any grace, TERM is not sent: its
+    handler would race with KILL. A leader on a terminal that ignores TERM, as every interactive shell does, gets HUP,
+    as if the terminal had been closed.
 
     Args:
-        keeper: signals it.
-        leader: of the tree.
+        keeper: signals the processes.
+        leader: the leader of the tree.
         grace: seconds from TERM to KILL.
         hurry: a fresh scope; cancelling it ends the grace.
-        on_terminal: its leader has one.
+        on_terminal: whether the leader runs on a terminal.
     """
     if not leader.gone.is_set() and grace > 0:
         is_deaf = on_terminal and ignores(leader.pid, signal.SIGTERM)

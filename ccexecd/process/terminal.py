@@ -1,7 +1,8 @@
-"""The pseudo-terminal of one execution, from our side of it: what is typed, and how large it is.
+"""The pseudo-terminal of one execution, from the daemon's side: its input and its size.
 
-Owns opening a pair and our end that is typed on; the other end is the leader's standard input, output and error, and
-controls its session (see `starting`). What is shown on it is read by the pump, like a pipe. Must not know who types.
+Owns opening a pair, and the daemon's end that input is written to. The other end is the leader's standard input, output
+and error, and controls its session (see `starting`). The pump reads the output, as from a pipe. Must not know who
+writes.
 """
 
 import contextlib
@@ -17,18 +18,18 @@ from ccexecd.core.spec import TerminalSize
 from ccexecd.process.standard_input import StandardInput
 
 _IUTF8 = 0o40000
-"""Erasing takes whole characters, not bytes (asm-generic/termbits.h); the termios module has no name for it."""
+"""Flag that makes erase work on characters, not bytes (asm-generic/termbits.h); termios has no name for it."""
 
-_IFLAG, _LFLAG, _CC = 0, 3, 6  # places in what tcgetattr gives
+_IFLAG, _LFLAG, _CC = 0, 3, 6  # indices into the result of tcgetattr
 
 _LINE_ENDS = b"\r\n"
 
 
 def open_pair(size: TerminalSize) -> tuple[int, int]:
-    """A terminal of this size: our end, non-blocking, and the programs' end.
+    """Open a terminal of this size; returns our end, non-blocking, and the program's end.
 
-    The latter is for keeping it there until a program has opened it by its path; it becomes nobody's controlling
-    terminal by being held.
+    The program's end only keeps the terminal alive until a program has opened it by its path. To hold it makes it
+    nobody's controlling terminal.
 
     Raises:
         OSError: no descriptors, or no terminals, are left.
@@ -52,15 +53,15 @@ def _set_size(fd: int, size: TerminalSize) -> None:
 
 
 class Terminal(StandardInput):
-    """What one execution reads, where that is a terminal.
+    """The standard input of an execution that runs on a terminal.
 
     Args:
-        execution_id: for what is complained of.
-        spawned: set when it runs, or never will.
-        size: to begin with.
+        execution_id: its id, for error messages.
+        spawned: set when the execution has started, or could not be started.
+        size: initial size, in rows and columns.
 
     Attributes:
-        size: at present.
+        size: present size.
     """
 
     def __init__(self, execution_id: str, spawned: trio.Event, size: TerminalSize) -> None:
@@ -69,7 +70,7 @@ class Terminal(StandardInput):
         self._line_is_empty = True
 
     def resize(self, size: TerminalSize) -> None:
-        """Change its size. The kernel tells the foreground processes (SIGWINCH); after the end, there are none."""
+        """Change the size. The kernel sends SIGWINCH to the foreground processes; after the end it has no effect."""
         self.size = size
         if self._pipe is not None:
             with contextlib.suppress(OSError):  # EIO: the last program has just gone
@@ -81,9 +82,9 @@ class Terminal(StandardInput):
             self._line_is_empty = text[-1] in _LINE_ENDS
 
     async def _close(self) -> None:
-        """Type the end-of-file character: a terminal has no end, and can be typed on afterwards.
+        """Write the end-of-file character; more can be written afterwards, since a terminal has no end.
 
-        Where the terminal collects lines, and one has been begun, the first only passes that on (termios(3), VEOF).
+        In canonical mode, after an unfinished line, the first one only passes that line on (VEOF, termios(3)).
         """
         if self._pipe is None:
             return
@@ -98,7 +99,7 @@ class Terminal(StandardInput):
 
 
 def ignores(pid: int, signum: int) -> bool:
-    """Whether a process ignores a signal; one that is gone ignores none. An interactive shell ignores TERM."""
+    """Whether a process ignores a signal, as interactive shells do with TERM; False if the process has ended."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         ignored = next(int(line.split()[1], 16) for line in lines if line.startswith("SigIgn:"))

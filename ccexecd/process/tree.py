@@ -1,6 +1,6 @@
-"""One execution as the keeper sees it, between two looks.
+"""The keeper's record of one execution: its leader, control group, limits, and pause or kill under way.
 
-Owns what is remembered of it, and when it has to be looked at again. Standard library only. Must not signal anything.
+Owns this record, and when the tree has to be looked at again. Standard library only. Must not signal anything.
 """
 
 import time
@@ -15,21 +15,20 @@ _PAUSE_TICK = 0.001  # seconds between looks at a pause: a signalled process sto
 _PAUSE_PATIENCE = 2.0  # seconds until a process that does not stop (uninterruptible sleep) is reported
 
 _FREEZING_PATIENCE = 0.05
-"""Seconds for a leaf to freeze. One of whose processes sleeps uninterruptibly, the others are stopped as they run."""
+"""Seconds for a leaf to freeze. If one of its processes is in uninterruptible sleep, the others are stopped without."""
 
 
 class Pause:
     """A stop that is under way.
 
-    While everything in a leaf stands still, each process gets its SIGSTOP, so that none can fork past it. Then the leaf
-    goes on: frozen only for a moment, it cannot be left so by a keeper that is lost, and that something is stopped is
-    seen by everybody who looks at it.
+    The leaf is frozen while each process in it is sent SIGSTOP, so that none can fork in between, and thawed right
+    after: so a lost keeper cannot leave it frozen, and the processes show as stopped to everybody.
 
     Args:
-        leaf: where its tree is; None where there are no control groups.
+        leaf: the control group that contains the tree and nothing else; None if it has none.
 
     Attributes:
-        requests: who waits for it.
+        requests: ids of the daemon's requests that are answered at its end.
     """
 
     def __init__(self, leaf: Leaf | None) -> None:
@@ -40,46 +39,46 @@ class Pause:
 
     @property
     def is_freezing(self) -> bool:
-        """Whether the leaf has yet to come to a stand."""
+        """Whether the leaf is not frozen yet, and may still become so in time."""
         return self._frozen is not None and not self._frozen.is_frozen and time.monotonic() < self._frozen_by
 
     @property
     def is_out_of_patience(self) -> bool:
-        """Whether what runs now will not stop."""
+        """Whether processes that still run are to be reported as not stoppable."""
         return time.monotonic() >= self._ends
 
     def spares(self, running: list[Process]) -> set[int]:
-        """The pids of those that must not be stopped yet. Nobody learns of a stop while everything stands still."""
+        """Return the pids that must not be stopped yet. In a frozen leaf, no shell can notice that its job stops."""
         is_frozen = self._frozen is not None and self._frozen.is_frozen
         return let_exec(running) if is_frozen else not_yet(running)
 
     def wait_for(self, request: int) -> None:
-        """Somebody else waits for it, as long as the first."""
+        """Add a request that waits for this stop; the patience begins anew."""
         self.requests.append(request)
         self._ends = time.monotonic() + _PAUSE_PATIENCE
 
     def thaw(self) -> None:
-        """Every process of the leaf has been signalled, or is to run after all."""
+        """Thaw the leaf: every process in it has been sent SIGSTOP, or the pause is cancelled."""
         if self._frozen is not None:
             self._frozen.thaw()
             self._frozen = None
 
 
 class Tree:
-    """One execution.
+    """The tree of one execution.
 
     Args:
-        number: the daemon's number for it.
-        pid: its leader.
+        number: the daemon's number for the execution.
+        pid: pid of its leader.
         grace: seconds from TERM to KILL if the daemon is lost.
-        leaf: the control group that it was born in; None where there are none.
-        limits: what it may use.
+        leaf: the control group that the leader was born in; None if there are no control groups.
+        limits: the limits of the execution, by name.
 
     Attributes:
-        leader_reaped: the exit has been reported.
-        kill_at: moment (monotonic) from which everything in it is killed on sight.
-        pause: the stop that is under way.
-        killed, stopped: the identities of processes that were sent KILL, and STOP before it.
+        leader_reaped: the leader's exit has been reported.
+        kill_at: when (monotonic clock, seconds) everything in it is killed on sight; None while it is not to be killed.
+        pause: the stop that is under way; None if there is none.
+        killed, stopped: identities of the processes that were sent KILL, and STOP before it.
     """
 
     __slots__ = (
@@ -113,21 +112,21 @@ class Tree:
 
     @property
     def group(self) -> Leaf | None:
-        """The control group in which there is nothing but it; None where it has none, or not yet."""
+        """The control group that contains this tree and nothing else; None if it has none, or not yet."""
         return self.leaf if self.leaf is not None and self.leaf.is_its_own else None
 
     def limit(self) -> bool:
-        """Put on all of it together what was asked for; returns whether there is something to look at from now on."""
+        """Apply the limits that count for the whole tree. Returns whether some have to be checked from now on."""
         self._watch = on_tree(self.limits, self.group)
         return self._watch is not None
 
     @property
     def is_to_be_watched(self) -> bool:
-        """Whether its limits have to be looked at now."""
+        """Whether its limits have to be checked now."""
         return self._watch is not None and time.monotonic() >= self._look_at
 
     def exceeded(self, processes: Sequence[Process]) -> str | None:
-        """The limit that it is beyond, told once. `processes` are all that is alive of it."""
+        """Return the name of a limit that it has exceeded, once; else None. `processes` are all its living ones."""
         if self._watch is None:
             return None
         exceeded = self._watch.exceeded(processes)
@@ -138,17 +137,17 @@ class Tree:
 
     @property
     def counts_reaped(self) -> bool:
-        """Whether it matters what its dead have used: a control group knows by itself."""
+        """Whether the processor time of reaped processes has to be passed to `count`; a control group counts it."""
         return self._watch is not None and not self._watch.knows_reaped
 
     def count(self, seconds: float) -> None:
-        """Processor time of something of it that has been reaped and was nobody's child any more."""
+        """Add the processor time, in seconds, of one of its processes that the keeper has reaped."""
         if self._watch is not None:
             self._watch.reaped_seconds += seconds
 
     @property
     def next_look(self) -> float | None:
-        """The moment (monotonic) at which it has to be looked at again; None until something of it ends."""
+        """When (monotonic clock, seconds) it has to be looked at again; None if nothing is due by time."""
         looks = [self._look_at] if self._watch is not None else []
         if self.pause is not None:
             looks.append(time.monotonic() + _PAUSE_TICK)
