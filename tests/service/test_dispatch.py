@@ -30,6 +30,7 @@ class ListeningPeer:
     def __init__(self, manner=V1) -> None:
         self.manner = manner
         self.principal = user(0)
+        self.session = None
         self.events: list[object] = []
         self.recorded: list[tuple] = []
         self.origin = "127.0.0.1:5"
