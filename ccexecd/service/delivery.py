@@ -1,6 +1,7 @@
-"""From an execution's log to a client's notifications.
+"""Turns an execution's log into a client's notifications.
 
-Owns the encoding of log entries and the place of one watcher. Must not decide when anything is sent: the writer asks.
+Owns the encoding of log entries, and one watcher's place in a log. Must not decide when anything is sent: the writer
+asks for frames when the socket has room.
 """
 
 import base64
@@ -18,11 +19,11 @@ from ccexecd.protocol.jsonrpc import notification
 from ccexecd.service.writer import GATHER, Writer
 
 Wrap = Callable[[bytes], bytes]
-"""Makes a frame of the transport from one message: a WebSocket header, or a line feed."""
+"""Makes one message into a frame of the transport: adds a WebSocket header in front, or a line feed behind."""
 
 
 class Watched(Protocol):
-    """An execution, as far as whoever watches it is concerned: one that lives, or one of the past."""
+    """An execution as a watcher sees it, live or past."""
 
     @property
     def id(self) -> str:
@@ -37,22 +38,22 @@ class Watched(Protocol):
         """How its request asked for its output to be shown."""
 
     def watch(self, watcher: Callable[[], None]) -> None:
-        """Tell somebody whenever the log has grown."""
+        """Call this function whenever the log has grown."""
 
     def unwatch(self, watcher: Callable[[], None]) -> None:
-        """Tell them no more."""
+        """Call this function no longer."""
 
     def was_read(self) -> None:
-        """A watcher has moved on, or gone."""
+        """Called by a watcher that has moved on in the log, or has gone."""
 
 
 def output_params(chunk: Chunk, shown_as: Display, *, from_seq: int = 0) -> list[dict[str, Any]]:
-    """The params of `process.output` for a chunk, without the execution's id: one for each of its entries.
+    """The params of `process.output` for each entry of a chunk, without the execution's id.
 
     Args:
-        chunk: output.
-        shown_as: how.
-        from_seq: entries before it are left out.
+        chunk: the chunk; of several lines, each is an entry.
+        shown_as: how the output is shown.
+        from_seq: entries with smaller numbers are left out.
     """
     piece = chunk.piece
     if chunk.count == 1:
@@ -88,9 +89,9 @@ def notifications(entry: Entry | Gap, shown_as: Display, *, from_seq: int = 0) -
     """Method and params of the notifications that tell of a log entry, without the execution's id.
 
     Args:
-        entry: from a cursor.
+        entry: an entry that a cursor returned.
         shown_as: how output is shown.
-        from_seq: entries before it are left out.
+        from_seq: entries with smaller numbers are left out.
     """
     match entry:
         case Chunk():
@@ -113,14 +114,14 @@ async def growth(execution: Watched) -> None:
 
 
 class Subscription:
-    """One connection's place in one execution's log. It is taken at once; nothing is sent before `begin`.
+    """One connection's place in one execution's log. It is taken when this is made; nothing is sent before `begin`.
 
     Args:
-        execution: what is watched.
-        from_seq: the first entry wanted; 0 is the start, None only what comes.
-        writer: where it goes.
-        wrap: how a message becomes a frame there.
-        on_end: called when the last entry has been taken, or the subscription is closed.
+        execution: the execution to watch.
+        from_seq: number of the first entry wanted; 0 is the start of the log, None its present end.
+        writer: the connection's writer.
+        wrap: makes a message into a frame of the connection.
+        on_end: called with the execution's id when the last entry has been taken, or the subscription is closed.
     """
 
     def __init__(
@@ -135,12 +136,12 @@ class Subscription:
         self._shown_as = execution.shown_as
 
     def begin(self) -> None:
-        """Send what is there, and what comes."""
+        """Send the entries that are there, and then each one that comes."""
         self._execution.watch(self._wake)
         self._wake()
 
     def close(self) -> None:
-        """Watch no longer."""
+        """End watching."""
         self._execution.unwatch(self._wake)
         self._cursor.close()
         self._execution.was_read()
@@ -148,7 +149,7 @@ class Subscription:
         self._on_end(self._execution.id)
 
     def next_frames(self) -> bytes | None:
-        """For the writer: frames for as much as fits into one write."""
+        """Frames of the next entries, `GATHER` bytes or a little more; None if there are none now. For the writer."""
         frames: list[bytes] = []
         size = 0
         while size < GATHER and (entry := self._cursor.take()) is not None:

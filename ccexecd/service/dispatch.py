@@ -1,10 +1,10 @@
-"""From a message to its answer.
+"""From a client's message to its answer.
 
-Owns the order of things. Calls of one connection are begun in the order in which they came: what a call decides, it
-decides in the step in which it is begun (a method is a plain function up to there), so a `control` sent right behind
-its `execute` finds the execution. What then has to be waited for (a start, an end) is awaited in a task of its own:
-the reader never waits on work. `MAX_CALLS` bounds how many are under way at a time, each kind of them by itself: a
-`control` gets through whatever else waits.
+Owns the order of calls. Calls of one connection are begun in the order in which they came, and what a call decides, it
+decides when it is begun (a method is a plain function up to there), so a `control` sent right behind its `execute`
+finds the execution. What then has to be waited for (a start, an end) is awaited in a task of its own: the reader never
+waits on work. `MAX_CALLS` bounds how many calls are under way at a time, for each kind separately, so that a `control`
+gets through whatever else waits. Must not know what the methods do.
 """
 
 import contextlib
@@ -34,35 +34,40 @@ log = logging.getLogger(__name__)
 
 
 class Kind(Enum):
-    """What a call waits for, and among which others it counts while it does."""
+    """What a call may have to wait for. Each kind has a limit of its own; the value names it in the refusal."""
 
-    BRIEF = "calls"  # something that comes soon, by itself
+    BRIEF = "calls"  # wait for the daemon itself, so never for long
     STEERING = "calls of control"
     WAITING = "calls that wait for a program"
-    WRITING = "writes to programs"  # each holds what it writes
+    WRITING = "writes to programs"  # each holds its data in memory
 
 
 MAX_CALLS = {Kind.BRIEF: 128, Kind.STEERING: 1024, Kind.WAITING: 1024, Kind.WRITING: 128}
-"""Calls of one connection that may be under way. One more brief call is read when one of them is done; one more of
-another kind may never be, so it is refused."""
+"""Calls of one connection that may be under way, by kind. When that many brief calls are, the reader waits for one of
+them to end. A call of another kind may never end, so one more is refused."""
 
 _PATIENCE = 0.1
-"""Seconds that the reader stops for a place that may be refused, once until one gets free: calls that are sent all at
-once, each of which is done soon, get theirs one after the other."""
+"""Seconds that the reader waits for a free place before it refuses a call: many short calls sent at once then get
+theirs one after the other. It waits again only after a place has become free."""
 
 RETRY_AFTER = 1.0
-"""Seconds after which a refused call may be worth another try; nobody knows when programs do something."""
+"""Seconds after which a client is told to try a refused call again; a guess, since programs end when they like."""
 
 _BATCH_BYTES = 1001 * 1024
-"""Bytes of the answer to a batch, as long as a single reply may be. A result that does not fit in is refused."""
+"""Bytes of the answer to a batch, which is as long as a single reply may be. A result beyond that becomes an error."""
 
 _SMALL = 4096
-"""Bytes of a reply that is never refused for its size: who started something is to learn its id."""
+"""Bytes of a reply that is sent in a batch in any case, so that whoever started an execution learns its id."""
 
 
 @attrs.frozen
 class Answer:
-    """A result, and what happens right after it has been sent: output never comes before the reply."""
+    """A result, with something to do right after the reply: output is never sent before it.
+
+    Attributes:
+        result: what the client gets, as a JSON value.
+        then: called when the reply has been handed to the writer; None for nothing.
+    """
 
     result: Any
     then: Callable[[], None] | None = None
@@ -70,12 +75,12 @@ class Answer:
 
 @attrs.frozen
 class Method:
-    """One method.
+    """One method of the wire.
 
     Attributes:
         params: the class of its params.
-        call: takes the peer and the params; gives the result, an `Answer`, or an awaitable of either.
-        kind: what such an awaitable waits for.
+        call: takes the peer and the params; returns the result, an `Answer`, or an awaitable of either.
+        kind: what such an awaitable may wait for.
     """
 
     params: type
@@ -87,9 +92,9 @@ class Dispatcher:
     """The calls of one connection.
 
     Args:
-        methods: what it may call, by name.
-        peer: who calls.
-        nursery: where calls that wait live.
+        methods: name -> method, for those that this connection may call.
+        peer: the client.
+        nursery: runs the calls that have to wait.
     """
 
     def __init__(self, methods: Mapping[str, Method], peer: Peer, nursery: trio.Nursery) -> None:
@@ -101,18 +106,18 @@ class Dispatcher:
         }
 
     async def receive(self, text: bytes) -> None:
-        """Take one message. Returns when its calls have been begun and there is room for another."""
+        """Take one message, a call or a batch. Returns when all its calls have begun, and another may be read."""
         message = jsonrpc.parse(text)
         batch = _Batch(len(message.calls)) if message.is_batch else None
         for call in message.calls:
             is_under_way = await self._begin(call, batch)
             if is_under_way or batch is not None:
-                # Its answer may take the room that the next one's would need; and a batch may be long.
+                # Let it answer, so that `room` counts its reply before more is read; and a batch may be long.
                 await trio.lowlevel.checkpoint()
         await self._peer.room()
 
     async def _begin(self, call: Call | Fault, batch: "_Batch | None") -> bool:
-        """Decide on a call. Returns whether something of it has to be waited for."""
+        """Begin a call. Returns whether it goes on in a task of its own."""
         method = self._methods.get(call.method) if isinstance(call, Call) else None
         places = self._places[method.kind if method is not None else Kind.BRIEF]
         if places.are_taken:
@@ -122,7 +127,7 @@ class Dispatcher:
             outcome = call.error if isinstance(call, Fault) else self._call(call, method, places)
             if not inspect.isawaitable(outcome):
                 self._answer(call, batch, outcome)
-        if inspect.isawaitable(outcome):  # what has been decided is begun, whatever happens to the reader now
+        if inspect.isawaitable(outcome):  # outside of the barrier: a call that has decided is always begun
             places.take()
             self._nursery.start_soon(self._finish, call, batch, outcome, places)
             return True
@@ -156,14 +161,14 @@ class Dispatcher:
 
     @contextlib.contextmanager
     def _barrier(self, call: Call | Fault, batch: "_Batch | None") -> Iterator[None]:
-        """Whatever goes wrong in a call becomes its answer, and ends nothing else."""
+        """Turn whatever a call raises into its answer, so that it ends nothing else."""
         try:
             yield
         except Exception as error:  # noqa: BLE001  # the barrier of a request; what is unexpected is logged
             self._answer(call, batch, as_rpc_error(error, call.method if isinstance(call, Call) else "a message"))
 
     def _answer(self, call: Call | Fault, batch: "_Batch | None", outcome: Any) -> None:
-        """Send what came of a call; in a batch, when it is the last."""
+        """Send the reply to a call; those of a batch go together when the last one is there."""
         answer = outcome if isinstance(outcome, Answer) else Answer(outcome)
         if isinstance(call, Fault) or call.wants_reply:
             reply = (
@@ -188,11 +193,11 @@ class Dispatcher:
 
 
 class _Places:
-    """The places of one kind of calls.
+    """The places for calls of one kind.
 
     Args:
         most: how many there are.
-        patience: seconds to wait for one.
+        patience: seconds that the reader waits for a free one; infinity for as long as it takes.
     """
 
     __slots__ = ("_free", "_is_patient", "_left", "_patience")
@@ -205,11 +210,11 @@ class _Places:
 
     @property
     def are_taken(self) -> bool:
-        """Whether there is none for another call."""
+        """Whether no place is free."""
         return self._free <= 0
 
     async def room(self) -> None:
-        """Wait for one, for a while: the reader's only wait for calls, and not again until one of them is done."""
+        """Wait for a free place, for `patience` at most; return at once if that was in vain since one became free."""
         if self._is_patient:
             self._is_patient = False
             self._left = trio.Event()
@@ -217,11 +222,11 @@ class _Places:
                 await self._left.wait()
 
     def take(self) -> None:
-        """A call is under way."""
+        """Take a place for a call that is under way."""
         self._free -= 1
 
     def leave(self) -> None:
-        """It is done."""
+        """Give a place back."""
         self._free += 1
         self._is_patient = True
         self._left.set()
@@ -237,7 +242,15 @@ def _too_many(kind: Kind) -> RPCError:
 
 
 class _Batch:
-    """The answers of one batch, collected until the last has come."""
+    """The replies to one batch, collected until the last one is there.
+
+    Args:
+        expected: how many calls the batch has.
+
+    Attributes:
+        replies: the replies so far; notifications have none.
+        thens: what to do after they were sent.
+    """
 
     def __init__(self, expected: int) -> None:
         self._missing = expected
@@ -246,7 +259,7 @@ class _Batch:
         self.thens: list[Callable[[], None] | None] = []
 
     def add(self, reply: dict[str, Any] | None, then: Callable[[], None] | None) -> bool:
-        """Take one. Returns whether it was the last."""
+        """Add the reply to a call, None for a notification's. Returns whether it was the last one."""
         self._missing -= 1
         if reply is not None:
             size = len(dumps(reply))
@@ -275,11 +288,11 @@ _REFUSALS = {
 
 
 def as_rpc_error(error: Exception, asked: str) -> RPCError:
-    """What the client hears of an exception. Of one that nobody expected, it hears nothing; the log has it.
+    """The JSON-RPC error for an exception. An unexpected one is logged, and the client is told only that there was one.
 
     Args:
         error: what a call raised.
-        asked: the method, for the log.
+        asked: the method's name, for the log.
     """
     match error:
         case RPCError():

@@ -1,6 +1,6 @@
 """The methods about evidence: `verify` and `receipt`.
 
-Owns their results and refusals. Whose an execution is decides who may ask for its evidence, as everywhere.
+Owns their results and refusals. A caller may ask for the evidence of those executions that it may see (`naming`).
 """
 
 import logging
@@ -23,7 +23,7 @@ _NOT_THERE = {"verified": False, "output": "unknown", "receipt": None}
 
 
 async def verify(peer: Peer, wanted: messages.Verify) -> dict[str, Any]:
-    """Whether an execution happened as its receipt says, and its output is what it wrote."""
+    """`verify`: whether an execution's receipt, its record in the history and its output agree."""
     execution = await known(peer, wanted.execution_id)
     if isinstance(execution, Execution) and execution.is_live:
         finding = {"verdict": "unfinished", "text": f"it is {execution.state.value}: a receipt is written when it ends"}
@@ -36,7 +36,7 @@ async def verify(peer: Peer, wanted: messages.Verify) -> dict[str, Any]:
 
 
 async def receipt(peer: Peer, wanted: messages.Receipt) -> dict[str, Any]:
-    """An execution's receipt, with its proof; without an execution, the public key and the last receipt's place."""
+    """`receipt`: an execution's receipt with its proof; without one, the public key and the receipts' status."""
     if wanted.execution_id is None:
         return await _told(peer.engine.records.receipts_status())
     execution = await known(peer, wanted.execution_id)
@@ -50,7 +50,7 @@ async def receipt(peer: Peer, wanted: messages.Receipt) -> dict[str, Any]:
 
 
 async def _told(question: Awaitable[R]) -> R:
-    """What was asked for; the reason why not stays in the log."""
+    """Await an answer; if the files cannot be read, the client gets an error, and the log the reason."""
     try:
         return await question
     except OSError as error:
@@ -64,4 +64,4 @@ EVIDENCE_METHODS = {
     "verify": Method(messages.Verify, verify, Kind.WAITING),
     "receipt": Method(messages.Receipt, receipt),
 }
-"""Served at both doors."""
+"""Name -> method, served at both doors."""

@@ -1,6 +1,6 @@
-"""`execute`: from what a client asked for to an execution that runs, or waits for its turn.
+"""The method `execute`: from a request to an execution that runs, or waits for its turn.
 
-Owns the spec that a request becomes, and the reply. Must not decide whether anything may run: the engine does.
+Owns making a `Spec` of a request, and the reply. Must not decide whether anything may run: the engine does.
 """
 
 import hashlib
@@ -24,16 +24,16 @@ from ccexecd.service.peer import Peer
 
 
 def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing, principal: str) -> Spec:
-    """What to run, from what a client asked for and the configuration.
+    """Make the spec of an execution from a request and the configuration.
 
     Args:
-        engine: whose configuration gives the defaults.
+        engine: its configuration gives the defaults, and its past runs an estimated time-out.
         wanted: the request.
-        framing: used where it names none, and there is no terminal, on which lines end when they like.
-        principal: who asks, by whose runs a time-out is estimated.
+        framing: the framing if the request names none. With a terminal, that is `raw` instead.
+        principal: name of the caller, whose own past runs count for the estimate.
 
     Raises:
-        StructureError: what it asks for does not go together.
+        StructureError: params of the request exclude each other, or its lane is not configured.
     """
     config = engine.config
     terminal = TerminalSize(wanted.pty.cols, wanted.pty.rows) if wanted.pty is not None else None
@@ -72,7 +72,7 @@ def spec_of(engine: Engine, wanted: messages.Execute, framing: messages.Framing,
 
 
 def _framing_of(wanted: messages.Execute, usual: messages.Framing) -> messages.Framing:
-    """How its output is cut; a longest line goes with lines only."""
+    """How the output is cut into entries. Raises StructureError for `max_line_bytes` with `raw`, which has no lines."""
     framing = wanted.framing or usual
     if framing == "raw" and wanted.max_line_bytes is not None:
         raise StructureError(
@@ -82,7 +82,7 @@ def _framing_of(wanted: messages.Execute, usual: messages.Framing) -> messages.F
 
 
 def _command_of(config: Config, wanted: messages.Execute) -> tuple[tuple[str, ...], str]:
-    """The words to run, and the command as people read it."""
+    """The words to run, and the command as it is shown to people."""
     if wanted.command is not None:
         return (config.shell or default_shell(), "-c", wanted.command), wanted.command
     words = wanted.argv or ()
@@ -92,7 +92,7 @@ def _command_of(config: Config, wanted: messages.Execute) -> tuple[tuple[str, ..
 def _timeout_of(
     engine: Engine, wanted: messages.Execute, argv: tuple[str, ...], display: str, principal: str
 ) -> tuple[Seconds | None, TimeoutSource]:
-    """How long it may run, and who says so."""
+    """How long it may run in seconds, None for no limit, and where that comes from."""
     if wanted.timeout is not None and wanted.timeout != UNSAID:
         return wanted.timeout, "request"
     config = engine.config
@@ -110,7 +110,7 @@ def _timeout_of(
 
 
 def _require_lane(config: Config, lane: str) -> None:
-    """See that a lane is one of the configuration: a slip must not escape a limit."""
+    """Refuse a lane that is not configured: a misspelt name must not escape a limit."""
     limits = config.lane_limits()
     if lane not in limits:
         known = ", ".join(limits) or "none"
@@ -118,14 +118,14 @@ def _require_lane(config: Config, lane: str) -> None:
 
 
 def execute(peer: Peer, wanted: messages.Execute) -> Answer | Awaitable[Answer]:
-    """Start a command; answered when it runs, has failed to, or has to wait for its turn."""
+    """`execute`: start a command; answered when it runs, could not be started, or has to wait for its turn."""
     if peer.session is None or wanted.idempotency_key is not None:
         return _execute_later(peer, wanted)
     return _admit(peer, peer.session, spec_of(peer.engine, wanted, peer.manner.framing, peer.principal.name))
 
 
 async def _execute_later(peer: Peer, wanted: messages.Execute) -> Answer:
-    """The same where something has to be waited for: a session, or what is known of an idempotency key."""
+    """`execute` where there is no session yet, or an idempotency key has to be looked up."""
     session = await peer.claim_session()
     spec = spec_of(peer.engine, wanted, peer.manner.framing, peer.principal.name)
     if spec.once is None:
@@ -138,10 +138,11 @@ async def _execute_later(peer: Peer, wanted: messages.Execute) -> Answer:
 
 
 async def admitted(engine: Engine, session: Session, spec: Spec) -> Execution | PastExecution:
-    """The execution that a request means: the one of its key, or else a fresh one.
+    """The execution that a request stands for: the one that its idempotency key names, or else a new one.
 
     Raises:
-        AdmissionError: it is not admitted, or its key stands for something else.
+        AdmissionError: it is not admitted, or its key was used for another request.
+        HistoryUnavailableError: the key has to be looked up in the history, which cannot be read now.
     """
     if spec.once is None:
         return engine.admit(session, spec)
@@ -150,7 +151,7 @@ async def admitted(engine: Engine, session: Session, spec: Spec) -> Execution | 
 
 
 async def _asked_before(engine: Engine, session: Session, spec: Spec, once: Once) -> Execution | PastExecution | None:
-    """The execution that a repeat means; None if it is the first of its key."""
+    """The execution that an idempotency key stands for already; None if this is its first request."""
     try:
         return await engine.repeats.find(session.principal, once)
     except AdmissionError as refused:
@@ -162,10 +163,10 @@ def _admit(peer: Peer, session: Session, spec: Spec) -> Answer | Awaitable[Answe
     if peer.manner.one_at_a_time and session.live:
         raise RPCError(ErrorCode.INVALID_PARAMS, "A process is already running")
     execution = peer.engine.admit(session, spec)
-    peer.take_place(execution, 0)  # now: it may have written more than the window holds before the reply has gone
+    peer.take_place(execution, 0)  # now: before the reply is sent, it may write more than the window holds
     if execution.turn is not None and not peer.manner.one_at_a_time:
         return Answer(_told(execution), then=lambda: peer.begin_watching(execution.id))
-    return _started(peer, execution)  # earlier clients know nothing of a queue: they hear of the start
+    return _started(peer, execution)  # clients of the earlier protocol know no queue: they are answered at the start
 
 
 async def _started(peer: Peer, execution: Execution) -> Answer:
@@ -183,7 +184,7 @@ async def _started(peer: Peer, execution: Execution) -> Answer:
 
 
 async def _repeated(peer: Peer, known: Execution | PastExecution) -> Answer:
-    """What is told of an execution that was asked for before; all of its log follows, unless that is being sent."""
+    """The reply to a repeated request; the whole log follows, unless this client is watching the execution already."""
     if isinstance(known, Execution):
         if known.state is State.STARTING or (known.turn is not None and peer.manner.one_at_a_time):
             await known.spawned.wait()
@@ -200,11 +201,11 @@ async def _repeated(peer: Peer, known: Execution | PastExecution) -> Answer:
 
 
 _TOLD = ("execution_id", "session_id", "pid", "pgid", "started_at", "timeout", "timeout_source")
-"""What the reply tells of an execution besides its status, of what `status` tells."""
+"""Fields of an execution's description that the reply has, besides its status."""
 
 
 def _told(execution: Execution) -> dict[str, Any]:
-    """What the reply tells of an execution that runs or waits."""
+    """The reply about an execution that runs, or waits for its turn."""
     turn = execution.turn
     told = {
         "status": "started" if turn is None else "queued" if turn.position is not None else "held",
@@ -220,9 +221,10 @@ def _told(execution: Execution) -> dict[str, Any]:
 
 
 def _once(wanted: messages.Execute) -> Once | None:
-    """By what a repeat of a request is known: its key, and all of its params together, but for the environment.
+    """How a repeat of this request is recognised: its idempotency key, and a digest of its params. None without a key.
 
-    That holds secrets, of which nothing is to be kept, and not the same ones from one try to the next.
+    The environment is left out of the digest: it holds secrets, of which nothing is kept, and which may differ from one
+    try to the next.
     """
     if wanted.idempotency_key is None:
         return None

@@ -1,6 +1,6 @@
-"""What a monitoring system is told: every figure of the daemon, by name.
+"""The figures that `/metrics` serves to a monitoring system, by name.
 
-Owns the names, kinds and meanings. Must not know how they are written.
+Owns their names, kinds and meanings. Must not know the format in which they are written (`external.metrics` does).
 """
 
 from collections import Counter
@@ -18,11 +18,11 @@ class Figure:
     """One figure, or one for each value of a label.
 
     Attributes:
-        name: as Prometheus wants it: base units, `_total` for what only grows.
-        kind: whether it only grows.
-        meaning: one phrase.
-        values: the value; by the label's value, "" where there is no label.
-        label: the label's name.
+        name: by the rules of Prometheus: in base units, ending in `_total` if it only grows.
+        kind: `counter` if it only grows, else `gauge`.
+        meaning: one phrase that explains it.
+        values: the label's value -> the figure; without a label, the key is "".
+        label: the label's name; empty for none.
     """
 
     name: str
@@ -38,7 +38,7 @@ def one(name: str, kind: Literal["gauge", "counter"], meaning: str, value: float
 
 
 def figures_of(engine: Engine) -> Iterable[Figure]:
-    """What the engine can tell: sessions, executions and their output, the living counted in."""
+    """The engine's figures: sessions, executions and their output, live executions included."""
     totals, live = engine.records.totals, engine.live.values()
     sizes = Counter(totals.output_bytes)
     for execution in live:

@@ -1,7 +1,7 @@
-"""`release` and `drop`: what becomes of executions that are held.
+"""The methods `release` and `drop`, for executions that are held.
 
-Owns the params and results, and whose held executions a call is about. Must not decide whether anything may run: the
-engine does.
+Owns their results, and which held executions a call is about. Must not decide whether anything may run: the engine
+does.
 """
 
 from collections.abc import Awaitable, Callable
@@ -17,19 +17,29 @@ from ccexecd.service.peer import Peer
 
 
 def release(peer: Peer, wanted: messages.Held) -> dict[str, Any] | Awaitable[dict[str, Any]]:
-    """Let what is held begin, or wait for its turn."""
+    """`release`: let held executions begin, or wait for their turn."""
     return _upon_held(peer, wanted, "released", peer.engine.held.release)
 
 
 def drop(peer: Peer, wanted: messages.Held) -> dict[str, Any] | Awaitable[dict[str, Any]]:
-    """End what is held: it never runs."""
+    """`drop`: end held executions, which then never run."""
     return _upon_held(peer, wanted, "dropped", lambda execution: execution.cancel(Reason.CANCELLED))
 
 
 def _upon_held(
     peer: Peer, wanted: messages.Held, done: str, deed: Callable[[Execution], None]
 ) -> dict[str, Any] | Awaitable[dict[str, Any]]:
-    """Do something with one, or with all that are the caller's."""
+    """Do something with one held execution, or with all that the caller controls.
+
+    Args:
+        peer: the caller.
+        wanted: names one execution, or none for all.
+        done: key of the result for how many it was done with.
+        deed: what to do with each.
+
+    Raises:
+        RPCError: the execution that was named is not held.
+    """
 
     def do(execution: Execution | PastExecution) -> dict[str, Any]:
         if not isinstance(execution, Execution) or execution.state is not State.HELD:

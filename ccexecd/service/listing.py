@@ -1,6 +1,6 @@
-"""`list`: what is told of executions.
+"""The method `list`, and how an execution is described to clients.
 
-Owns the choice, and keeping replies so small that every client can take them. Must not change anything.
+Owns the choice of executions, and keeping a reply within what every client can take. Must not change anything.
 """
 
 import functools
@@ -19,16 +19,16 @@ from ccexecd.protocol.codec import dumps
 from ccexecd.service.peer import Peer
 
 REPLY_BYTES = 1000 * 1024
-"""Bytes of JSON of the entries of one reply: with what is around them, less than the 1 MiB that a frame may have."""
+"""Bytes of JSON for the entries of one reply: with the rest of it, less than the 1 MiB that a frame may have."""
 
 AT_ONCE = 50
-"""Executions that are told in one step: 5 ms of the event loop."""
+"""Executions that are described in one step: 5 ms of the event loop."""
 
 MOST_LISTED = 2000
-"""Executions of the past that are looked at: more than fit into a reply, 600 bytes of JSON each at least."""
+"""Past executions read for one reply: more than fit into it, since each takes 600 bytes of JSON at least."""
 
 _LISTED = 200
-"""Processes of one execution that are told; `process_count` tells how many there are."""
+"""Processes of one execution that a reply lists; `process_count` tells how many there are."""
 
 
 def size_of(entry: dict[str, Any]) -> int:
@@ -37,7 +37,7 @@ def size_of(entry: dict[str, Any]) -> int:
 
 
 def list_executions(peer: Peer, wanted: messages.List) -> dict[str, Any] | Awaitable[dict[str, Any]]:
-    """What is known of executions, newest first: as many as were asked for and as a reply can hold."""
+    """`list`: descriptions of executions, the newest first: as many as were asked for and a reply can hold."""
     visible = (each for each in reversed(peer.engine.executions.values()) if peer.sees(each))
     matching = [each for each in visible if _matches(each, wanted)][: wanted.limit]
     may_be_past = wanted.state in (None, State.FINISHED.value) and len(matching) < wanted.limit
@@ -49,7 +49,7 @@ def list_executions(peer: Peer, wanted: messages.List) -> dict[str, Any] | Await
 async def _with_more(
     peer: Peer, wanted: messages.List, matching: list[Execution], *, may_be_past: bool
 ) -> dict[str, Any]:
-    """The same, with what costs a moment: what has left the memory, and what uses how much."""
+    """`list` where that takes longer: past executions, the use of resources, or many executions."""
     past: Sequence[PastExecution] = ()
     missing = ""
     if may_be_past:
@@ -65,7 +65,12 @@ async def _with_more(
 
 
 async def _resources(executions: Sequence[Execution], *, tree: bool) -> dict[str, dict[str, Any]]:
-    """What each of them that has processes uses: looked at in one pass, the newest first."""
+    """Execution id -> what its processes use, measured in one pass; `MEASURED` bounds how many processes.
+
+    Args:
+        executions: the executions, the newest first. Those without processes are left out.
+        tree: whether to list each process.
+    """
     trees: dict[str, list[int]] = {}
     seen = 0
     for execution in executions:
@@ -85,37 +90,37 @@ async def _resources(executions: Sequence[Execution], *, tree: bool) -> dict[str
 
 
 def described_of(execution: Execution | PastExecution) -> dict[str, Any]:
-    """What is known of an execution, whether it is in memory or not."""
+    """The description of an execution, live or past, with the secrets of its command."""
     return execution.description if isinstance(execution, PastExecution) else describe(execution)
 
 
 def told(described: Mapping[str, Any], redactor: Redactor) -> dict[str, Any]:
-    """What is known of an execution, as it is told: without the secrets of its command."""
+    """A description as clients get it: the secrets in its command are redacted."""
     command, argv = _shown(redactor, described["command"], tuple(described["argv"]))
     return {**described, "command": command, "argv": argv}
 
 
-@functools.lru_cache(maxsize=2048)  # who looks often looks at the same ones
+@functools.lru_cache(maxsize=2048)  # repeated calls mostly list the same executions
 def _shown(redactor: Redactor, command: str, argv: tuple[str, ...]) -> tuple[str, list[str]]:
     return redactor.text(command), redactor.listed(argv)
 
 
 def completion_of(execution: Execution | PastExecution) -> dict[str, Any] | None:
-    """The params of its `process.completed`; None while it lives."""
+    """The params of an execution's `process.completed`; None as long as it has not finished."""
     if isinstance(execution, PastExecution):
         return execution.completion
     return execution.completion(execution.outcome) if execution.outcome is not None else None
 
 
 def has_processes(execution: Execution) -> bool:
-    """Whether it lives, or something that it left running does."""
+    """Whether an execution is live, or has left processes running."""
     return execution.is_live or execution.leaves_running
 
 
 async def _reply_in_steps(
     executions: Sequence[Execution | PastExecution], resources: Mapping[str, dict[str, Any]], redactor: Redactor
 ) -> dict[str, Any]:
-    """A reply about many: others have their turn meanwhile."""
+    """A reply about many executions, made in steps of `AT_ONCE`, so that other tasks run in between."""
     found: list[dict[str, Any]] = []
     room = REPLY_BYTES
     for start in range(0, len(executions), AT_ONCE):

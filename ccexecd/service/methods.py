@@ -1,7 +1,8 @@
-"""The methods about executions and sessions, one function each, under its name on the wire.
+"""The methods about executions and sessions: one function for each, with the method's name.
 
-Owns the translation between the contract's params and results and what the engine does. A function decides in its
-plain part and returns a coroutine for what has to be waited for (see `dispatch`). Must not send anything itself.
+Owns the translation between params and results on the wire and what the engine does. A function makes its decision
+before it returns; what has to be waited for then, it returns as an awaitable (see `dispatch`). Must not send anything
+itself.
 """
 
 import base64
@@ -40,7 +41,7 @@ R = TypeVar("R")
 
 
 def control(peer: Peer, wanted: messages.Control) -> dict[str, Any] | Awaitable[dict[str, Any]]:
-    """Pause, resume, cancel, kill or signal; answered when it is true, unless `wait` is false."""
+    """`control`: pause, resume, cancel, kill or signal an execution; answered when done, unless `wait` is false."""
     return _upon_live(peer, wanted.execution_id, lambda execution: _control(execution, wanted))
 
 
@@ -111,7 +112,7 @@ def _signal_number(name: str) -> int:
 
 
 def write_stdin(peer: Peer, wanted: messages.WriteStdin) -> dict[str, Any] | Awaitable[dict[str, Any]]:
-    """Write to a program's standard input; answered when the pipe has taken it."""
+    """`write_stdin`: write to a program's standard input; answered when the pipe has taken all of it."""
     if wanted.data is not None:
         text = wanted.data.encode()
     else:
@@ -124,12 +125,12 @@ def write_stdin(peer: Peer, wanted: messages.WriteStdin) -> dict[str, Any] | Awa
 
 
 def close_stdin(peer: Peer, wanted: messages.Which) -> dict[str, Any] | Awaitable[dict[str, Any]]:
-    """End a program's standard input, after what is being written to it; on a terminal, type the end of file."""
+    """`close_stdin`: close a program's standard input after pending writes; on a terminal, type the end of file."""
     return _upon_live(peer, wanted.execution_id, lambda execution: _done(execution.stdin.close(), {}))
 
 
 def resize_pty(peer: Peer, wanted: messages.ResizePty) -> dict[str, Any] | Awaitable[dict[str, Any]]:
-    """Give an execution's terminal another size; the kernel tells its foreground processes."""
+    """`resize_pty`: change the size of an execution's terminal; the kernel tells its foreground processes."""
     return _upon_live(peer, wanted.execution_id, lambda execution: _resize(execution, wanted))
 
 
@@ -150,7 +151,7 @@ async def _done(deed: Awaitable[None], result: dict[str, Any]) -> dict[str, Any]
 
 
 def attach(peer: Peer, wanted: messages.Attach) -> Answer | Awaitable[Answer]:
-    """Watch an execution from a position on."""
+    """`attach`: send the caller an execution's log from a position on."""
 
     def begin(execution: Execution | PastExecution) -> Answer:
         log = execution.log
@@ -167,7 +168,7 @@ def attach(peer: Peer, wanted: messages.Attach) -> Answer | Awaitable[Answer]:
 
 
 def detach(peer: Peer, wanted: messages.Which) -> dict[str, Any] | Awaitable[dict[str, Any]]:
-    """Watch it no longer; it goes on."""
+    """`detach`: send the caller an execution's log no longer; the execution goes on."""
 
     def end(execution: Execution | PastExecution) -> dict[str, Any]:
         peer.unwatch(execution.id)
@@ -177,7 +178,7 @@ def detach(peer: Peer, wanted: messages.Which) -> dict[str, Any] | Awaitable[dic
 
 
 async def read_output(peer: Peer, wanted: messages.ReadOutput) -> dict[str, Any]:
-    """The output from a position on, pulled; waits for some, if asked to, for a while."""
+    """`read_output`: return output from a position on; if there is none yet, wait for some for `wait_s` seconds."""
     execution = await known(peer, wanted.execution_id)
     cursor = execution.log.cursor(wanted.from_seq)
     try:
@@ -202,7 +203,11 @@ async def read_output(peer: Peer, wanted: messages.ReadOutput) -> dict[str, Any]
 
 
 async def _portion(cursor: Cursor, wanted: messages.ReadOutput, shown_as: Display) -> tuple[list[dict[str, Any]], int]:
-    """As much as was asked for and as a reply can hold, and the position after it. A gap is seen from the positions."""
+    """Read as many chunks as were asked for and a reply can hold. A gap shows in their numbers.
+
+    Returns:
+        The params of `process.output` for each, and the number of the entry after them.
+    """
     chunks: list[dict[str, Any]] = []
     size, room, made = 0, REPLY_BYTES, 0
     while size < wanted.max_bytes and (entry := cursor.take()) is not None:
@@ -213,14 +218,14 @@ async def _portion(cursor: Cursor, wanted: messages.ReadOutput, shown_as: Displa
                 if room < 0:
                     return chunks, params["seq"]
                 chunks.append(params)
-            if len(chunks) - made > MOST_LINES:  # others go on meanwhile
+            if len(chunks) - made > MOST_LINES:  # let other tasks run
                 made = len(chunks)
                 await trio.lowlevel.checkpoint()
     return chunks, cursor.seq
 
 
 async def wait(peer: Peer, wanted: messages.Wait) -> dict[str, Any]:
-    """Wait for the end; the outcome, or the state when the time is up."""
+    """`wait`: wait for an execution's end. Returns its outcome, or its state when the time is up."""
     execution = await known(peer, wanted.execution_id)
     if isinstance(execution, Execution):
         with trio.move_on_after(float("inf") if wanted.timeout is None else wanted.timeout):
@@ -229,7 +234,7 @@ async def wait(peer: Peer, wanted: messages.Wait) -> dict[str, Any]:
 
 
 def resume_session(peer: Peer, wanted: messages.ResumeSession) -> dict[str, Any]:
-    """Take a session over after a cut."""
+    """`resume_session`: take a session over after its connection was cut."""
     session = peer.engine.sessions.get(wanted.session_id)
     if (
         session is None
@@ -255,7 +260,7 @@ def resume_session(peer: Peer, wanted: messages.ResumeSession) -> dict[str, Any]
 
 
 def hook_status(peer: Peer, _: messages.Nothing) -> dict[str, Any]:
-    """Which hooks the operator has configured, and what has come of them."""
+    """`hook_status`: the configured hooks and their figures; what they run is told to callers with `admin` only."""
     hooks = peer.engine.preparation.hooks
     if hooks is None:
         return {"enabled": False, "hooks": [], "running": 0, "waiting": 0}
@@ -263,12 +268,16 @@ def hook_status(peer: Peer, _: messages.Nothing) -> dict[str, Any]:
 
 
 def pong(_peer: Peer, _: messages.Nothing) -> dict[str, Any]:
-    """Earlier clients send it as a notification; nothing depends on it."""
+    """`pong`: does nothing; clients of the earlier protocol send it as a notification."""
     return {}
 
 
 def _upon_live(peer: Peer, execution_id: str | None, deed: Callable[[Execution], R | Awaitable[R]]) -> R | Awaitable[R]:
-    """Do something with the execution meant: the one named, which must be live, or the only live one of the session."""
+    """Do something with a live execution: the one named or, without a name, the session's only live one.
+
+    Raises:
+        RPCError: there is none, it has finished, or without a name there are several. May come from the awaitable.
+    """
 
     def do(execution: Execution | PastExecution) -> R | Awaitable[R]:
         if not isinstance(execution, Execution) or not execution.is_live:
@@ -315,4 +324,4 @@ EXECUTION_METHODS = {
     "hook_status": Method(messages.Nothing, hook_status),
     "pong": Method(messages.Nothing, pong),
 }
-"""Served at both doors; `status` is added by whoever knows the daemon."""
+"""Name -> method, served at both doors; `status` is added where the daemon is known."""

@@ -1,8 +1,7 @@
-"""Which execution is meant by a name, in memory or in the past.
+"""Finds the execution that a caller has named, in memory or in the history.
 
-Owns the way from a name to an execution, and the words and the code of the refusal where there is none. People name
-executions by the beginnings of their ids, so it tells one that is too short, and one that several have, from one that
-is not there.
+Owns the way from a name to an execution, and the error if there is none. Operators may name an execution by the
+beginning of its id; the error then tells a beginning that is too short or ambiguous from one that no id has.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,19 +16,20 @@ from ccexecd.service.recording import Undecided
 R = TypeVar("R")
 
 _SHOWN = 64
-"""Characters of a name that are repeated: an id has 36."""
+"""Characters of a name that an error repeats: an id has 36."""
 
 
 def upon(peer: Peer, name: str, deed: Callable[[Execution | PastExecution], R | Awaitable[R]]) -> R | Awaitable[R]:
-    """Do something with the execution of a name: at once where it is in memory, else when the history has told of it.
+    """Do something with the execution that was named: at once if it is in memory, else once the history was asked.
 
     Args:
-        peer: who names it.
-        name: its id or, where the peer may, the beginning of it.
-        deed: what to do.
+        peer: the caller.
+        name: an id or, if the caller may use that, its beginning.
+        deed: what to do with it.
 
-    Raises:
-        RPCError: none is meant; by what is awaited.
+    Returns:
+        What `deed` returns; an awaitable of that if the history has to be asked. It raises `RPCError` if the name
+        stands for no execution, or for several.
     """
     execution = peer.find(name)
     if execution is not None and execution.id == name:
@@ -45,11 +45,15 @@ def upon(peer: Peer, name: str, deed: Callable[[Execution | PastExecution], R | 
 
 
 async def known(peer: Peer, name: str) -> Execution | PastExecution:
-    """The execution of a name.
+    """The execution that a caller names, in memory or in the history.
+
+    Args:
+        peer: the caller.
+        name: an id or, if the caller may use that, its beginning.
 
     Raises:
-        RPCError: none is meant by it.
-        HistoryUnavailableError: none in memory is, and what is in the past cannot be told now.
+        RPCError: the name stands for no execution that the caller may see, or for several.
+        HistoryUnavailableError: none in memory has that name, and the history cannot be read now.
     """
     execution = peer.find(name)
     if execution is not None and execution.id == name:
@@ -58,7 +62,7 @@ async def known(peer: Peer, name: str) -> Execution | PastExecution:
     try:
         past = [each for each in await peer.recall(name) if each.id not in peer.engine.executions]
     except HistoryUnavailableError:
-        if not _beginning(peer, name):  # else one in memory is meant: nobody is kept from what runs by a disk
+        if not _beginning(peer, name):  # one in memory will do: a failing disk must keep nobody from what runs
             raise
     found: list[Execution | PastExecution] = [*_beginning(peer, name).values(), *past]
     if len(found) != 1:
@@ -67,7 +71,7 @@ async def known(peer: Peer, name: str) -> Execution | PastExecution:
 
 
 def _beginning(peer: Peer, name: str) -> dict[str, Execution]:
-    """The executions in memory whose ids begin so, and that are there for somebody who may name them by that."""
+    """The executions in memory, visible to the caller, whose ids begin like that; none if it may not use beginnings."""
     if not peer.manner.prefixes or len(name) < PREFIX_LENGTH:
         return {}
     every = peer.engine.executions.items()
@@ -75,12 +79,12 @@ def _beginning(peer: Peer, name: str) -> dict[str, Execution]:
 
 
 def unnamed(peer: Peer, name: str, past: Sequence[PastExecution] = ()) -> RPCError:
-    """Why no execution is meant by a name.
+    """The error for a name that does not stand for one execution.
 
     Args:
-        peer: who gave it; there is none by it that is there for that one.
-        name: as given.
-        past: those that the history knows by it, and that are there for that one.
+        peer: the caller.
+        name: the name as given.
+        past: the executions in the history, visible to the caller, that it could stand for.
     """
     shown = repr(name[:_SHOWN])
     if not peer.manner.prefixes:

@@ -1,7 +1,7 @@
-"""One connected client as the methods see it, whichever door it came through.
+"""One connected client as the methods see it, at either door.
 
-Owns the connection's session, its subscriptions and the manner in which it is spoken to. Must not touch a socket: the
-writer does.
+Owns the connection's session, its subscriptions and its manner (how the protocol is spoken to it). Must not touch a
+socket: the writer does.
 """
 
 from collections.abc import Callable
@@ -24,13 +24,13 @@ from ccexecd.service.writer import Writer
 
 @attrs.frozen
 class Manner:
-    """How a connection is spoken to.
+    """How the protocol is spoken on a connection.
 
     Attributes:
-        framing: of executions that do not choose one.
-        lenient: unknown params are passed over (clients without a subprotocol) instead of refused.
-        one_at_a_time: a second live execution is refused, as clients without a subprotocol expect.
-        prefixes: an execution may be named by the beginning of its id, as people do.
+        framing: framing of executions whose request names none.
+        lenient: whether unknown params are ignored instead of refused.
+        one_at_a_time: whether a second live execution is refused, and a reply to `execute` waits for the start.
+        prefixes: whether an execution may be named by the beginning of its id.
     """
 
     framing: Framing
@@ -43,29 +43,29 @@ V1 = Manner("lines")
 """Clients of subprotocol `ccexec.v1`."""
 
 EARLIER = Manner("line", lenient=True, one_at_a_time=True)
-"""Clients that offer no subprotocol: the earlier protocol's."""
+"""Clients that offer no subprotocol: those of the earlier protocol."""
 
 OPERATOR = Manner("raw", prefixes=True)
-"""The control socket."""
+"""Callers on the control socket."""
 
 
 class Peer:
     """One connection.
 
     Args:
-        engine: what it talks to.
-        writer: how to answer it.
-        wrap: makes a frame of a message.
-        manner: how it is spoken to.
-        principal: whose it is, and so its session.
+        engine: the engine that its calls are about.
+        writer: sends to it.
+        wrap: makes a message into a frame of its transport.
+        manner: how the protocol is spoken to it.
+        principal: the caller; its session belongs to the same one.
         drop: closes the connection.
-        rates: how often it may call; None for as often as it likes.
-        origin: where the connection comes from.
-        refusals: where it is counted, and put on record, what it may not do.
+        rates: how often it may call; None for no limit.
+        origin: where the connection comes from, for the audit.
+        refusals: counts and logs calls that it lacks the scope for; None for neither.
 
     Attributes:
-        principal: whose it is.
-        session: its claim; None until it has one.
+        principal: the caller.
+        session: its session; None until it has one.
     """
 
     def __init__(
@@ -95,34 +95,34 @@ class Peer:
         self._claiming = trio.Lock()
 
     def find(self, execution_id: str) -> Execution | None:
-        """An execution that is there for it: its principal's own, unless that one sees all."""
+        """The execution in memory with an id (or its beginning, if the manner allows), if the caller may see it."""
         return self.engine.find(execution_id, prefix=self.manner.prefixes, visible=self.sees)
 
     async def recall(self, execution_id: str) -> list[PastExecution]:
-        """Those of the past that are there for it, by id or, where it may, by its beginning: two at most."""
+        """The same among past executions; two at most. Raises HistoryUnavailableError if they cannot be read now."""
         return await self.engine.recall(execution_id, self.principal.sees_only, prefix=self.manner.prefixes)
 
     def count(self, method: str) -> None:
-        """Count a call of it.
+        """Count a call by it.
 
         Raises:
-            RPCError: there have been too many.
+            RPCError: it has made too many in a short time.
         """
         if self._rates is not None:
             self._rates.call(self.principal.name, method)
 
     def turned_away(self, message: str) -> None:
-        """It has called what it lacks the scope for."""
+        """Note that it was refused a method whose scope it lacks."""
         if self._refusals is not None:
             name = self.principal.name
             self._refusals.record("scope", name, message, audited=(f"scope of {name}", self.origin), peer=self.origin)
 
     def sees(self, execution: Execution) -> bool:
-        """Whether an execution is there for it; what is not is spoken of as if it did not exist."""
+        """Whether it may see an execution. What it may not see is treated as if it did not exist."""
         return self.principal.sees(execution.principal)
 
     async def claim_session(self) -> Session:
-        """Its session, made on the first call; whoever calls while it is being made gets the same one."""
+        """Its session, which is made on the first call; concurrent calls get the same one."""
         async with self._claiming:
             if self.session is None:
                 self.session = await self.engine.open_session(self.principal.name, self.origin)
@@ -130,7 +130,7 @@ class Peer:
             return self.session
 
     def take_over(self, session: Session) -> None:
-        """Hold another session from now on, instead of its own, which ends."""
+        """Hold another session from now on; the one that it held so far ends."""
         if self.session is session:
             return
         if self.session is not None:
@@ -140,34 +140,34 @@ class Peer:
         self.engine.sessions.take_over(session, self._drop)
 
     def watch(self, execution: Watched, from_seq: int | None) -> None:
-        """Send an execution's log from a position on; a second call moves the position."""
+        """Send it an execution's log from an entry's number on; a second call moves the position."""
         self.take_place(execution, from_seq)
         self.begin_watching(execution.id)
 
     def take_place(self, execution: Watched, from_seq: int | None) -> None:
-        """Be counted as a watcher of an execution from now on; what it writes is kept for us until we begin."""
+        """Subscribe to an execution without sending yet: its output is kept for this peer until `begin_watching`."""
         self.unwatch(execution.id)
         subscription = Subscription(execution, from_seq, self._writer, self._wrap, self._ended)
         self._subscriptions[execution.id] = subscription
 
     def begin_watching(self, execution_id: str) -> None:
-        """Send what is there, and what comes; nothing if the place has been given up."""
+        """Begin to send; does nothing if the subscription has been closed."""
         if execution_id in self._subscriptions:
             self._subscriptions[execution_id].begin()
 
     def unwatch(self, execution_id: str) -> bool:
-        """Send it no longer. Returns whether it was being sent."""
+        """Send an execution's log no longer. Returns whether there was a subscription."""
         subscription = self._subscriptions.get(execution_id)
         if subscription is not None:
             subscription.close()
         return subscription is not None
 
     def is_watching(self, execution_id: str) -> bool:
-        """Whether it is sent an execution's log."""
+        """Whether it has a subscription to an execution."""
         return execution_id in self._subscriptions
 
     async def delivered(self) -> None:
-        """Wait until the end of everything that it watches, which has all finished, has been sent."""
+        """Wait until all logs that it watches have been sent to their ends. The executions must have finished."""
         while self._subscriptions and not self._writer.broken:
             await self._writer.drained()
             await trio.lowlevel.checkpoint()
@@ -182,15 +182,15 @@ class Peer:
         self._writer.queue(self._wrap(dumps(message)))
 
     def flush(self) -> None:
-        """Send what waits."""
+        """Send what was queued."""
         self._writer.flush()
 
     async def room(self) -> None:
-        """Wait while too much waits to be sent."""
+        """Wait while too many bytes of replies wait to be sent."""
         await self._writer.room()
 
     def gone(self, parting: Parting) -> None:
-        """The connection has ended: its subscriptions go, and the session hears how."""
+        """Clean up after the connection has ended: close subscriptions, and tell the session how it ended."""
         for subscription in list(self._subscriptions.values()):
             subscription.close()
         session, self.session = self.session, None

@@ -1,7 +1,8 @@
-"""The methods about the ledger of prompts, which each principal has one of.
+"""The methods about the ledger of prompts. Each principal has its own prompts.
 
-Owns what counts: an execution that ran just this version, whose evidence is verified, and that ended; it succeeded when
-its exit code is 0 and its agent, if it was one, says so, too. Whoever reports a run says only which one it was.
+Owns which runs count: those of an execution that ran exactly this version and is verified. A run succeeded if the
+program ended by itself with exit code 0 and, if it was an agent, was not judged a failure. A client that reports a run
+names the execution only: it cannot say how it went.
 """
 
 import logging
@@ -24,21 +25,21 @@ log = logging.getLogger(__name__)
 R = TypeVar("R")
 
 PROMPT, VERSION, DIGEST = "prompt", "prompt_version", "prompt_sha256"
-"""Labels of an execution that runs a prompt: its name, version, and the SHA-256 of its text."""
+"""Labels of an execution that runs a prompt: the prompt's name, its version, and the SHA-256 of its text."""
 
 _ENDED = ("exited", "post_result")
-"""Reasons of an end that was the program's own."""
+"""Reasons that mean that the program came to its own end."""
 
 
 async def prompts_list(peer: Peer, _: messages.Nothing) -> dict[str, Any]:
-    """Every prompt of the caller: its newest version, the one in production, and how both do."""
+    """`prompts_list`: every prompt of the caller with its newest version, the one in production, and their tallies."""
     known = await _ask(peer, lambda ledger: ledger.versions(peer.principal.name))
     names = dict.fromkeys(each.name for each in known)
     return {"prompts": [_summary([each for each in known if each.name == name]) for name in names]}
 
 
 async def prompts_show(peer: Peer, wanted: PromptsShow) -> dict[str, Any]:
-    """One version with its text, and how every version does beside it."""
+    """`prompts_show`: one version with its text, and every version's tally compared with it."""
     owner = peer.principal.name
     shown = await _ask(peer, lambda ledger: ledger.version(owner, wanted.name, wanted.version))
     known = await _ask(peer, lambda ledger: ledger.versions(owner, wanted.name))
@@ -47,7 +48,7 @@ async def prompts_show(peer: Peer, wanted: PromptsShow) -> dict[str, Any]:
 
 
 async def prompts_record(peer: Peer, wanted: PromptsRecord) -> dict[str, Any]:
-    """Put a version on record."""
+    """`prompts_record`: put a new version on record."""
     owner = peer.principal.name
     number = await _ask(
         peer, lambda ledger: ledger.add(owner, wanted.name, wanted.kind, wanted.text, wanted.why.strip())
@@ -56,7 +57,7 @@ async def prompts_record(peer: Peer, wanted: PromptsRecord) -> dict[str, Any]:
 
 
 async def prompts_count(peer: Peer, wanted: messages.Verify) -> dict[str, Any]:
-    """Count what came of an execution, once, if it is verified."""
+    """`prompts_count`: count the run of a verified execution for the version that it ran, once."""
     evidence = await verify(peer, wanted)
     if not evidence["verified"]:
         found = "; ".join(each["text"] for each in evidence["findings"])
@@ -79,7 +80,7 @@ async def prompts_count(peer: Peer, wanted: messages.Verify) -> dict[str, Any]:
 
 
 async def prompts_graduate(peer: Peer, wanted: PromptsShow) -> dict[str, Any]:
-    """Take a version into production, if it has earned that: of none that is named, the newest."""
+    """`prompts_graduate`: take a version, the newest if none is named, into production if its tally is fit for that."""
     owner = peer.principal.name
     known = await _ask(peer, lambda ledger: ledger.versions(owner, wanted.name))
     number = wanted.version if wanted.version is not None else known[-1].version if known else None
@@ -89,7 +90,7 @@ async def prompts_graduate(peer: Peer, wanted: PromptsShow) -> dict[str, Any]:
 
 
 async def prompts_history(peer: Peer, wanted: PromptsShow) -> dict[str, Any]:
-    """What has happened to a prompt, or to one version of it, the oldest first."""
+    """`prompts_history`: the events of a prompt, or of one version of it, the oldest first."""
     told = await _ask(peer, lambda ledger: ledger.history(peer.principal.name, wanted.name))
     events = [each for each in told if wanted.version in (None, each["version"])]
     if not events:
@@ -127,7 +128,7 @@ def _told(version: Any) -> dict[str, Any]:
 
 
 def _comparison(one: Tally, shown: Tally) -> dict[str, Any]:
-    """How one version does beside the one that is shown."""
+    """How one version's tally compares with that of the version shown."""
     apart = difference(one, shown)
     return {"compared": compared(one, shown), "difference": [round(each, 6) for each in apart] if apart else None}
 
@@ -159,4 +160,4 @@ PROMPT_METHODS = {
     "prompts_count": Method(messages.Verify, prompts_count, Kind.WAITING),
     "prompts_graduate": Method(PromptsShow, prompts_graduate),
 }
-"""Served at both doors."""
+"""Name -> method, served at both doors."""

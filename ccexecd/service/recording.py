@@ -1,9 +1,9 @@
-"""Calls that the audit tells of: what was asked for, and what was decided.
+"""Puts calls on record in the audit: what was asked for, and what was decided.
 
-Owns when that is told, and in which words. A call that decides in the step in which it begins is told of then, however
-long its end takes: a crash in between must not make it unasked. One that has to look for something first, a name in
-the history, say, is told of when that has decided it. What was allowed and could not be done in the end gets a second
-record, with the reason.
+Owns when a call is recorded, and with which fields. A call that decides when it begins is recorded then, however long
+the rest takes, so that a crash cannot hide that it was made. A call that has to look something up first, such as a name
+in the history, is recorded when it has decided. A call that was allowed and then failed gets a second record, with the
+reason.
 """
 
 import inspect
@@ -20,25 +20,25 @@ RECORDED = frozenset(
     {"control", "release", "drop", "resume_session", "reload", "stop"}
     | {"token_add", "token_rotate", "token_revoke", "hook_run"}
 )
-"""Methods that the audit tells of, besides `execute`, which the gate sees to: they do something to what others run."""
+"""Methods that are recorded here: those that change something others depend on. The gate records `execute`."""
 
 TOLD = ("execution_id", "session_id", "type", "signal", "name", "all")
-"""Params of these methods that it has, where they are given."""
+"""Params that a record repeats if the call has them."""
 
-_REASON = 500  # characters of a refusal's text on record
+_REASON = 500  # characters of a refusal's text that a record holds
 
 _REFUSALS = (RPCError, IllegalTransitionError, StructureError, AdmissionError)
-"""What a call raises that is refused; everything else is a fault of ours."""
+"""What a call raises to refuse. Any other exception is a fault of the daemon."""
 
 
 class Undecided(Awaitable[Any]):
-    """The outcome of a call that cannot decide at once: awaited, it gives the result.
+    """The outcome of a call that has to look something up before it decides. Awaiting it gives the result.
 
     Args:
-        deciding: gives what a call gives that has decided: its result, or an awaitable of that.
+        deciding: awaited for the decision; gives the call's result, or an awaitable of that.
 
     Attributes:
-        about: the whole id of the execution that was named, when it has been found; else empty.
+        about: the id of the execution that the call is about, once it has been found; empty before.
     """
 
     __slots__ = ("_deciding", "about")
@@ -61,16 +61,19 @@ class Undecided(Awaitable[Any]):
 
 
 def recorded(peer: Peer, method: str, params: object, call: Callable[[], Any]) -> Any:
-    """Make a call of somebody, and put it on record.
+    """Make a call, and put it on record.
 
     Args:
-        peer: who calls.
-        method: what.
-        params: with what.
-        call: does it, and gives its outcome.
+        peer: the caller.
+        method: the method's name.
+        params: its params.
+        call: makes the call; returns its result, or an awaitable of that.
 
     Returns:
-        The outcome, or an awaitable of it.
+        The result, or an awaitable of it.
+
+    Raises:
+        Whatever `call` raises.
     """
     which = {name: getattr(params, name, None) for name in TOLD}
     if method == "control" and which["execution_id"] is None and peer.session and len(peer.session.live) == 1:
@@ -88,11 +91,11 @@ def recorded(peer: Peer, method: str, params: object, call: Callable[[], Any]) -
 
 
 class _Record:
-    """What is told of one call.
+    """The records of one call.
 
     Args:
-        peer: whose it is.
-        facts: what was asked for.
+        peer: the caller.
+        facts: the fields that say what was asked for.
     """
 
     def __init__(self, peer: Peer, facts: dict[str, object]) -> None:
@@ -100,16 +103,16 @@ class _Record:
         self._facts = facts
 
     def names(self, execution_id: str) -> None:
-        """It is about this execution, by whatever beginning of its id it was named."""
+        """Use an execution's whole id in the record, in place of the beginning that the caller may have given."""
         if execution_id:
             self._facts["execution_id"] = execution_id
 
     def allowed(self, reason: str = "") -> None:
-        """It is done."""
+        """Record that the call is allowed; `reason` says what else is to be known."""
         self._tell({"decision": "allowed", "reason": reason} if reason else {"decision": "allowed"})
 
     def refused(self, error: Exception) -> None:
-        """It is not done, or could not be."""
+        """Record that the call is refused, or failed after it was allowed."""
         self._tell({"decision": "refused", "reason": str(error)[:_REASON]})
 
     def _tell(self, decision: dict[str, str]) -> None:
@@ -123,7 +126,7 @@ async def _once_decided(record: _Record, undecided: Undecided) -> Any:
         record.names(undecided.about)
         record.refused(refused)
         raise
-    except BaseException:  # its caller has gone: nobody must be able to do something unseen by that
+    except BaseException:  # say, its caller has gone: leaving early must not keep a call off the record
         record.names(undecided.about)
         record.allowed("its end is not known: its caller left before, or the daemon's log has more")
         raise

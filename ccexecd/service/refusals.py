@@ -1,7 +1,7 @@
-"""Who was refused, and why: counted, and told to the log once.
+"""Counts refusals by reason, and logs them without flooding the log.
 
-Owns the figures and what keeps a flood of refusals from becoming a flood of log lines: of one reason and one peer, the
-first is told, the next one an hour later, with how many there were in between. Must not know what is refused where.
+Owns the counts, and the choice of what is logged: for each reason and peer the first refusal, and then one each hour,
+with how many there were in between. Must not know what is refused, or where.
 """
 
 import logging
@@ -12,21 +12,21 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 INTERVAL = 3600.0
-"""Seconds until the same reason is told of the same peer again."""
+"""Seconds until a refusal of the same peer for the same reason is logged again."""
 
 MOST_KEPT = 1024
-"""Pairs of reason and peer that are kept in mind; of more, the oldest are forgotten, and told again."""
+"""Pairs of reason and peer that are remembered; beyond that the oldest are forgotten, and would be logged again."""
 
 
 class Refusals:
-    """What has been refused since the start.
+    """The refusals since the daemon's start.
 
     Args:
-        clock: seconds that never go back.
+        clock: returns monotonic seconds.
 
     Attributes:
-        counts: how often, by reason.
-        on_refusal: told of each: its reason, its message, and the peer.
+        counts: reason -> how many refusals.
+        on_refusal: called for each refusal with its reason, its message and the peer.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,14 +38,14 @@ class Refusals:
     def record(
         self, reason: str, whose: str, message: str, *, audited: tuple[str, str] | None = None, **facts: object
     ) -> None:
-        """Count a refusal, and tell the log unless it knows.
+        """Count a refusal, and log it unless a similar one was logged lately.
 
         Args:
-            reason: one word.
-            whose: the peer, as far as several of its connections have it in common.
-            message: what to tell: neither a credential nor anything of it.
-            audited: the reason and the peer for `on_refusal`, where they are others.
-            facts: what else to tell.
+            reason: the reason, in one word.
+            whose: what all connections of the peer have in common, such as its network or its user.
+            message: what to log; it must not hold any part of a credential.
+            audited: reason and peer for `on_refusal`, if they are to differ from `reason` and `whose`.
+            facts: further fields of the log line.
         """
         self.counts[reason] += 1
         kind, peer = audited or (reason, whose)

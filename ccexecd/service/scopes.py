@@ -1,7 +1,7 @@
-"""What each method asks of whoever calls it, at either door.
+"""The scope that the caller of each method needs, at either door.
 
-Owns the one table. Whose executions a call may then be about is asked where it names one (`methods.known`); a method
-that is not in the table is for those who may do everything.
+Owns the one table. Which executions the caller may see or control is decided where it names one (`naming.known`). A
+method that is not in the table needs the scope `admin`.
 """
 
 from collections.abc import Mapping
@@ -56,12 +56,12 @@ SCOPES: Mapping[str, Scope] = {
 
 
 def needed(method: str) -> Scope:
-    """The scope that a method asks for."""
+    """The scope that the caller of a method needs."""
     return SCOPES.get(method, Scope.ADMIN)
 
 
 def not_permitted(method: str, principal: Principal) -> RPCError:
-    """What is said to whoever lacks the scope of a method."""
+    """The error for a caller that lacks the scope of a method."""
     scope = needed(method).value
     return RPCError(
         ErrorCode.NOT_PERMITTED,

@@ -1,4 +1,4 @@
-"""`status`: of one execution, with what it uses, or, without an id, of the daemon."""
+"""The method `status`: of one execution, with the resources that it uses, or, without an id, of the daemon."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,7 +13,11 @@ from ccexecd.service.peer import Peer
 
 
 def status_method(of_daemon: Callable[[], Awaitable[dict[str, Any]]]) -> Method:
-    """The method, given who knows about the daemon."""
+    """Make the method.
+
+    Args:
+        of_daemon: gives the daemon's own status.
+    """
 
     def status(peer: Peer, wanted: messages.Status) -> Awaitable[dict[str, Any]]:
         if wanted.execution_id is None:
@@ -24,7 +28,7 @@ def status_method(of_daemon: Callable[[], Awaitable[dict[str, Any]]]) -> Method:
 
 
 def counts_of(engine: Engine) -> dict[str, int]:
-    """How many executions there are, of each kind, and how many may run at the same time."""
+    """How many executions there are, by what they do, and how many may run at the same time."""
     live = len(engine.live)
     return {
         "live": live,

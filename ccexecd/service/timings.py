@@ -1,7 +1,7 @@
-"""`estimate`, `history` and `stats`: how long things may take, and took.
+"""The methods `estimate`, `history` and `stats`: how long commands may take, and took.
 
-Owns what is asked and answered. A principal is told of its own executions, and who sees everybody's of all. What is
-estimated goes by the caller's own runs in any case.
+Owns their results. `history` and `stats` cover the executions that the caller may see: its own, or everybody's.
+`estimate` goes by the caller's own runs only.
 """
 
 import time
@@ -14,17 +14,17 @@ from ccexecd.service.listing import REPLY_BYTES, size_of
 from ccexecd.service.peer import Peer
 
 _WORDS = ("command", "program", "form")
-"""What comes of a command line, in which a secret may stand; a form is folded, and yet made of words."""
+"""Fields made from a command line, which may hold a secret: they are redacted. A form has words of it, too."""
 
 
 async def estimate(peer: Peer, wanted: timings.Estimate) -> dict[str, Any]:
-    """How long a command may take, by the caller's past runs."""
+    """`estimate`: how long a command may take, going by the caller's past runs."""
     spec = question(wanted.argv, wanted.command, wanted.cwd)
     return await peer.engine.records.estimates.told(peer.principal.name, spec)
 
 
 async def history(peer: Peer, wanted: timings.History) -> dict[str, Any]:
-    """Finished executions with their durations, newest first, as many as were asked for and as a reply can hold."""
+    """`history`: finished executions with their durations, newest first, as many as asked for and a reply can hold."""
     found = await peer.engine.records.estimates.past(
         Asked(
             principal=peer.principal.sees_only,
@@ -49,7 +49,7 @@ async def history(peer: Peer, wanted: timings.History) -> dict[str, Any]:
 
 
 async def stats(peer: Peer, wanted: timings.Stats) -> dict[str, Any]:
-    """How long what took, in percentiles of the runs that came to their end."""
+    """`stats`: percentiles of durations, by group, of the runs that came to their own end."""
     asked = Asked(principal=peer.principal.sees_only, category=wanted.category, since=_moment(wanted.since))
     redacted = peer.engine.gate.redactor.text
     groups = await peer.engine.records.estimates.spread(asked, wanted.by)
@@ -65,4 +65,4 @@ TIMING_METHODS = {
     "history": Method(timings.History, history),
     "stats": Method(timings.Stats, stats),
 }
-"""Served at both doors."""
+"""Name -> method, served at both doors."""

@@ -2,12 +2,14 @@
 
 Theory of operation. Two kinds of data wait for a socket: urgent ones (replies, pongs, the handshake), in a queue, and
 output, which stays in the logs and is fetched from them only when the socket takes it. So a slow reader costs no
-memory beyond its urgent queue, which is bounded by making whoever fills it wait, and a reply overtakes any amount of
-output.
+memory beyond its urgent queue, which is bounded by making those who fill it wait (`room`), and a reply overtakes any
+amount of output.
 
-`flush` writes at once, in the step of whoever has something to send: no task has to be woken for a reply or a line.
-Only when the socket takes no more does the writer's own task come in: it waits until there is room and goes on. A
-frame that has been begun is always finished first; that is why nobody else may write.
+`flush` writes at once, in the caller's step: no task has to be woken for a reply or a line. Only when the socket takes
+no more, the writer's own task waits until there is room, and goes on. A frame that was written in part is always
+finished first; that is why nothing else may write to the socket.
+
+Owns the queue, the order of writes, and giving up a peer that takes nothing. Must not know what the bytes mean.
 """
 
 import os
@@ -17,7 +19,7 @@ from typing import Protocol
 import trio
 
 FLUSH_BUDGET = 512 * 1024
-"""Bytes written in one step of the event loop; the task then goes on, with others in between."""
+"""Bytes written in one step of the event loop; the writer's task then writes the rest, with other tasks in between."""
 
 GATHER = 64 * 1024
 """Bytes gathered into one write: small frames share a system call."""
@@ -27,7 +29,7 @@ URGENT_LIMIT = 1024 * 1024
 
 
 class OutputSource(Protocol):
-    """Something that has frames for a connection, as long as it is asked."""
+    """Something that gives frames for a connection when it is asked, such as a subscription."""
 
     def next_frames(self) -> bytes | None:
         """The next frame or frames, whole and ready to be sent; None when there is nothing for now."""
@@ -37,11 +39,11 @@ class Writer:
     """The sending side of one connection.
 
     Args:
-        fd: the connected socket, non-blocking. It stays the caller's to close.
-        patience: seconds that the peer may take nothing before the connection is given up.
+        fd: the connected socket, non-blocking. The caller closes it.
+        patience: seconds for which the peer may take nothing before the connection is given up.
 
     Attributes:
-        broken: nothing can be sent any more, and why; empty while it can.
+        broken: why nothing can be sent any more; empty while it can.
     """
 
     def __init__(self, fd: int, patience: float) -> None:
@@ -70,13 +72,13 @@ class Writer:
             self._urgent_bytes += len(frame)
 
     def has_output(self, source: OutputSource) -> None:
-        """A source has something to send."""
+        """Note that a source has something to send, and write."""
         if source not in self._ready:
             self._ready.append(source)
         self.flush()
 
     def forget(self, source: OutputSource) -> None:
-        """A source has nothing to send any more."""
+        """Ask a source for nothing any more."""
         if source in self._ready:
             self._ready.remove(source)
 
@@ -90,13 +92,13 @@ class Writer:
                 break
         else:
             return
-        if not self.broken:  # what is given up is idle for good
-            self._blocked = True  # the task goes on
+        if not self.broken:  # a connection that was given up stays idle
+            self._blocked = True  # `run` goes on
             self._idle = trio.Event()
             self._wanted.set()
 
     async def room(self) -> None:
-        """Wait until the urgent queue is short enough to take more: whoever asks too fast waits here."""
+        """Wait until the urgent queue is short enough to take more. Callers wait here before they read on."""
         while self._urgent_bytes > URGENT_LIMIT and not self.broken:
             await self._idle.wait()
 
@@ -113,7 +115,11 @@ class Writer:
             await self._unblock()
 
     def give_up(self, why: str) -> None:
-        """Send nothing any more."""
+        """Send nothing any more, and drop what waits.
+
+        Args:
+            why: what `broken` says from now on, unless it says something already.
+        """
         self.broken = self.broken or why
         self._urgent.clear()
         self._urgent_bytes = 0
@@ -138,7 +144,7 @@ class Writer:
         self.flush()
 
     def _next(self) -> bytes | None:
-        """The next bytes to write: all urgent frames, then a turn of each source that has some, gathered."""
+        """The next bytes to write, `GATHER` or a little more: urgent frames first, then output, each source in turn."""
         gathered: list[bytes] = []
         size = 0
         while self._urgent and size < GATHER:
@@ -160,7 +166,7 @@ class Writer:
         return b"".join(gathered) if len(gathered) > 1 else gathered[0]
 
     def _write(self, data: bytes | memoryview) -> bool:
-        """Write; what the socket does not take is begun. Returns whether it took all."""
+        """Write; what the socket does not take is kept as begun. Returns whether it took all."""
         try:
             sent = os.write(self._fd, data)
         except BlockingIOError:
