@@ -1,5 +1,6 @@
-"""The operator's own programs, called at events of an execution.
+"""Hooks: the operator's own programs, called at events of an execution.
 
-Begin with `register`, which has the hooks in force. `file` reads and checks the configuration of hooks, `calls` runs
-one hook, `answer` checks what it said, and `telling` brings events and output to those that only listen.
+Begin with `register`, which has the hooks in force. `file` reads and checks the hooks file, `calls` calls one hook,
+`answer` checks its answer, and `telling` hands events and output to hooks that only listen. `entry` calls a Python
+entry point as a hook.
 """

@@ -1,6 +1,6 @@
-"""What a hook has answered: from the bytes that it wrote to checked values.
+"""A hook's answer: from the bytes that it wrote to standard output to checked values.
 
-Owns the shape of an answer. Must not do what it asks for.
+Owns the form of an answer. Must not do what it asks for.
 """
 
 from typing import Any, Literal
@@ -11,11 +11,11 @@ from ccexecd.core.hooks import Change, HookEvent
 from ccexecd.protocol.codec import JSONSyntaxError, StructureError, Text, loads, structure
 
 LONGEST_TEXT = 1000
-"""Characters of a reason or a warning that are handed on."""
+"""Characters of a reason or a warning that are kept; the rest is cut off."""
 
 
 class AnswerError(Exception):
-    """An answer cannot be used; the text says why, and not what was in it."""
+    """An answer cannot be used; the text says why, without quoting values from it."""
 
 
 @attrs.frozen
@@ -45,13 +45,13 @@ class _Decision:
 
 @attrs.frozen
 class Answer:
-    """What is to be done.
+    """A checked answer.
 
     Attributes:
-        refused: the command is not to run.
-        reason: why not.
-        change: what is to become of it.
-        warning: what whoever watches the execution is to be told.
+        refused: whether the command must not run.
+        reason: why not; may be empty.
+        change: how the command and its environment are to be changed.
+        warning: a text for those who watch the execution; empty for none.
     """
 
     refused: bool = False
@@ -61,10 +61,14 @@ class Answer:
 
 
 def answer_of(event: HookEvent, written: bytes) -> Answer:
-    """Read an answer. Nothing at all is one, too: everything is well.
+    """Parse and check an answer.
+
+    Args:
+        event: the event at which the hook was called: only `pre_execute` may refuse or change anything.
+        written: what the hook wrote to standard output. Nothing but white space is an answer, too: all is well.
 
     Raises:
-        AnswerError: it cannot be used.
+        AnswerError: it is not JSON, or not a valid answer.
     """
     if not written.strip():
         return Answer()

@@ -1,7 +1,7 @@
-"""Calling a hook: what it is told, how many run at a time, what came of it.
+"""Calling a hook: what it is given, how many calls run at a time, and what the result was.
 
-Owns one call from its turn to its answer, and the figures of each hook. Must not know what a call is for, and must not
-decide what a failure means.
+Owns one call from waiting for its turn to its answer, and the figures of each hook. Must not decide what an answer or a
+failure means for the execution.
 """
 
 import json
@@ -24,20 +24,20 @@ from ccexecd.process.pump import Pump
 log = logging.getLogger(__name__)
 
 AT_A_TIME = 8
-"""Calls of `pre_execute` at a time, and as many of all other events: who hangs there holds up no start."""
+"""Calls of `pre_execute` at a time, and as many of all other events together: hooks that hang there delay no start."""
 
 LOG_INTERVAL = 60.0
 """Seconds after which the failures of one hook are logged again, with how many there were meanwhile."""
 
 VERSION = 1
-"""Of what a hook is told, and may answer."""
+"""Version of the documents that a hook reads and writes."""
 
 
 class HookFailedError(Exception):
-    """A call has failed.
+    """A call has failed; the text says how, to be read behind the hook's name.
 
     Attributes:
-        reason: in one word.
+        reason: the kind of failure.
     """
 
     def __init__(self, reason: Literal["not started", "timeout", "exit", "answer"], text: str) -> None:
@@ -50,10 +50,12 @@ class Subject:
     """The execution that a call is about.
 
     Attributes:
-        id, session_id, principal: which one, and whose.
-        spec: what it is, as far as that is known by now.
-        pid: its leader's; None before it has one.
-        is_trial: it is none: somebody tries a hook.
+        id: its UUID.
+        session_id: the id of its session; empty for a trial.
+        principal: the name of its principal.
+        spec: its spec, as the hooks before this one have changed it.
+        pid: process id of its leader; None before it has one.
+        is_trial: whether there is no execution, since an operator only tries a hook.
     """
 
     id: str
@@ -65,11 +67,11 @@ class Subject:
 
     @classmethod
     def of(cls, execution: Execution) -> "Subject":
-        """An execution as it is now."""
+        """The subject for an execution as it is now."""
         return cls(execution.id, execution.session_id, execution.principal, execution.spec, execution.pid)
 
     def told(self) -> dict[str, Any]:
-        """What a hook is told of it: of the environment only the names that are set or taken away."""
+        """What a hook is told of it, as JSON values. Of the environment, that is only the names set or removed."""
         spec = self.spec
         return {
             "execution_id": self.id,
@@ -95,12 +97,12 @@ class Figures:
     """What one hook has done since it was configured.
 
     Attributes:
-        calls: that have ended, failed ones included.
-        failures: those that failed.
-        refusals: commands that it has refused.
+        calls: calls that have ended, failed ones included.
+        failures: calls that failed.
+        refusals: commands that the hook refused.
         unmade: calls that were not made, because too many waited or the daemon ended.
-        seconds: that all calls took together.
-        last_failure: when, at which event, and why the last one failed.
+        seconds: seconds that all calls took together.
+        last_failure: `{at, event, message}` of the last call that failed; None if none has.
     """
 
     calls: int = 0
@@ -113,17 +115,25 @@ class Figures:
     _unlogged: int = 0
 
     def told(self) -> dict[str, Any]:
-        """What `hook_status` tells."""
+        """The figures as `hook_status` returns them to callers with the scope `admin`."""
         return attrs.asdict(self, filter=lambda field, _: not field.name.startswith("_")) | {
             "seconds": round(self.seconds, 6)
         }
 
     def in_short(self) -> dict[str, Any]:
-        """The same for those who need not know what exactly went wrong."""
+        """The figures for all other callers: without the last failure."""
         return {name: value for name, value in self.told().items() if name != "last_failure"}
 
     def has_failed(self, hook: Hook, event: HookEvent, subject: Subject, failure: str, complaint: str) -> None:
-        """A call has failed: count it, and log it unless it was just logged."""
+        """Count a failed call, and log it unless another failure of this hook was logged lately.
+
+        Args:
+            hook: the hook that was called.
+            event: the event at which it was called.
+            subject: the execution that the call was about.
+            failure: how the call failed.
+            complaint: what the hook wrote to standard error.
+        """
         self.failures += 1
         self.last_failure = {"at": datetime.now(UTC).isoformat(), "event": event, "message": failure}
         now = trio.current_time()
@@ -136,11 +146,11 @@ class Figures:
 
 
 class Calls:
-    """All calls of a daemon.
+    """All calls of hooks in a daemon.
 
     Args:
-        keeper: starts what is called, and ends it.
-        pump: reads what it writes.
+        keeper: starts and ends the hooks' processes.
+        pump: reads their output.
 
     Attributes:
         unset: environment variables that no hook inherits.
@@ -156,11 +166,11 @@ class Calls:
         self.unset: tuple[str, ...] = ()
 
     def figures_of(self, hook: Hook) -> Figures:
-        """Those of a hook."""
+        """The figures of a hook."""
         return self._figures.setdefault(hook, Figures())
 
     def keep_figures_of(self, hooks: tuple[Hook, ...]) -> None:
-        """Forget those of all others."""
+        """Forget the figures of all other hooks."""
         self._figures = {hook: self.figures_of(hook) for hook in hooks}
 
     @property
@@ -169,19 +179,19 @@ class Calls:
         return self._before_start.borrowed_tokens + self._besides.borrowed_tokens
 
     async def call(self, hook: Hook, event: HookEvent, subject: Subject, facts: dict[str, Any]) -> Answer:
-        """Call a hook when it is its turn.
+        """Call a hook, once fewer than `AT_A_TIME` calls of its kind are under way.
 
         Args:
-            hook: which.
-            event: why.
-            subject: about which execution.
-            facts: what it is told besides.
+            hook: the hook.
+            event: the event at which it is called.
+            subject: the execution that the call is about.
+            facts: further fields of what the hook is given.
 
         Returns:
             Its answer.
 
         Raises:
-            HookFailedError: there is none.
+            HookFailedError: it could not be started, did not end well, or its answer cannot be used.
         """
         async with self._before_start if event == "pre_execute" else self._besides:
             answer, _ = await self.call_now(hook, event, subject, facts)
@@ -190,7 +200,7 @@ class Calls:
     async def call_now(
         self, hook: Hook, event: HookEvent, subject: Subject, facts: dict[str, Any]
     ) -> tuple[Answer, Errand]:
-        """The same at once, with what came of its program."""
+        """Call a hook at once, for the rest like `call`. Returns its answer, and how its program went."""
         figures = self.figures_of(hook)
         document = {"version": VERSION, "event": event, "hook": hook.name, "execution": subject.told(), **facts}
         names = {
@@ -218,10 +228,10 @@ class Calls:
 
 
 def _judged(hook: Hook, event: HookEvent, done: Errand) -> Answer:
-    """The answer in what a program has written, if it has ended well.
+    """The answer of a hook's program that has ended.
 
     Raises:
-        HookFailedError: it has not.
+        HookFailedError: it did not end well, or its answer cannot be used.
     """
     if done.timed_out:
         raise HookFailedError("timeout", f"took longer than {hook.timeout:g} s, and was ended")

@@ -1,8 +1,8 @@
-"""The hooks file: TOML with one table for each hook (`core.hooks` says what it means).
+"""The hooks file: TOML with one table for each hook (`core.hooks` says what its keys mean).
 
-Owns reading and checking it; all that is wrong is told at once, each with its place. What a hook names runs as the
-daemon, so the file, and the programs that it names, may be written by nobody but the daemon's user and root. Must not
-call any hook, and must not import Trio: a configuration is checked before the daemon forks.
+Owns reading and checking it; all faults are reported at once, each with its place. The programs that the file names run
+as the daemon's user, so the file and these programs must be writable by nobody but that user and root. Must not call
+any hook, and must not import Trio: a configuration is checked before the daemon forks.
 """
 
 import os
@@ -22,13 +22,13 @@ from ccexecd.operator_file import Fault, FaultyFileError, read, structured
 from ccexecd.protocol.codec import Count, Seconds, Text
 
 MOST_HOOKS = 100
-"""Hooks of one file: each is held against every execution."""
+"""Hooks of one file at most: the conditions of each are checked for every execution."""
 
 LONGEST_TIMEOUT = 3600.0
-"""Seconds that one call may take, at most: while `pre_execute` is called, a client waits."""
+"""Seconds that may be set as a call's time-out: during `pre_execute`, a client waits."""
 
 LEAST_BATCH, MOST_BATCH = 1024, 1 << 20
-"""Bytes of one batch of output."""
+"""Bytes that may be set for a batch of output."""
 
 LONGEST_NAME = 100
 """Characters of a hook's name."""
@@ -38,7 +38,7 @@ _Texts = tuple[Text, ...]
 
 @attrs.frozen
 class _Hook:
-    """A `[[hook]]` of the file."""
+    """One `[[hook]]` table of the file."""
 
     name: Text
     events: tuple[HookEvent, ...]
@@ -65,19 +65,22 @@ class _File:
 
 
 def load(file: Path) -> tuple[Hook, ...]:
-    """Read the hooks.
+    """Read the hooks from their file.
 
     Raises:
-        FaultyFileError: with everything that is wrong.
+        FaultyFileError: the file cannot be used; it holds every fault that was found.
     """
     return parse(read(file, lambda status: _danger_of(status) or _danger_of_folder(file)))
 
 
 def parse(settings: dict[str, Any]) -> tuple[Hook, ...]:
-    """Make hooks of what a file holds.
+    """Check the content of a hooks file, and make hooks of it.
+
+    Args:
+        settings: the file's content, as the TOML parser returns it.
 
     Raises:
-        FaultyFileError: with everything that is wrong.
+        FaultyFileError: the content cannot be used; it holds every fault that was found.
     """
     found = structured(settings, _File).hook
     faults = [
@@ -101,7 +104,7 @@ def parse(settings: dict[str, Any]) -> tuple[Hook, ...]:
 
 
 def _words_of(hook: _Hook) -> tuple[str, ...]:
-    """What is run. An entry point is called in a process of its own, by the daemon's own Python."""
+    """The words to run. An entry point is called in a process of its own, by the daemon's own Python."""
     return (sys.executable, "-P", entry.__file__, hook.entry_point) if hook.entry_point else hook.run
 
 
@@ -155,7 +158,7 @@ def _faults_of_program(hook: _Hook) -> Iterator[Fault]:
 
 
 def _fault_of_file(program: str) -> str:
-    """What is wrong with a program; empty where nothing is."""
+    """What is wrong with a program as a hook, and what to do; empty if nothing is."""
     if not program.startswith("/"):
         return "must be the absolute path of a program"
     try:
@@ -168,7 +171,7 @@ def _fault_of_file(program: str) -> str:
 
 
 def _danger_of(there: os.stat_result) -> str:
-    """By whom else a file may be written, and what to do; empty where by nobody."""
+    """Says who else may write a file, and what to do about it; empty if only root and the daemon's user may."""
     if there.st_uid not in (0, os.geteuid()):
         return f"belongs to the user {there.st_uid}, who could have anything run; make it yours: chown"
     if there.st_mode & stat.S_IWOTH or (there.st_mode & stat.S_IWGRP and there.st_gid not in (0, os.getegid())):
@@ -177,8 +180,8 @@ def _danger_of(there: os.stat_result) -> str:
 
 
 def _danger_of_folder(file: Path) -> str:
-    """The same of the folder that it is in, where others could put another file in its place."""
-    for folder in {file.parent, file.resolve().parent}:  # a link can be replaced, and what it leads to
+    """The same for a file's directory, in which others could replace the file; empty if nobody can."""
+    for folder in {file.parent, file.resolve().parent}:  # both a link and its target can be replaced
         mode = folder.stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             return "is in a directory that everybody may write, who could have anything run; take that away: chmod o-w"

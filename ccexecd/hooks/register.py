@@ -1,8 +1,8 @@
-"""The hooks of a daemon: which are in force, and what is done because of them.
+"""The hooks of a daemon: which are in force, and what they do to executions.
 
-Owns the order of `pre_execute` hooks, what their failure means, and the tasks of all others until the daemon ends. What
-a client asks for is judged by the policy before any hook sees it; what a hook makes of that is the operator's own word,
-and is not judged again (docs/hooks.md). Must not know any wire format.
+Owns the order of `pre_execute` hooks, what their failure means, and the tasks of all other hooks until the daemon ends.
+The policy judges a client's request before any hook sees it. A hook acts for the operator, so what it makes of the
+command is not judged again (docs/hooks.md). Must not know any wire format.
 """
 
 import logging
@@ -24,23 +24,23 @@ from ccexecd.process.pump import Pump
 log = logging.getLogger(__name__)
 
 FAREWELL = 5.0
-"""Seconds that hooks get at the daemon's end for what has happened by then; what is left is ended, and counted."""
+"""Seconds for which the daemon's end waits for hooks that have still to be called; then they are ended, and counted."""
 
 _SHOWN_COMPLAINT = 2000
-"""Characters of a hook's standard error that whoever tries it is shown."""
+"""Characters of a hook's standard error that a trial returns."""
 
 
 class Hooks:
     """All hooks of a daemon. Its tasks live in a nursery that outlives the executions.
 
     Args:
-        keeper: starts what is called, and ends it.
-        pump: reads what it writes.
+        keeper: starts and ends the hooks' processes.
+        pump: reads their output.
         inherited: the environment that executions inherit.
 
     Attributes:
-        waiting: events that wait to be told.
-        held: bytes of output that do.
+        waiting: events that wait for a call of their hook.
+        held: bytes of output that wait for a call of their hook.
     """
 
     def __init__(self, keeper: KeeperClient, pump: Pump, inherited: Mapping[str, str]) -> None:
@@ -55,13 +55,18 @@ class Hooks:
         self.waiting = self.held = 0
 
     def reconfigure(self, hooks: tuple[Hook, ...], unset_environment: tuple[str, ...]) -> None:
-        """Use these from now on; who listens to an execution already goes on."""
+        """Use other hooks for new executions; hooks that listen to a running one go on.
+
+        Args:
+            hooks: the hooks, in their order.
+            unset_environment: environment variables that no hook inherits.
+        """
         self._hooks = hooks
         self._calls.keep_figures_of(hooks)
         self._calls.unset = unset_environment
 
     async def run(self) -> None:
-        """Hold the tasks, until `finish` or cancelled."""
+        """Hold the nursery of the tasks, until `finish` or cancelled."""
         try:
             async with trio.open_nursery() as self._nursery:
                 await trio.sleep_forever()
@@ -69,7 +74,7 @@ class Hooks:
             self._over.set()
 
     def start(self, deed: Callable[[], Coroutine[Any, Any, None]]) -> bool:
-        """Do something in a task of its own; False where it is too late for that."""
+        """Run a function in a task of its own. Returns False, and does not run it, if the daemon is ending."""
         if self._nursery is None or self._is_ending:
             return False
         self._under_way += 1
@@ -86,7 +91,7 @@ class Hooks:
                 self._idle.set()
 
     async def finish(self) -> None:
-        """Let what has happened be told, for a while; then end what still runs."""
+        """Wait for the tasks under way, for `FAREWELL` seconds at most; then end what still runs."""
         if self._nursery is None:
             return
         with trio.move_on_after(FAREWELL):
@@ -100,10 +105,10 @@ class Hooks:
         self._nursery.cancel_scope.cancel(reason="the daemon ends")
         await self._over.wait()
 
-    # What executions need of it
+    # For executions
 
     def companion(self, execution: Execution) -> Telling | None:
-        """Who listens to an execution that is being admitted; None where no hook wants to hear of it."""
+        """The listener that hands an execution's events to hooks; None if no hook wants any of them."""
         wanting = [
             hook
             for hook in self._hooks
@@ -114,14 +119,17 @@ class Hooks:
         return Telling(execution, wanting, self._calls, self) if wanting else None
 
     def prepares(self, execution: Execution) -> bool:
-        """Whether a hook wants to be asked before it starts."""
+        """Whether a `pre_execute` hook wants to be called for an execution."""
         return any(hook.wants("pre_execute", execution.spec, execution.principal) for hook in self._hooks)
 
     async def prepare(self, execution: Execution) -> Prepared:
-        """Ask those hooks, in the order of the file; each sees what the ones before it have made of the command.
+        """Call these hooks, in the order of the file; each sees the command as those before it have changed it.
+
+        Returns:
+            The spec to run, and the names of the hooks that have changed it.
 
         Raises:
-            HookRefusedError: it is not to run.
+            HookRefusedError: a hook refuses the execution, or a required hook failed.
         """
         asked, prepared = execution.spec, Prepared(execution.spec)
         for hook in self._hooks:
@@ -149,19 +157,19 @@ class Hooks:
         return answer.change
 
     def _environment_for(self, hook: Hook, spec: Spec) -> dict[str, Any]:
-        """The values that the operator wants a hook to know, as the command would get them."""
+        """The field `environment` for a hook: variables named by `pass_environment`, as the command would get them."""
         removed = {*self._calls.unset, *spec.unset}
         values = {**self._inherited, **spec.env}
         names = (name for name in hook.pass_environment if name in values and name not in removed)
         return {"environment": {name: values[name] for name in names}}
 
-    # What people ask of it
+    # For operators
 
     def told(self, *, in_full: bool) -> dict[str, Any]:
-        """`hook_status`: each hook and its figures; what is run, and where, is the operator's business.
+        """The result of `hook_status`: each hook and its figures.
 
         Args:
-            in_full: for whoever may know.
+            in_full: whether to tell what each hook runs, its conditions and its last failure, too.
         """
         hooks = [
             {
@@ -187,15 +195,25 @@ class Hooks:
         }
 
     def wanted(self, spec: Spec, principal: str) -> dict[str, list[str]]:
-        """Which hooks a command would meet, by event, in their order; nothing is called."""
+        """Event -> names of the hooks that would be called for a command, in their order. No hook is called."""
         return {event: [hook.name for hook in self._hooks if hook.wants(event, spec, principal)] for event in EVENTS}
 
     def named(self, name: str) -> Hook | None:
-        """The hook of that name."""
+        """The hook with a name; None if there is none."""
         return next((hook for hook in self._hooks if hook.name == name), None)
 
     async def trial(self, hook: Hook, event: HookEvent, spec: Spec, principal: str) -> dict[str, Any]:
-        """Call a hook once, about a command that is not run, and tell all that came of it."""
+        """Call a hook once, for a command that is not run.
+
+        Args:
+            hook: the hook.
+            event: the event at which it is called.
+            spec: the command.
+            principal: name of the caller.
+
+        Returns:
+            `{hook, event, status, …}`: the hook's answer, or how the call failed.
+        """
         subject = Subject(str(uuid.uuid4()), "", principal, spec, is_trial=True)
         facts = self._environment_for(hook, spec) if event == "pre_execute" else {}
         told: dict[str, Any] = {"hook": hook.name, "event": event}

@@ -1,8 +1,8 @@
-"""What happens to an execution, handed on to the hooks that want to know.
+"""Hands events and output of an execution to the hooks that want them.
 
-Owns what is held for each of them: events in their order, and output in batches, bounded. An execution never waits for
-a hook: what a slow one has no room for is counted, and told with the next batch. Must not call anything while something
-happens: that is done by a task of its own, which is there only as long as there is something to tell.
+Owns what waits for each hook: events in their order, and output in batches, both bounded. An execution never waits for
+a hook: output that there is no room for is dropped and counted, and the next batch tells how much. Must not call a hook
+from within an event: a task of its own does, which lives only as long as there is something to hand over.
 """
 
 from collections import deque
@@ -18,31 +18,36 @@ from ccexecd.process.execution import Execution
 from ccexecd.process.listening import Listener
 
 MOST_WAITING = 1000
-"""Events of all executions together that wait for hooks; one more is not told, and counted."""
+"""Events of all executions together that may wait for hooks; any more are dropped, and counted as unmade calls."""
 
 
 MOST_HELD = 32 * 1024 * 1024
-"""Bytes of output that are held for all hooks together: what hundreds of executions may write while hooks hang."""
+"""Bytes of output held for all hooks together: it bounds the memory when hooks hang while many executions write."""
 
 
 class Besides(Protocol):
-    """Where tasks are, how many events wait, and how many bytes of output."""
+    """What all executions share here: the tasks, and the counts of what waits.
+
+    Attributes:
+        waiting: events that wait for hooks.
+        held: bytes of output that wait for hooks.
+    """
 
     waiting: int
     held: int
 
     def start(self, deed: Callable[[], Coroutine[Any, Any, None]]) -> bool:
-        """Do something in a task of its own; False where it is too late for that."""
+        """Run a function in a task of its own. Returns False, and does not run it, if the daemon is ending."""
 
 
 class Telling(Listener):
-    """One execution, and the hooks that want to hear of it.
+    """Listens to one execution for the hooks that want its events.
 
     Args:
-        execution: which.
-        hooks: those that want some of its events.
-        calls: how they are called.
-        besides: where.
+        execution: the execution.
+        hooks: the hooks that want some of its events.
+        calls: calls the hooks.
+        besides: what all executions share here.
     """
 
     def __init__(self, execution: Execution, hooks: list[Hook], calls: Calls, besides: Besides) -> None:
@@ -52,23 +57,23 @@ class Telling(Listener):
         self.reads = tuple({stream for channel in self._hear for stream in channel.hook.streams})
 
     def has_output(self, stream: Stream, received: bytes) -> None:
-        """Bytes were read."""
+        """Called when bytes were read from a stream."""
         for channel in self._hear:
             if stream in channel.hook.streams:
                 channel.heard(stream, received)
 
     def is_stalling(self) -> None:
-        """It has been silent for long."""
+        """Called when the execution has been silent for long."""
         if self._execution is not None:
             self._tell("on_stall", {"idle_s": round(self._execution.idle_seconds, 3)})
 
     def is_ending(self) -> None:
-        """No output follows."""
+        """Called when no more output comes."""
         for channel in self._hear:
             channel.has_heard_all()
 
     def has_ended(self) -> None:
-        """It is over."""
+        """Called when the execution has finished."""
         execution, self._execution = self._execution, None
         if execution is None or execution.outcome is None:
             return
@@ -76,7 +81,7 @@ class Telling(Listener):
         if execution.outcome.exit_code != 0:
             self._tell("on_error", outcome)
         self._tell("post_execute", outcome)
-        self._channels, self._hear = [], []  # they hold the execution, which holds this
+        self._channels, self._hear = [], []  # break the cycle: they refer to the execution, and that to this
 
     def _tell(self, event: HookEvent, facts: dict[str, Any]) -> None:
         for channel in self._channels:
@@ -85,13 +90,13 @@ class Telling(Listener):
 
 
 class _Channel:
-    """From one execution to one hook, in order.
+    """Hands what happens to one execution to one hook, in order.
 
     Args:
-        execution: whose events.
-        hook: who is told.
-        calls: how.
-        besides: where.
+        execution: the execution.
+        hook: the hook.
+        calls: calls the hook.
+        besides: what all executions share here.
     """
 
     def __init__(self, execution: Execution, hook: Hook, calls: Calls, besides: Besides) -> None:
@@ -106,7 +111,7 @@ class _Channel:
         self._warned: set[str] = set()
 
     def heard(self, stream: Stream, received: bytes) -> None:
-        """Output has come."""
+        """Add output to the batch."""
         before = self._output.size
         self._output.add(stream, received, MOST_HELD - self._besides.held)
         self._besides.held += self._output.size - before
@@ -115,13 +120,13 @@ class _Channel:
         self._go_on()
 
     def has_heard_all(self) -> None:
-        """No output follows."""
+        """Note that no more output comes: the batch goes now, marked as the last."""
         self._is_last = True
         self._urgent.set()
         self._go_on()
 
     def post(self, event: HookEvent, facts: dict[str, Any]) -> None:
-        """Something has happened."""
+        """Add an event, unless too many wait."""
         if self._besides.waiting >= MOST_WAITING:
             self._calls.figures_of(self.hook).unmade += 1
             return
@@ -135,7 +140,7 @@ class _Channel:
             self._is_telling = self._besides.start(self._tell)
 
     async def _tell(self) -> None:
-        """Call the hook for as long as there is something to tell."""
+        """Call the hook, one call after another, until nothing waits for it."""
         try:
             while True:
                 with trio.move_on_after(self.hook.batch_seconds):
@@ -177,6 +182,14 @@ class _Channel:
 
 
 def warn(execution: Execution, hook: Hook, event: HookEvent, reason: str, message: str) -> None:
-    """Tell whoever watches an execution; of one that has finished, nothing more is told."""
+    """Add a `hook.warning` to the log of an execution, unless that has finished.
+
+    Args:
+        execution: the execution.
+        hook: the hook that failed, or has something to say.
+        event: the event at which it was called.
+        reason: the kind of failure, or `said`.
+        message: the text for those who watch.
+    """
     if execution.is_live:
         execution.note("hook.warning", {"hook": hook.name, "event": event, "reason": reason, "message": message})
