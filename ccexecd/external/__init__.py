@@ -1,5 +1,5 @@
 """The client's door: HTTP and WebSocket on one TCP port.
 
-Begin with `door`. `listener` accepts; `http` reads one bounded request head and decides by `auth` who may enter;
-`upgrade` and `websocket` turn the connection into a WebSocket, which `connection` serves. Other paths are in `site`.
+Begin with `door`. `listener` accepts; `http` reads requests, within bounds, and has `auth` decide who may enter;
+`upgrade` and `websocket` turn a connection into a WebSocket, which `connection` serves. `site` says what is served.
 """

@@ -20,10 +20,12 @@ def spell(host: str, port: int) -> str:
 
 
 def network_of(peer: str) -> str:
-    """What the connections of one peer have in common: its IPv4 address, or the /64 that an IPv6 one can choose from.
+    """What all connections of one peer have in common: its IPv4 address, or the /64 network of its IPv6 address.
+
+    An IPv6 host can choose any address in its /64.
 
     Args:
-        peer: an address as `spell` writes it, or anything else, which stands for itself.
+        peer: an address as `spell` writes it; any other text is returned as it is.
     """
     host = peer.rpartition(":")[0].strip("[]")
     address = parse_ip(host)

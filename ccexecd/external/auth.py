@@ -1,8 +1,8 @@
 """Who may enter by the external door.
 
-Owns the order of the questions: is this host ours, is it a web page that asks, and then who: by the token, or by the
-user that owns the other end of a loopback connection. Which tokens there are is tokens.py's. It answers nobody; http.py
-turns a refusal into an answer, counts it and logs it.
+Owns the checks of a request and their order: the Host header, the Origin header (web pages), and then who asks: by a
+token, or by the user that owns the other end of a loopback connection. tokens.py owns the tokens. Must not answer:
+http.py turns a refusal into an answer, counts it and logs it.
 """
 
 import os
@@ -21,10 +21,10 @@ from ccexecd.external.upgrade import BEARER_PREFIX
 
 _HOST = re.compile(r"(?:\[(?P<ip6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:/@\s]+))(?::[0-9]{1,5})?")
 CHALLENGE = (("WWW-Authenticate", 'Bearer realm="ccexecd"'),)
-"""What goes with every 401 (RFC 9110 section 11.6.1)."""
+"""Header that every 401 must have (RFC 9110 section 11.6.1)."""
 
 _OPAQUE = "null"
-"""The origin of every page that has none of its own (RFC 6454 section 7): a sandboxed frame, a file, a redirect."""
+"""The origin of a page that has none of its own (RFC 6454 section 7): a sandboxed frame, a file, a redirect."""
 
 
 @attrs.frozen
@@ -45,16 +45,16 @@ class Policy:
 
 
 def authorize(request: Request, sock: ConnectedSocket | None, policy: Policy) -> Principal | Reject:
-    """Decide whether a request may enter, and as whom.
+    """Decide whether a request may enter, and as which principal.
 
     Args:
         request: The request.
-        sock: Our end of its connection; None when it does not run over TCP, so that only the token counts.
+        sock: Our end of its connection; None when it does not run over TCP, so that only a token counts.
         policy: Who may enter.
 
     Returns:
-        Who asks, or the refusal: 403 for the wrong host or a web page that is not listed, 401 for a stranger, 400 for
-        a head that says two things at once.
+        The principal, or the refusal: 403 for the wrong host or a web page that is not listed, 401 for a caller that
+        cannot be identified, 400 for a head that contradicts itself.
     """
     try:
         refusal = screen(request, policy)
@@ -64,17 +64,17 @@ def authorize(request: Request, sock: ConnectedSocket | None, policy: Policy) ->
 
 
 def screen(request: Request, policy: Policy) -> Reject | None:
-    """Keep web pages out, whoever's browser they run in. Every request passes here, the public ones too.
+    """Keep out web pages that run in anybody's browser. Every request is checked, those for public routes, too.
 
-    A page cannot forge ``Host`` and cannot leave out ``Origin`` where it could read the answer: the first stops a name
-    that was rebound to 127.0.0.1, the second everything else.
+    A page cannot forge ``Host``, and cannot leave out ``Origin`` where it could read the answer. Checking the first
+    stops a name that was rebound to 127.0.0.1, checking the second stops everything else.
 
     Args:
         request: The request.
         policy: Which hosts are ours, and which pages may ask.
 
     Returns:
-        The refusal, or None when there is nothing to object to.
+        The refusal, or None when the request passes.
     """
     hosts = request.headers.get("host", [])
     if len(hosts) != 1:
@@ -92,7 +92,7 @@ def _screen_origin(origins: list[str], policy: Policy) -> Reject | None:
     if len(origins) > 1:
         return Reject(400, f"the header origin was sent {len(origins)} times", reason=Reason.FOREIGN_ORIGIN)
     origin = origins[0].lower()
-    if origin == _OPAQUE:  # also where it is listed: it says nothing of who asks
+    if origin == _OPAQUE:  # refused even if it is listed: any page can have it
         message = "requests from web pages without an origin of their own (Origin: null) are refused"
         return Reject(403, message, reason=Reason.NULL_ORIGIN)
     if origin not in policy.allowed_origins:
@@ -113,7 +113,7 @@ def _is_ours(host: str, allowed: frozenset[str]) -> bool:
 
 
 def _identify(request: Request, sock: ConnectedSocket | None, policy: Policy) -> Principal | Reject:
-    """Say who asks. A token that is shown must be right: a wrong one is not made good by the user who shows it."""
+    """Identify the caller. A token that is shown must be right, even for a user who would be admitted without one."""
     shown = list(_shown_tokens(request))
     if shown:
         return _by_token(shown, policy)
@@ -128,7 +128,7 @@ def _identify(request: Request, sock: ConnectedSocket | None, policy: Policy) ->
 
 
 def _by_token(shown: list[str | None], policy: Policy) -> Principal | Reject:
-    """Whom the tokens of one request admit: all of them must be the same right one."""
+    """The principal of a request that shows tokens; if there are several, they must all be the same valid one."""
     found = [None if text is None else policy.tokens.find(text) for text in shown]
     token = found[0]
     if token is None or any(each is not token for each in found):
@@ -141,7 +141,7 @@ def _by_token(shown: list[str | None], policy: Policy) -> Principal | Reject:
 
 
 def _shown_tokens(request: Request) -> Iterator[str | None]:
-    """Every token that is shown, in a header or as a subprotocol; None for one in a manner that is not ours."""
+    """Every token in the request, from Authorization or a subprotocol; None for an authorization that is not Bearer."""
     authorization = request.sole("authorization")
     if authorization is not None:
         scheme, _, shown = authorization.partition(" ")

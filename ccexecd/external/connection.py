@@ -1,4 +1,4 @@
-"""One client on its WebSocket: greeting, messages, liveness, farewell.
+"""One client on its WebSocket: greeting, messages, liveness, close.
 
 Owns the tasks of a connection: the reader, which never waits on work, the writer, the heartbeat, and the calls that
 are under way. Must not know what the methods do.
@@ -29,7 +29,7 @@ from ccexecd.service.writer import Writer
 log = logging.getLogger(__name__)
 
 CAPABILITIES = ("execute", "control", "stream", "stdin", "attach", "resume")
-"""What the greeting names; the first three are what earlier clients look for."""
+"""The capabilities that the greeting names; clients of the earlier protocol look for the first three."""
 
 _FAREWELLS = {
     Parting.CUT: (CloseCode.TAKEN_OVER, "another connection has taken the session over"),
@@ -47,11 +47,11 @@ class Shared:
 
     Attributes:
         engine: runs their executions.
-        methods: what they may call, by name.
-        epoch: names this life of the daemon, so that a client can tell that it was restarted.
+        methods: name -> method that they may call.
+        epoch: an id of this run of the daemon, so that clients notice a restart.
         rates: how often each principal may call; None for no limit.
-        refusals: counts the calls that were refused.
-        connections: those that are open.
+        refusals: counts calls that are refused for lack of a scope.
+        connections: the open connections.
     """
 
     engine: Engine
@@ -66,7 +66,7 @@ class Connection:
     """One open WebSocket.
 
     Args:
-        shared: what it shares with the others.
+        shared: what all connections share.
         upgrade: the handshake to accept.
     """
 
@@ -95,7 +95,7 @@ class Connection:
         )
 
     async def serve(self) -> None:
-        """Talk until the client goes, or is told to go."""
+        """Serve the client until it leaves, or is told to leave."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._write)
             websocket = await WebSocket.accept(self._upgrade, self._writer, nursery, self._config.ws_max_size)
@@ -127,17 +127,17 @@ class Connection:
         self._peer.notify(method, params)
 
     async def finish(self, parting: Parting) -> None:
-        """Let what waits be sent, then say farewell."""
+        """Let everything that the client watches be sent, then close the connection."""
         await self._peer.delivered()
         self.leave(parting)
 
     def leave(self, parting: Parting) -> None:
-        """End: the client gets the close code that the parting calls for."""
+        """Close the connection with the close code for this parting."""
         self._farewell, self._last_words = parting, _FAREWELLS[parting]
         self._reading.cancel(reason=_FAREWELLS[parting][1])
 
     def withdraw(self, name: str) -> None:
-        """A token admits nobody any more; whoever came in by it has to leave, its session stays as after a cut."""
+        """Close the connection if it was admitted by the token with this name; its session stays as after a cut."""
         if self._upgrade.principal.via == "token" and self._upgrade.principal.name == name:
             self._farewell, self._last_words = Parting.CUT, _WITHDRAWN
             self._reading.cancel(reason=_WITHDRAWN[1])
@@ -181,15 +181,15 @@ class Connection:
             self._listening = True
 
     async def _write(self) -> None:
-        """Run the writer; when it gives the client up, nobody need read from it any more."""
+        """Run the writer; when it gives up the client, stop reading from it."""
         await self._writer.run()
         log.info("a connection is given up: %s", self._writer.broken, extra={"peer": self._upgrade.request.peer})
         self._reading.cancel(reason=self._writer.broken)
 
     async def _keep_alive(self, websocket: WebSocket) -> None:
-        """Ping; a client that does not answer is gone, whatever TCP believes.
+        """Send pings; a client that does not answer one in time is given up.
 
-        While it is we who do not listen, because it has as many calls under way as it may, its pong may wait, too.
+        While we read nothing, because the client has as many calls under way as it may, a late pong does not count.
         """
         while True:
             await trio.sleep(self._config.ws_ping_interval)

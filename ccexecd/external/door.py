@@ -1,6 +1,6 @@
 """The client's door as a whole: the port, the site behind it, and its open WebSockets.
 
-Owns putting the parts of this room together, and their orderly end. Must not know who runs it.
+Owns putting the parts of this package together, and ending them in order. Must not know the daemon that runs it.
 """
 
 from collections.abc import Mapping
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     import ssl
 
 FLUSH = 2.0
-"""Seconds that connections get at shutdown to take the last of their output, and again to close."""
+"""Seconds that connections get at shutdown to take the rest of their output, and then the same again to close."""
 
 
 class Door:
-    """The port.
+    """The client's port.
 
     Args:
-        shared: what connections share.
-        routes: what plain HTTP serves.
+        shared: what all WebSocket connections share.
+        routes: path -> route that plain HTTP serves.
         config: the configuration in force; `reconfigure` replaces it.
-        tokens: the secrets of those who do not come from this machine's same user.
-        refusals: where it is put on record who was refused.
+        tokens: the tokens that admit clients; the daemon's own user and root need none over loopback.
+        refusals: counts and logs those who are refused.
     """
 
     def __init__(
@@ -63,11 +63,15 @@ class Door:
         self._connections: trio.Nursery | None = None
 
     async def open(self, config: Config, inherited: list[int]) -> None:
-        """Listen, on what systemd has opened or on the configured address.
+        """Listen on inherited sockets or, if there are none, on the configured address.
+
+        Args:
+            config: the configuration.
+            inherited: file descriptors of listening sockets, from systemd.
 
         Raises:
-            ListenError: it cannot, or must not: others could listen, too.
-            CertificateError: there is a certificate, and it is none.
+            ListenError: the address cannot be listened on, or must not be without TLS.
+            CertificateError: the configured certificate cannot be used.
         """
         listeners = from_fds(inherited) if inherited else await open_listeners(config.host, config.port)
         self._acceptor = Acceptor(listeners, self._serve)
@@ -89,12 +93,12 @@ class Door:
 
     @property
     def addresses(self) -> list[str]:
-        """What is listened on, as ``host:port``."""
+        """The addresses that are listened on, as ``host:port``."""
         return self._opened.addresses
 
     @property
     def url(self) -> str:
-        """Where a WebSocket can be opened."""
+        """The URL at which a WebSocket can be opened."""
         return f"{'ws' if self._tls is None else 'wss'}://{self.addresses[0]}{self._site.websocket_paths[0]}"
 
     @property
@@ -103,14 +107,14 @@ class Door:
         return self._site.counters.open
 
     def reconfigure(self, config: Config) -> bool:
-        """Use another configuration for what comes; the certificate is read again, also where it has the same name.
+        """Use another configuration for new requests; the certificate's files are always read again.
 
         Returns:
-            Whether that is another one.
+            Whether the certificate or its key has changed.
 
         Raises:
-            ListenError: it would no longer be secret what is said here; nothing has changed.
-            CertificateError: the certificate is none; nothing has changed.
+            ListenError: this address must not be served without TLS; nothing has changed.
+            CertificateError: the certificate cannot be used; nothing has changed.
         """
         earlier = self._certificate
         self._tls = self._prepared(config)
@@ -119,17 +123,17 @@ class Door:
         return self._certificate != earlier
 
     def announce(self, method: str, params: dict[str, object]) -> None:
-        """Tell every client something about the daemon."""
+        """Send a notification about the daemon to every client."""
         for connection in tuple(self._shared.connections):
             connection.announce(method, params)
 
     def stop_accepting(self) -> None:
-        """Let nobody in any more."""
+        """Accept no connections any more; those that are open go on."""
         if self._acceptor is not None:
             self._acceptor.stop_accepting()
 
     async def farewell(self) -> None:
-        """Let every client have what it still gets, close with 1001, and end, all in bounded time."""
+        """Send every client the rest of its output, then close with 1001; both for `FLUSH` seconds at most."""
         with trio.move_on_after(FLUSH):
             async with trio.open_nursery() as finishing:
                 for connection in tuple(self._shared.connections):
@@ -146,7 +150,12 @@ class Door:
         return self._acceptor
 
     def _prepared(self, config: Config) -> "ssl.SSLContext | None":
-        """The certificate of a configuration, which does without only where nobody else can listen."""
+        """The TLS context of a configuration; None without a certificate.
+
+        Raises:
+            ListenError: there is no certificate, and the address is beyond loopback.
+            CertificateError: the certificate cannot be used.
+        """
         context = tls.load(config.certfile, config.keyfile)
         if context is None and not config.allow_plaintext:
             require_secrecy(self._opened.addresses)
@@ -167,7 +176,7 @@ class Door:
 
     async def _converse(self, upgrade: Upgrade) -> None:
         connection = Connection(self._shared, upgrade)
-        self._guests.add(connection)  # in the step in which it was let in: a token may be withdrawn before it is open
+        self._guests.add(connection)  # at once: its token may be withdrawn before the WebSocket is open
         try:
             await connection.serve()
         finally:
@@ -191,5 +200,5 @@ def _limits(config: Config) -> Limits:
         Limits(),
         connections=config.max_connections,
         body_bytes=config.ws_max_size,
-        write_timeout=config.stream_timeout or Limits().write_timeout,  # a health check is to be answered with 0, too
+        write_timeout=config.stream_timeout or Limits().write_timeout,  # with 0, nothing could be answered over HTTP
     )

@@ -1,9 +1,9 @@
 """`POST /execute`: commands for clients that speak plain HTTP.
 
-Owns the translation between one HTTP exchange and a session with one execution, or with a list of them in order. A
-list's items are prompts for Claude Code, as earlier clients send them, or objects with the params of `execute`.
-Answered when all is done, or event by event (`text/event-stream`). A client that goes before the end cancels what it
-started.
+Owns the translation between one HTTP exchange and a session with one execution, or with a list of executions in order.
+An item of a list is a prompt for Claude Code, as clients of the earlier protocol send it, or an object with the params
+of `execute`. The answer comes when all is done, or event by event (`text/event-stream`). If the client leaves before
+the end, what it started is cancelled, unless the request has an idempotency key.
 """
 
 import math
@@ -40,10 +40,10 @@ from ccexecd.service.listing import completion_of, described_of
 from ccexecd.service.rates import Rates
 
 TASK_PROGRAM = ("claude", "-p")
-"""What runs a task that is a string: Claude Code, the string being its prompt."""
+"""The command for a task that is a string: Claude Code, with the string as its prompt."""
 
 MAX_TASKS = 100
-"""Tasks of one request."""
+"""Tasks that one request may have."""
 
 EVENT_STREAM = "text/event-stream"
 
@@ -64,14 +64,24 @@ _STATUS = {
 
 @attrs.frozen
 class TaskList:
-    """A request for several executions, one after another; one that fails does not stop the rest."""
+    """The body of a request for several executions, one after another; one that fails does not stop the rest.
+
+    Attributes:
+        tasks: prompts, or objects with the params of `execute`.
+        timeout_per_task: seconds for each task that has no time-out of its own.
+    """
 
     tasks: tuple[Any, ...]
     timeout_per_task: Seconds | None = UNSAID
 
 
 def execute_route(engine: Engine, rates: Rates) -> Route:
-    """The route of `/execute`."""
+    """Make the route of `/execute`.
+
+    Args:
+        engine: runs the executions.
+        rates: how many executions each principal may start.
+    """
     left: dict[str, Session] = {}
 
     async def answer(request: Request) -> Response:
@@ -116,7 +126,11 @@ def _wants_events(request: Request) -> bool:
 
 
 def _steps(wanted: dict[str, Any]) -> list[messages.Execute]:
-    """The executions that a list asks for, all checked before the first begins."""
+    """The executions that a list asks for. All are checked before the first one begins.
+
+    Raises:
+        StructureError: the list, or one of its tasks, is not valid.
+    """
     listed = messages.params(wanted, TaskList, lenient=True)
     if not 0 < len(listed.tasks) <= MAX_TASKS:
         raise StructureError([{"path": "$.tasks", "error": f"must be 1 to {MAX_TASKS} tasks"}])
@@ -136,11 +150,12 @@ class _Exchange:
     """The body of one answer: it runs the steps while it is being sent.
 
     Args:
-        engine: where they run.
-        session: made for this exchange; it ends with it.
-        steps: what to run, in order.
-        left: sessions whose clients have gone before the end of what has a key, by id: for whoever sends that again.
-        is_list: whether a list was asked for, which is answered with a report of all.
+        engine: runs the executions.
+        session: the session made for this exchange, which ends with it.
+        steps: the executions to run, in order.
+        left: id -> session of clients that left while an execution with an idempotency key ran; shared by all
+            exchanges, so that one that sends the key again can take the session over.
+        is_list: whether a list was asked for, which is answered with a report.
         streamed: whether every event is sent as it happens.
     """
 
@@ -169,17 +184,18 @@ class _Exchange:
         return self._pieces
 
     async def aclose(self) -> None:
-        """End: what still runs is cancelled; but what has a key goes on for a while, as after a cut."""
+        """End the exchange: its executions are cancelled, or go on as after a cut if one has an idempotency key."""
         await self._pieces.aclose()
         if self._place is not None:
             self._place.close()
         self._part()
 
     async def start_first(self) -> None:
-        """Start the only step before anything is answered, so that its refusal has a status of its own.
+        """Start the only step before the answer begins, so that a refusal gets its own HTTP status.
 
         Raises:
-            RPCError: it is refused, or could not be started.
+            AdmissionError, StructureError, RPCError, HistoryUnavailableError: it is refused.
+            SpawnError: it could not be started.
         """
         try:
             await self._start(self._steps[0])
@@ -197,7 +213,7 @@ class _Exchange:
         self._sessions = []
 
     def _adopt(self, session_id: str) -> None:
-        """Hold a session that another client has left: it does not end while we wait."""
+        """Take over the session of an execution if its client has left, so that it does not end while we wait."""
         session = self._left.pop(session_id, None)
         if session is not None and not session.ended:
             self._engine.sessions.take_over(session, lambda _: None)
@@ -249,10 +265,10 @@ class _Exchange:
 
 
 class _Place:
-    """An execution and our place in its log, taken when it was admitted: nothing that it writes is to pass us by.
+    """An execution and our place in its log, taken when it was admitted so that none of its output is missed.
 
     Args:
-        execution: what is watched.
+        execution: the execution.
     """
 
     def __init__(self, execution: Execution | PastExecution) -> None:
@@ -279,16 +295,19 @@ class _Place:
         )
 
     def close(self) -> None:
-        """Watch no longer."""
+        """End watching."""
         self._cursor.close()
         self.execution.was_read()
 
 
 class _Collected:
-    """The end of what one execution has written, for the answer.
+    """The last part of one execution's output, for the answer.
 
     Args:
-        most: bytes of it, at most.
+        most: bytes to keep; the last chunk is kept even if it is longer.
+
+    Attributes:
+        size: bytes that are kept.
     """
 
     def __init__(self, most: int) -> None:
@@ -297,7 +316,7 @@ class _Collected:
         self.size = 0
 
     def add(self, entry: Entry | Gap) -> None:
-        """The next entry has come."""
+        """Add the next entry; the oldest chunks are dropped if there are too many bytes."""
         if isinstance(entry, Chunk):
             self._chunks.append(entry)
             self.size += len(entry.piece.text)
@@ -305,7 +324,7 @@ class _Collected:
                 self.size -= len(self._chunks.popleft().piece.text)
 
     def text(self, stream: Stream) -> str:
-        """What there is of one stream."""
+        """What is kept of one stream, as text."""
         return b"".join(each.piece.text for each in self._chunks if each.stream == stream).decode(errors="replace")
 
 
@@ -337,7 +356,7 @@ def _result(execution: Execution | PastExecution, collected: _Collected) -> dict
 
 
 def _report(session_id: str, began: datetime, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """What earlier clients read about a list."""
+    """The report about a list, in the form of the earlier protocol."""
     ended = datetime.now(UTC)
     return {
         "execution_id": session_id,

@@ -2,11 +2,11 @@
 
 A connection is a conversation: requests are read one after another, each is authorised before anything else is said
 about it, and then answered, refused, or handed to the site as a WebSocket. A refusal ends the conversation, because
-whatever else is in flight comes from somebody with whom we did not agree on what a request is. Around it stands the
-barrier, `serve_connection`: whatever goes wrong in one connection ends that connection and no other.
+what else is in flight may not be a request at all. Around it stands the barrier, `serve_connection`: whatever goes
+wrong in one connection ends that connection and no other.
 
-This module owns that order. How messages are read and written is wire.py's; what is served, and to whom, is the
-`Site` that it is given.
+Owns that order. wire.py owns how messages are read and written. Must not decide what is served, and to whom: the `Site`
+says so.
 """
 
 import logging
@@ -37,8 +37,8 @@ async def serve_connection(
     Args:
         stream: The connection. It is closed when this ends in any way.
         site: What is served.
-        accepted: The connection as it was accepted, where another one is inside of it (TLS): who is at its other end
-            is at the other end of all.
+        accepted: The TCP connection, if `stream` is what TLS carries inside of it: it tells who the peer is. None if
+            `stream` is the TCP connection itself.
     """
     if accepted is None and isinstance(stream, trio.SocketStream):
         accepted = stream
@@ -141,7 +141,7 @@ class _Conversation:
                 return None
 
     async def _let_in(self, request: Request) -> Request:
-        """Learn who asks before anything is said about what is asked for, even that there is no such thing."""
+        """Authorise a request before anything is said about its path, even that nothing is served there."""
         route = self.site.routes.get(request.path)
         if route is None or not route.public:
             return attrs.evolve(request, principal=await self._admit(request))
@@ -151,7 +151,7 @@ class _Conversation:
         return request
 
     async def _answer(self, request: Request, *, last: bool) -> bool:
-        """Answer a request, as long as whoever asks may be here. Returns whether another one may follow."""
+        """Answer a request, unless the caller's token expires first. Returns whether another request may follow."""
         route = self.site.routes.get(request.path)
         if route is None:
             raise Reject(404, f"nothing is served at this path; a WebSocket opens at {self.site.websocket_paths[0]}")
@@ -179,7 +179,7 @@ class _Conversation:
         return verdict
 
     async def _slowed(self, refusal: Reject) -> Reject:
-        """The refusal, a while later for a peer that has shown wrong credentials often."""
+        """Return the refusal; after a delay if the peer has often shown wrong credentials, or 429 in place of it."""
         if refusal.status == HTTPStatus.UNAUTHORIZED:
             wait = self.site.throttle.failed(network_of(self.wire.peer))
             if wait is None:

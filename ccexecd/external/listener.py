@@ -1,7 +1,8 @@
 """The TCP sockets of the external door: opening them, or taking them over, and accepting until told to stop.
 
-Owns the listening sockets and the accept loops. It does not look at what is accepted: each connection goes to the
-function that it was given, in a nursery that outlives the listening, so that stopping to accept ends no conversation.
+Owns the listening sockets and the accept loops. Each accepted connection is served by a function that is handed in, in
+a nursery that outlives the listening, so that open connections go on when accepting stops. Must not look at the bytes
+of a connection.
 """
 
 import errno
@@ -29,7 +30,7 @@ _HINTS = {
 
 
 class ListenError(OSError):
-    """A listening socket cannot be had. The message says which, why, and what to do."""
+    """A listening socket cannot be opened or used. The message says which, why, and what to do."""
 
 
 async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
@@ -52,13 +53,13 @@ async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
 
 
 def require_secrecy(addresses: Iterable[str]) -> None:
-    """See that nobody can listen to what is said here: without TLS, that is on loopback only.
+    """Refuse addresses beyond loopback, where others could read what is sent without TLS.
 
     Args:
-        addresses: What is listened on, as ``host:port``, with the IP addresses that the kernel has.
+        addresses: The addresses that are listened on, as ``host:port``, with IP addresses as the kernel tells them.
 
     Raises:
-        ListenError: One of them can be reached from elsewhere.
+        ListenError: One of them is not a loopback address.
     """
     for address in addresses:
         if not is_loopback(address.rpartition(":")[0].strip("[]")):
@@ -95,9 +96,9 @@ class Acceptor:
     """Accepts connections until it is told to stop.
 
     Attributes:
-        listeners: What it accepts from. It closes them when it stops.
-        serve: Serves one connection and closes it. It must contain its own failures.
-        addresses: What it accepts on, with the ports that the kernel chose; still known when it has stopped.
+        listeners: The listening sockets. They are closed when it stops.
+        serve: Serves one connection and closes it. It must raise nothing.
+        addresses: The addresses listened on, with the ports that the kernel chose; still there after it has stopped.
     """
 
     listeners: list[trio.SocketListener]
@@ -115,8 +116,8 @@ class Acceptor:
         """Accept until `stop_accepting` or cancellation, and close the listeners then.
 
         Args:
-            connections: Where the connections are served. They go on when this has returned.
-            task_status: Told at once: the kernel has been accepting since the sockets were opened.
+            connections: The nursery in which connections are served. They go on after this has returned.
+            task_status: Started at once: the kernel has been accepting since the sockets were opened.
         """
         with self._accepting:
             async with trio.open_nursery() as loops:
@@ -125,7 +126,7 @@ class Acceptor:
                 task_status.started()
 
     def stop_accepting(self) -> None:
-        """Let nobody in any more. Connections that were accepted go on; may be called before `run` and twice."""
+        """Accept no connections any more; open ones go on. May be called before `run`, and more than once."""
         self._accepting.cancel(reason="told to stop accepting")
 
     async def _accept_from(self, listener: trio.SocketListener, connections: trio.Nursery) -> None:

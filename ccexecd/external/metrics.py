@@ -1,7 +1,7 @@
 """`GET /metrics`: the daemon's figures in the text format of Prometheus.
 
-Owns the writing of it, which prometheus-client does: its import takes 60 ms and 8 MiB, so it waits in a thread until
-somebody asks. Must not know what the figures mean.
+Owns writing them in that format, by prometheus-client. Its import takes 60 ms and 8 MiB, so it happens with the first
+request, in a thread. Must not know what the figures mean.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,11 +13,15 @@ from ccexecd.external.request import Request, Response, Route
 from ccexecd.service.figures import Figure
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-"""Of the text format, version 0.0.4."""
+"""Media type of the text format, version 0.0.4."""
 
 
 def metrics_route(figures: Callable[[], Iterable[Figure]]) -> Route:
-    """The route of `/metrics`, given who knows the figures."""
+    """Make the route of `/metrics`.
+
+    Args:
+        figures: gives the daemon's figures.
+    """
 
     async def answer(_: Request) -> Response:
         told = list(figures())
@@ -28,7 +32,7 @@ def metrics_route(figures: Callable[[], Iterable[Figure]]) -> Route:
 
 
 def written(figures: Iterable[Figure]) -> bytes:
-    """Figures in the text format."""
+    """Figures in the text format. It blocks."""
     from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric  # noqa: PLC0415
     from prometheus_client.registry import Collector  # noqa: PLC0415

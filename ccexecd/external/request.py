@@ -1,7 +1,7 @@
-"""What goes through the HTTP door, as values: a request, an answer, a refusal, a route.
+"""The values of the HTTP door: a request, an answer, a refusal, a route.
 
-Owns the reading of a request head that h11 has split into fields, and what a head must be to be looked at further.
-It does no I/O and decides nothing about who may enter (auth.py) or what is served (site.py).
+Owns making a request of a head that h11 has split into fields, and the checks that a head must pass first. Must not do
+I/O, nor decide who may enter (auth.py) or what is served (site.py).
 """
 
 import re
@@ -18,10 +18,10 @@ from ccexecd.core.principals import Principal, Scope
 Headers = tuple[tuple[str, str], ...]
 
 KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
-"""RFC 9110 section 9 and RFC 5789. One that is not among them is 501 everywhere, one that is may be 405 somewhere."""
+"""RFC 9110 section 9 and RFC 5789. Any other method is answered 501; one of these that a path does not serve, 405."""
 
 METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
-"""A body has no defined meaning in the others (RFC 9110 section 9.3.1); reading one invites request smuggling."""
+"""In other methods, a body has no defined meaning (RFC 9110 section 9.3.1); reading one invites request smuggling."""
 
 _FORBIDDEN_IN_HEAD = (b"\x00", b"\x0b", b"\x0c")
 _TLS_HANDSHAKE = b"\x16\x03"  # record type 22, major version 3 (RFC 8446 section 5.1)
@@ -29,7 +29,7 @@ _ABSOLUTE_FORM = re.compile(r"http://(?P<authority>[^/?#]*)(?P<rest>.*)", re.IGN
 
 
 class Reason(Enum):
-    """Why somebody was refused: what the counters and the log call it. A refusal without one is about the message."""
+    """Why a caller was refused, as counters and log call it. A refusal of a malformed request has none of these."""
 
     NO_HOST = "no_host"
     TWO_HOSTS = "two_hosts"
@@ -45,7 +45,7 @@ class Reason(Enum):
 
 
 _ABOUT_HOST = {"Missing mandatory Host: header": Reason.NO_HOST, "Found multiple Host: headers": Reason.TWO_HOSTS}
-"""h11's own verdicts about who is asked, which it gives before anybody else can look."""
+"""h11's own errors about the Host header, which it raises before `auth` can check it."""
 
 
 class ByteSource(Protocol):
@@ -56,7 +56,7 @@ class ByteSource(Protocol):
         ...
 
     def aclose(self) -> Awaitable[Any]:
-        """Give up: nobody will read the rest."""
+        """End the source: nobody will read the rest."""
         ...
 
 
@@ -95,15 +95,15 @@ class Response:
 
 @attrs.define(eq=False)
 class Reject(Exception):  # noqa: N818 - a verdict; some refusals are returned, and nothing went wrong here
-    """A refusal. Returned where refusing is one of the expected verdicts, raised where it cuts a longer story short.
+    """A refusal. Functions whose result is a verdict return it; others raise it.
 
-    The message goes to the client and to the log, so it holds neither a credential nor anything of our inside.
+    The message goes to the client and to the log, so it holds neither a credential nor internals of the daemon.
 
     Attributes:
         status: The HTTP status code.
         message: What was wrong and what to do about it.
-        headers: Headers that this status calls for.
-        reason: Why somebody is refused, whatever the message is about.
+        headers: Headers that this status needs.
+        reason: Why the caller was refused; None if the request is malformed.
     """
 
     status: int
@@ -112,7 +112,7 @@ class Reject(Exception):  # noqa: N818 - a verdict; some refusals are returned, 
     reason: Reason | None = None
 
     def response(self) -> Response:
-        """Put the refusal into the form in which a client reads it.
+        """Make an answer of the refusal.
 
         Returns:
             An answer with the body ``{"error": message}``.
@@ -136,7 +136,7 @@ class Request:
             there and none may raise. They hold credentials, so they are left out of the repr.
         peer: The other end's address, for the log.
         http_version: ``1.1`` or ``1.0``.
-        principal: Who asks; None before that is known and on public routes.
+        principal: The caller; None before it is identified, and on public routes.
     """
 
     method: str
@@ -245,7 +245,7 @@ class Route:
         methods: The methods that it answers. GET includes HEAD.
         answer: Makes the answer. It may raise `Reject`.
         public: Whether it answers without authorisation. Host and Origin are checked all the same.
-        scope: What it asks of whoever asks; of one that says nothing, everything.
+        scope: The scope that a caller needs.
     """
 
     methods: tuple[str, ...]
@@ -254,7 +254,7 @@ class Route:
     scope: Scope = Scope.ADMIN
 
     def check(self, request: Request) -> None:
-        """See that this route answers such a request.
+        """Check that this route answers such a request.
 
         Args:
             request: A request for this route's path.

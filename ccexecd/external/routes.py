@@ -1,6 +1,6 @@
 """What plain HTTP serves: health checks for load balancers, systemd and people.
 
-Owns the paths and their answers. What is healthy is the daemon's to know.
+Owns the paths and their answers. Must not decide what healthy means: the daemon does.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Health = Callable[[], dict[str, Any]]
 
 
 def health_routes(health: Health) -> dict[str, Route]:
-    """The health checks: 200 while the daemon takes commands, degraded or not, else 503."""
+    """Path -> route of the health checks: 200 while the daemon takes commands, also if degraded, else 503."""
 
     async def answer(_: Request) -> Response:
         known = health()

@@ -1,7 +1,7 @@
 """What the external door serves, to whom, and how much of it.
 
-Owns the settings and the figures that all connections share. The daemon builds one `Site` and may replace its parts
-while connections are open: a reload counts for the next request, and new limits for the next connection.
+Owns the settings and the figures that all connections share. The door makes one `Site` and may replace its parts while
+connections are open: a new policy counts for the next request, new limits for the next connection.
 """
 
 from collections import Counter
@@ -31,10 +31,10 @@ class Limits:
         body_bytes: The longest request body.
         body_timeout: Seconds for a whole body.
         write_timeout: Seconds for a client to take 64 KiB of an answer.
-        drain_bytes: What is read and thrown away at the end, so that a reset does not destroy the answer on its way.
-        drain_timeout: Seconds for that.
-        connections: Connections served at the same time, WebSockets among them. One more is told 503.
-        turned_away: Connections that are being told so at the same time. One more is just closed.
+        drain_bytes: Bytes read and thrown away at the end, so that a reset does not destroy the answer on its way.
+        drain_timeout: Seconds for reading them.
+        connections: Connections served at the same time, WebSockets included. One more is answered 503.
+        turned_away: Connections being answered 503 at the same time. One more is closed without an answer.
     """
 
     head_bytes: int = 16 * 1024
@@ -56,8 +56,8 @@ class Counters:
 
     Attributes:
         open: Connections being served now.
-        turning_away: Connections being told 503 now.
-        accepted: Connections that came.
+        turning_away: Connections being answered 503 now.
+        accepted: Connections accepted.
         requests: Requests whose head was in order.
         upgrades: WebSocket handshakes handed on.
         refused: Refusals by HTTP status.

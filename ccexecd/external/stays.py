@@ -1,7 +1,7 @@
-"""How long whoever was let in by a token may stay: until the token expires, or is withdrawn.
+"""Ends an HTTP answer when the token that admitted its caller expires or is withdrawn.
 
-Owns those answers that are under way and take their time (a command over HTTP). A WebSocket says farewell in its own
-way (connection.py); whoever the kernel has named stays as long as it likes.
+Owns the answers that are under way, such as to a command over HTTP. WebSockets are closed elsewhere (connection.py).
+Callers that were identified by the kernel have no token, and no limit.
 """
 
 import time
@@ -14,19 +14,19 @@ from ccexecd.core.principals import Principal
 
 
 def time_left(principal: Principal) -> float:
-    """Seconds until a principal's token expires: infinite for one that never does, 0 for one that has."""
+    """Seconds until a principal's token expires: infinity if it never does, 0 if it has."""
     return float("inf") if principal.expires_at is None else max(0.0, principal.expires_at - time.time())
 
 
 class Stays:
-    """The answers under way to those who have shown a token."""
+    """The answers under way to callers that were admitted by a token."""
 
     def __init__(self) -> None:
         self._scopes: dict[trio.CancelScope, str] = {}
 
     @contextmanager
     def stay(self, principal: Principal | None) -> Iterator[None]:
-        """Answer somebody, for as long as that one may be here; what is left of the block is then skipped."""
+        """Run the block until the principal's token expires or is withdrawn; the rest of the block is then skipped."""
         if principal is None or principal.via != "token":
             yield
             return
@@ -38,7 +38,7 @@ class Stays:
                 del self._scopes[scope]
 
     def end(self, name: str) -> None:
-        """The token of that name admits nobody any more."""
+        """End all answers to callers that were admitted by the token with this name."""
         for scope, whose in tuple(self._scopes.items()):
             if whose == name:
                 scope.cancel(reason="the token has been withdrawn")

@@ -1,7 +1,7 @@
-"""What is said to whoever asks too often, and how those are slowed who show wrong credentials.
+"""Slows down peers that show wrong credentials, and makes the refusal for those that ask too often.
 
-Owns the pace of wrong credentials: a few are free, then each waits for its answer, and who does not even wait for that
-is answered 429. Nobody who shows a right token is ever held up by what others at the same address do.
+Owns the pace of wrong credentials. Some are answered at once, then each answer is delayed; if too many are delayed
+already, one more is answered 429 at once. A caller with a right token is never delayed by others at its address.
 """
 
 import math
@@ -12,23 +12,23 @@ from ccexecd.core.rates import Buckets
 from ccexecd.external.request import Reason, Reject
 
 FREE = 20
-"""Wrong credentials of one address that are answered at once: people make mistakes, and programs try without first."""
+"""Wrong credentials of one address that are answered at once: people make mistakes, and programs first try without."""
 
 PER_SECOND = 5.0
-"""Wrong credentials that are forgiven."""
+"""Wrong credentials of one address that are forgotten each second."""
 
 PATIENCE = 2.0
-"""Seconds that an answer is held back at most: ten answers to one address at a time."""
+"""Seconds that an answer is delayed at most: with `PER_SECOND`, ten delayed answers to one address at a time."""
 
 
 class Throttle:
-    """How long wrong credentials wait for their answer, by address.
+    """How long the answer to wrong credentials is delayed, by address.
 
     Args:
-        clock: seconds that never go back.
-        free: failures that wait for nothing.
-        per_second: failures that are forgiven.
-        patience: seconds that an answer is held back at most.
+        clock: returns monotonic seconds.
+        free: failures of one address that are answered at once.
+        per_second: failures of one address that are forgotten each second.
+        patience: seconds that an answer is delayed at most.
     """
 
     def __init__(
@@ -45,24 +45,23 @@ class Throttle:
         self._buckets = Buckets(per_second, free)
 
     def failed(self, network: str) -> float | None:
-        """Count a failure.
+        """Count wrong credentials.
 
         Args:
-            network: the address of the peer, as far as it cannot choose it.
+            network: the peer's network (`address.network_of`).
 
         Returns:
-            The seconds for which its answer is to be held back; None for one that is to be turned away at once,
-            because too many are held back.
+            Seconds by which to delay the answer; None if it is to be 429 at once, because too many are delayed.
         """
         return self._buckets.owe(network, self._clock(), self._most)
 
 
 def too_often(message: str, wait: float) -> Reject:
-    """Refuse what may be asked again later.
+    """Refuse a request that may be sent again later.
 
     Args:
-        message: What was too often, and what to do.
-        wait: Seconds after which it may.
+        message: What there was too much of, and what to do.
+        wait: Seconds after which it may be sent again.
 
     Returns:
         429 with ``Retry-After``, which is in whole seconds (RFC 9110 section 10.2.3).

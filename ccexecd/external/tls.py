@@ -1,9 +1,8 @@
 """TLS around a connection.
 
-Owns the certificate as it is in force, and the two pumps between a TLS stream and the plain one that everything behind
-it speaks. That plain one is a socket pair: whoever writes to a connection writes to a socket of its own, with TLS or
-without. What is decided about the other end is decided by the socket that was accepted, not by the pair.
-Nothing of `ssl` is imported where no certificate is configured.
+Owns loading the certificate, and the two pumps between a TLS stream and a plain one. The plain one is a socket pair, so
+that the code behind it writes to a socket of its own, with TLS or without. Who the peer is, is told by the accepted
+socket, never by the pair. `ssl` is imported only if a certificate is configured. Must not know what is served inside.
 """
 
 import hashlib
@@ -23,10 +22,10 @@ _TLSStream = trio.SSLStream[trio.SocketStream]
 log = logging.getLogger(__name__)
 
 HANDSHAKE_TIMEOUT = 10.0
-"""Seconds for a whole TLS handshake, however steadily it trickles; as long as a request head may take."""
+"""Seconds for a whole TLS handshake, however steadily its bytes trickle in; the same as for a request head."""
 
 LAST_WORDS = 10.0
-"""Seconds for a client to take what is left when its conversation has ended, and to say goodbye."""
+"""Seconds for a client to take the rest of its answer after its conversation has ended, and for close_notify."""
 
 _GOODBYE = 1.0  # seconds for the client's own close_notify, which few send
 _BLOCK = 64 * 1024  # bytes
@@ -40,8 +39,8 @@ def load(certfile: str | None, keyfile: str | None) -> "ssl.SSLContext | None":
     """Make a context for accepting connections; None where there is no certificate.
 
     Args:
-        certfile: The certificate and those that vouch for it, PEM.
-        keyfile: Its private key, PEM; None for one that is in the same file.
+        certfile: File with the certificate and its chain, PEM; None for no TLS.
+        keyfile: File with its private key, PEM; None if the key is in `certfile`.
 
     Raises:
         CertificateError: One of the files cannot be read, or they do not go together.
@@ -65,7 +64,7 @@ def load(certfile: str | None, keyfile: str | None) -> "ssl.SSLContext | None":
 
 
 def fingerprint(certfile: str | None, keyfile: str | None) -> bytes:
-    """What tells a certificate and its key from others under the same names: a hash of what the files hold."""
+    """SHA-256 of the content of both files: it tells whether a certificate or key under the same name has changed."""
     whole = hashlib.sha256()
     for path in (certfile, keyfile):
         with suppress(OSError):
@@ -74,7 +73,7 @@ def fingerprint(certfile: str | None, keyfile: str | None) -> bytes:
 
 
 def _no_password() -> str:
-    """Stand in for OpenSSL's own question, which would be asked on the terminal."""
+    """Refuse an encrypted key. Without this, OpenSSL would ask for the password on the terminal."""
     raise ValueError("the key is encrypted; a daemon has nobody to ask for the password")
 
 
@@ -110,7 +109,7 @@ async def _serve_inside(outer: _TLSStream, serve: Callable[[trio.SocketStream], 
 
 
 class _Receiver:
-    """Hands on what the client sends, until it ends or has gone, or nobody wants it any more."""
+    """Passes on what the client sends, until the client ends or is gone, or `stop` is called."""
 
     def __init__(self, outer: _TLSStream, near: trio.SocketStream) -> None:
         self._outer = outer
@@ -128,13 +127,13 @@ class _Receiver:
             await self._near.send_eof()
 
     async def stop(self) -> None:
-        """Let go of the stream: it takes only one reader, and a goodbye is read, too."""
+        """Stop reading: a stream takes one reader at a time, and `unwrap` reads the client's close_notify."""
         self._receiving.cancel(reason="the conversation has ended")
         await self._over.wait()
 
 
 async def _send(near: trio.SocketStream, outer: _TLSStream, receiver: _Receiver) -> None:
-    """Send what is written, and say goodbye at its end; a client that has gone is told to whoever writes."""
+    """Send what is written, then close_notify; if the client is gone, close the pair so that its writer notices."""
     try:
         while data := await near.receive_some(_BLOCK):
             await outer.send_all(data)

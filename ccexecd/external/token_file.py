@@ -1,7 +1,7 @@
-"""Files that hold secrets: private from birth, complete from the moment they have their name, and distrusted if not.
+"""Files that hold secrets: private from the moment they are made, written whole or not at all, and refused otherwise.
 
-Owns the default token's file and how any such file is read and written. It blocks, for as long as the disk takes.
-Which tokens there are, and who they are, is tokens.py's.
+Owns the default token's file, and how any such file is read and written. It blocks for as long as the disk takes. Must
+not know which tokens there are, or what they admit to: tokens.py does.
 """
 
 import errno
@@ -66,11 +66,11 @@ def load_token(path: Path) -> str:
 
 
 def read_private(path: Path, longest: int) -> bytes:
-    """Read a file that nobody else can have read or written.
+    """Read a file that no other user can have read or written.
 
     Args:
         path: The file.
-        longest: Bytes that are read of it.
+        longest: Bytes to read at most.
 
     Returns:
         Its content.
@@ -100,7 +100,7 @@ def read_private(path: Path, longest: int) -> bytes:
 
 
 def replace_private(path: Path, content: bytes) -> None:
-    """Write a file that is private from birth, and whole or not at all, in place of the one that may be there.
+    """Write or replace a file, whole or not at all; it is private from the moment it is made.
 
     Args:
         path: The file.
@@ -154,7 +154,7 @@ def _create_token(path: Path) -> str:
 
 
 def _draft(path: Path, content: bytes) -> Path:
-    """Write a file beside another one, mode 0600 from its first moment, and see it on the disk."""
+    """Write and sync a file beside another one; it has mode 0600 from the moment it is made. Returns its path."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:

@@ -1,9 +1,9 @@
 """The tokens that admit clients: the default one, and those that the operator has given names.
 
 Owns which tokens there are, what each admits to, and the file of the named ones. Of every token only the SHA-256 is
-kept, in memory and in that file; a slow, salted hash is for what people choose: 256 random bits can neither be guessed
-nor looked up. The text of the default token alone is in a file of its own (`token_file`), for programs to read.
-A change is on the disk before it counts, and it counts at once. Nothing here is ever logged or shown in a repr.
+kept, in memory and in that file. A slow, salted hash is needed for passwords that people choose; 256 random bits can
+neither be guessed nor looked up. Only the default token's text is in a file of its own (`token_file`), for programs to
+read. A change is written to disk before it takes effect, and takes effect at once. Must not log or show any secret.
 """
 
 import base64
@@ -33,10 +33,10 @@ from ccexecd.external.token_file import (
 )
 
 DEFAULT = "default"
-"""The name of the token that the first start makes; it admits to everything and never expires."""
+"""The name of the token that the first start makes; it has the scope `admin` and never expires."""
 
 MAX_TOKENS = 1000
-"""Named tokens: each is looked at whenever one is shown, so that the time tells nothing."""
+"""Named tokens at most: a token that is shown is compared with every one, so that the time it takes tells nothing."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # no colon: `uid:0` is the kernel's to say
 _LARGEST_FILE = 1 << 20  # bytes; MAX_TOKENS take a quarter of it
@@ -44,7 +44,7 @@ _VERSION = 1
 
 
 class TokenNameError(ValueError):
-    """A token cannot have that name, or there is none of it. The message says why."""
+    """A token cannot have this name, or there is none with it. The message says why."""
 
 
 @attrs.frozen
@@ -52,11 +52,11 @@ class Token:
     """What is known of a token; not its text.
 
     Attributes:
-        name: The operator's name for it, and the name of the principal that shows it.
-        scopes: What it admits to.
-        digest: The SHA-256 of its text.
-        created_at: Seconds since the epoch.
-        expires_at: The same; None for never.
+        name: The operator's name for it, which is also the name of its principal.
+        scopes: The scopes that it gives.
+        digest: The SHA-256 of its text, 32 bytes.
+        created_at: When it was made, in seconds since the epoch.
+        expires_at: When it expires, in seconds since the epoch; None for never.
     """
 
     name: str
@@ -66,12 +66,12 @@ class Token:
     expires_at: float | None = None
 
     def has_expired(self, now: float) -> bool:
-        """Whether it admits nobody any more, `now` being seconds since the epoch."""
+        """Whether it has expired at `now`, in seconds since the epoch."""
         return self.expires_at is not None and self.expires_at <= now
 
     @property
     def principal(self) -> Principal:
-        """Whom it admits."""
+        """The principal that it admits."""
         return Principal(self.name, frozenset(self.scopes), "token", expires_at=self.expires_at)
 
 
@@ -80,9 +80,9 @@ class Tokens:
 
     Args:
         default: The text of the default token. Only its digest is kept.
-        default_file: Where that text is; None for a default token that nobody can ask for or change.
-        named: The others.
-        named_file: Where those are kept; None for nowhere.
+        default_file: File with that text; None for a default token that can be neither shown nor rotated.
+        named: The named tokens.
+        named_file: File of the named tokens; None for one that is not kept.
 
     Attributes:
         withdrawn: Called with a token's name when its text admits nobody any more.
@@ -113,11 +113,11 @@ class Tokens:
         return cls(default, default_file, _load(named_file), named_file)
 
     def find(self, shown: str) -> Token | None:
-        """The token of a text, in time that does not depend on which one it is.
+        """The token with a text, or None. The time that this takes does not depend on which one it is.
 
         Args:
-            shown: As it was sent, characters standing for bytes (Latin-1); or that in base64url, which is how a token
-                that an operator wrote can travel as a subprotocol.
+            shown: The text as it was sent, each character standing for a byte (Latin-1), or its base64url, by which a
+                token that an operator wrote can be sent as a subprotocol.
         """
         digests = [hashlib.sha256(text).digest() for text in _readings(shown)]
         found = None
@@ -147,15 +147,15 @@ class Tokens:
 
         Args:
             name: Its name.
-            scopes: What it admits to.
+            scopes: The scopes that it gives.
             lifetime: Seconds until it expires; None for never.
 
         Returns:
-            It, and its text, which nobody can ask for again.
+            The token, and its text, which is not kept and cannot be had again.
 
         Raises:
-            TokenNameError: The name is taken or none.
-            TokenError: It cannot be kept; there is no such token then.
+            TokenNameError: The name is taken or not valid, or there are too many tokens.
+            TokenError: The file cannot be written; the token does not exist then.
         """
         async with self._changing:
             self._check_name(name)
@@ -173,7 +173,7 @@ class Tokens:
 
         Raises:
             TokenNameError: There is no such token.
-            TokenError: It cannot be kept; the old text stays in force.
+            TokenError: The file cannot be written; the old text stays in force.
         """
         async with self._changing:
             old, text = self._named(name), new_token()
@@ -191,7 +191,7 @@ class Tokens:
 
         Raises:
             TokenNameError: There is no such token, or it is the default one.
-            TokenError: That cannot be kept; it stays in force.
+            TokenError: The file cannot be written; the token stays in force.
         """
         async with self._changing:
             self._named(name)
@@ -220,7 +220,7 @@ class Tokens:
         return self._default_file
 
     async def _keep(self, tokens: dict[str, Token]) -> None:
-        """Let these be the tokens, once they are on the disk."""
+        """Write the named tokens to their file, and then use these tokens."""
         if self._named_file is not None:
             named = [_as_json(token) for token in tokens.values() if token.name != DEFAULT]
             content = orjson.dumps({"version": _VERSION, "tokens": named}, option=orjson.OPT_INDENT_2) + b"\n"
@@ -237,7 +237,7 @@ def _digest(text: str) -> bytes:
 
 
 def _readings(shown: str) -> list[bytes]:
-    """What a text may stand for: itself, and what it encodes."""
+    """The bytes that a text may stand for: its own and, if it is base64url, those that it encodes."""
     plain = shown.encode("latin-1")
     try:
         return [plain, base64.urlsafe_b64decode(plain + b"=" * (-len(plain) % 4))]

@@ -1,8 +1,8 @@
-"""The WebSocket handshake, as far as this side of the wire decides it.
+"""The WebSocket handshake: checking the client's, and making the one that trio-websocket reads.
 
 Owns the checks that RFC 6455 section 4.2.1 asks of a server, the choice of a subprotocol, and the head that
-trio-websocket is given in place of the client's own. It sends nothing: trio-websocket answers 101, and never sees a
-byte of the head that a stranger wrote (its parser raises on non-ASCII headers and takes the server down with it).
+trio-websocket is given in place of the client's own, of which it never sees a byte: its parser raises on non-ASCII
+headers, which would end the server. Must not send: trio-websocket answers 101.
 """
 
 import re
@@ -26,13 +26,13 @@ class Upgrade:
     """A connection that is about to become a WebSocket.
 
     Attributes:
-        stream: The connection. Whoever takes the upgrade may close it; the door closes it in any case afterwards.
+        stream: The connection. The code that serves the WebSocket may close it; the door closes it afterwards anyway.
         request: The request that asked for it.
         key: The client's ``Sec-WebSocket-Key``, well-formed.
         subprotocol: What to select, or None to select nothing.
         early: Bytes that came after the head, before any answer. wsproto drops what arrives before it has accepted,
             so they are to be held back until then.
-        principal: Who asks.
+        principal: The caller.
     """
 
     stream: trio.abc.Stream
@@ -44,7 +44,7 @@ class Upgrade:
 
 
 def check_handshake(request: Request) -> str:
-    """See that a request for a WebSocket path is a WebSocket handshake.
+    """Check that a request for a WebSocket path is a WebSocket handshake.
 
     Args:
         request: The request.
@@ -53,7 +53,7 @@ def check_handshake(request: Request) -> str:
         The client's key.
 
     Raises:
-        Reject: It is not one. Says which part is missing.
+        Reject: It is not one; the message says which part is wrong.
     """
     if request.method != "GET":
         raise Reject(405, f"a WebSocket is opened with GET, not {request.method}", (("Allow", "GET"),))

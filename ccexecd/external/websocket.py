@@ -1,11 +1,11 @@
-"""A WebSocket whose handshake is decided and whose every byte is written by us; trio-websocket reads.
+"""A WebSocket: trio-websocket reads, and every byte is written by our own writer.
 
-Owns the seam to trio-websocket, the only module that imports it. The library gets a stream of our own: it reads the
-head that `upgrade` synthesised (a stranger's could crash it), then, once it has accepted, what arrived early and what
-comes. What it writes (101, pongs, close frames) goes into the connection's writer like everything else, so no two
-frames can mix. Messages are framed here, without it: two to ten bytes of header (RFC 6455 section 5.2). Its reader
-task may die of what a client sends; that ends this WebSocket and nothing else. Where a client breaks the protocol, the
-library just ends; the close frame that says so comes from here, too.
+Owns the seam to trio-websocket, and is the only module that imports it. The library gets a stream of our own. It reads
+the head that `upgrade` synthesised (a client's own could crash it) and, after it has accepted, what the client sends.
+What it writes (101, pongs, close frames) goes into the connection's writer like everything else, so frames cannot mix.
+Our messages are framed here, without it: two to ten bytes of header (RFC 6455 section 5.2). If its reader task dies of
+what a client sends, that ends this WebSocket and nothing else. When a client breaks the protocol, the library just
+ends; the close frame that says why is sent from here. Must not know what is in the messages.
 """
 
 import logging
@@ -25,17 +25,18 @@ from ccexecd.service.writer import Writer
 log = logging.getLogger(__name__)
 
 _RECEIVE_BUFFER = 64 * 1024
-"""Bytes of one read: the library parses a large message a third as fast with its own 4 KiB."""
+"""Bytes of one read: with its own 4 KiB, the library parses a large message at a third of the speed."""
 
 _MANY_FRAMES = 32
 _SHORT_READ = 8192
-"""Bytes of the next read after one with more frames than that: each costs some microseconds, in one step for all."""
+"""Bytes of the next read after one with more than `_MANY_FRAMES` frames: all frames of a read are parsed in one step of
+the event loop, at some microseconds each."""
 
 _MESSAGES_WAITING = 16
 """Messages that the library may hold before it stops reading; the connection takes them one by one."""
 
 _MESSAGE_OVERHEAD = 1024 * 1024
-"""Bytes of header that the frames of one message may have: without a bound, empty frames could go on for ever."""
+"""Bytes of frame headers that one message may have: without a bound, empty frames could go on for ever."""
 
 _CLOSE_PATIENCE = 5.0
 """Seconds for the client's half of a close handshake; after that the connection is just closed."""
@@ -44,7 +45,7 @@ _DELIBERATE = frozenset({1000, 1001, 1005})
 """Close codes that a client sends on purpose: normal, going away, and a close frame without a code."""
 
 _VIOLATIONS = frozenset({1002, 1007})
-"""Close codes with which the library ends when a client breaks the protocol, or sends what is no UTF-8."""
+"""Close codes with which the library ends when a client breaks the protocol, or sends text that is not UTF-8."""
 
 _CLOSE = 0x88
 """First byte of a close frame."""
@@ -67,18 +68,18 @@ def _close_frame(code: int, reason: str) -> bytes:
 
 
 class _Headers:
-    """Looks at frame headers (RFC 6455 section 5.2) as they pass by, and never at what they frame.
+    """Watches the frame headers (RFC 6455 section 5.2) of what is read, to refuse messages that are too long.
 
-    The library counts the characters of a text, and only once they are there; here a message is too long by its bytes,
-    at the header that says so.
+    The library counts characters, and only after they have arrived; this counts bytes, as soon as a header announces
+    them. It never looks at the payload.
 
     Args:
-        most: bytes of the longest message.
+        most: bytes of the longest message allowed.
 
     Attributes:
-        size: bytes that the headers of the message under way have taken so far.
-        frames: how many began in what arrived last.
-        verdict: why the message under way is too much; empty while it is not.
+        size: bytes of frame headers that the current message has had so far.
+        frames: how many frames began in the last read.
+        verdict: why the current message is refused; empty while it is not.
     """
 
     def __init__(self, most: int) -> None:
@@ -86,15 +87,15 @@ class _Headers:
         self.frames = 0
         self.verdict = ""
         self._most = most
-        self._payload = 0  # bytes that the message under way has announced
-        self._begun = b""  # of a header
-        self._passing = 0  # bytes of payload until the next one
+        self._payload = 0  # bytes that the frames of the current message have announced
+        self._begun = b""  # the first part of a header that has not arrived whole
+        self._passing = 0  # bytes of payload until the next header
 
     def pass_by(self, received: bytes) -> int | None:
-        """Take what arrived.
+        """Look at the bytes of a read.
 
         Returns:
-            The position behind the header with which the message under way becomes too much; None while it does not.
+            The position in them behind the header that makes the message too long; None if none does.
         """
         begun = len(self._begun)
         received, self._begun = self._begun + received, b""
@@ -117,7 +118,7 @@ class _Headers:
         return None
 
     def _is_too_much(self, header: int, length: int, *, final: bool) -> bool:
-        """Count a part of a message."""
+        """Count one frame of a message. Returns whether the message is too long, or has too many frames."""
         self.size += header
         self._payload += length
         if self._payload > self._most:
@@ -130,13 +131,20 @@ class _Headers:
 
 
 class _Seam(trio.abc.Stream):
-    """What trio-websocket takes for its connection.
+    """The stream that trio-websocket takes for its connection.
+
+    Args:
+        stream: the real connection, which is only read here.
+        head: the synthesised head, which is read first.
+        early: bytes that the client sent right behind its own head.
+        writer: the connection's writer.
+        most: bytes of the longest message allowed.
 
     Attributes:
-        said_goodbye: a close frame has been sent.
-        reads: how often something was read.
-        asking: from each read until the library comes for the next.
-        verdict: why nothing more is read, as a close code and its reason.
+        said_goodbye: whether a close frame has been sent.
+        reads: how many reads there were.
+        asking: begins with each read, and ends when the library asks for the next one.
+        verdict: close code and reason if nothing more is read because of a message; else None.
     """
 
     def __init__(self, stream: trio.abc.Stream, head: bytes, early: bytes, writer: Writer, most: int) -> None:
@@ -152,7 +160,7 @@ class _Seam(trio.abc.Stream):
         self.asking = Asking()
 
     def open_gate(self) -> None:
-        """The handshake is answered: frames may be read now (wsproto drops what it is given before)."""
+        """Allow frames to be read, after the handshake was answered: wsproto drops what it is given before."""
         self._accepted.set()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -186,7 +194,15 @@ class _Seam(trio.abc.Stream):
 
 
 class _Guard:
-    """All that `wrap_server_stream` does with a nursery is to start its reader; here it cannot take us along."""
+    """Stands for the nursery in which `wrap_server_stream` starts its reader, so that its failure ends nothing else.
+
+    Args:
+        nursery: the nursery in which the reader really runs.
+        at_end: called when the reader has ended.
+
+    Attributes:
+        over: set when the reader has ended.
+    """
 
     def __init__(self, nursery: trio.Nursery, at_end: Callable[[], None]) -> None:
         self._nursery = nursery
@@ -212,13 +228,13 @@ class WebSocket:
     """One accepted WebSocket.
 
     Args:
-        connection: trio-websocket's side of it.
-        seam: the stream under that.
-        writer: the connection's.
+        connection: trio-websocket's connection.
+        seam: the stream that it reads from.
+        writer: the connection's writer.
         reader_over: set when nothing more will be read.
 
     Attributes:
-        is_one_of_many: whether the last message came together with the one before it.
+        is_one_of_many: whether the last message came in the same read as the one before it.
     """
 
     def __init__(self, connection: WebSocketConnection, seam: _Seam, writer: Writer, reader_over: trio.Event) -> None:
@@ -234,10 +250,10 @@ class WebSocket:
         """Answer the handshake.
 
         Args:
-            upgrade: what asked for it.
-            writer: the connection's.
-            nursery: where the reader lives.
-            max_message: bytes of the longest message.
+            upgrade: the handshake.
+            writer: the connection's writer.
+            nursery: runs the reader.
+            max_message: bytes of the longest message allowed.
         """
         head = synthesise_head(upgrade.request.path, upgrade.key, upgrade.subprotocol)
         seam = _Seam(upgrade.stream, head, upgrade.early, writer, max_message)
@@ -254,7 +270,7 @@ class WebSocket:
         return cls(connection, seam, writer, guard.over)
 
     async def receive(self) -> str | bytes | None:
-        """The next message; None when there will be none."""
+        """The next message, text or binary; None when the WebSocket has been closed."""
         try:
             message = await self._connection.get_message()
         except ConnectionClosed:
@@ -263,7 +279,7 @@ class WebSocket:
         return message
 
     async def ping(self) -> bool:
-        """Ask for a sign of life. Returns False when the connection has been closed meanwhile."""
+        """Send a ping and wait for its pong. Returns False if the WebSocket has been closed meanwhile."""
         try:
             await self._connection.ping()
         except ConnectionClosed:
@@ -271,7 +287,7 @@ class WebSocket:
         return True
 
     async def close(self, code: int, reason: str) -> None:
-        """Close, and wait for the client's half of it, for a bounded time."""
+        """Send a close frame, and wait for the client's, for `_CLOSE_PATIENCE` seconds at most."""
         with trio.move_on_after(_CLOSE_PATIENCE, shield=True) as patience:
             async with trio.open_nursery() as nursery:
 
@@ -284,9 +300,9 @@ class WebSocket:
                 nursery.cancel_scope.cancel(reason="closed")
 
     def complain(self) -> None:
-        """Where the client has broken the protocol, send the close frame that says how."""
+        """If the client has broken the protocol, send the close frame that says how."""
         closed, verdict = self._connection.closed, self._seam.verdict
-        if closed is not None and closed.code in _VIOLATIONS:  # found first, where both are
+        if closed is not None and closed.code in _VIOLATIONS:  # if there are both, this one was found first
             verdict = (closed.code, closed.reason or "")
         if verdict is not None and not self._seam.said_goodbye:
             self._seam.said_goodbye = True
@@ -294,6 +310,6 @@ class WebSocket:
 
     @property
     def parting(self) -> Parting:
-        """How the client left, once `receive` has given None."""
+        """How the client left, once `receive` has returned None."""
         closed = self._connection.closed
         return Parting.CLOSED if closed is not None and closed.code in _DELIBERATE else Parting.CUT

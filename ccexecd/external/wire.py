@@ -2,8 +2,8 @@
 
 Owns the h11 state machine of one connection and every deadline on its bytes. h11 knows the grammar; what this adds is
 an absolute deadline for each head and body (a byte every nine seconds extends nothing), a limit for each, a time-out
-for each block that is written, and an ending that does not destroy the last answer. It knows no paths, no users and no
-refusals but those that a malformed message deserves.
+for each block that is written, and an ending that does not destroy the last answer. Must not know paths or users, and
+refuses malformed messages only.
 """
 
 from contextlib import aclosing, suppress
@@ -45,16 +45,16 @@ class Wire:
 
     @property
     def early(self) -> bytes:
-        """What has arrived after the current head."""
+        """Bytes that have arrived behind the current head."""
         return self._http.trailing_data[0]
 
     @property
     def can_answer(self) -> bool:
-        """Whether no answer to the current request has begun, so that there is still a choice."""
+        """Whether no answer to the current request has begun yet."""
         return self._http.our_state in _NOT_ANSWERED
 
     def hand_over(self) -> None:
-        """Stop speaking HTTP: whoever takes the stream now must not find an answer of ours between its own bytes."""
+        """Stop speaking HTTP, so that nothing of ours is sent on a stream that is a WebSocket now."""
         self._http.send_failed()
 
     def begin_next(self) -> bool:
