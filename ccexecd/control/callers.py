@@ -1,7 +1,7 @@
 """Who may use the operator's door, and for what.
 
-Owns the judgement of a caller by the kernel's word: root and the daemon's own user may do everything, members of the
-groups that the configuration names may read, or do everything. It opens no socket; listener.py does.
+Owns judging a caller by the credentials that the kernel reports: root and the daemon's own user may do everything;
+members of the groups that the configuration names may look, or do everything. Must not open a socket: listener.py does.
 """
 
 import errno
@@ -19,8 +19,8 @@ class Groups:
     """Groups, by gid, whose members may use the control socket.
 
     Attributes:
-        read: They may look at everything.
-        write: They may do everything.
+        read: Groups whose members may look at everything.
+        write: Groups whose members may do everything.
     """
 
     read: frozenset[int] = frozenset()
@@ -28,7 +28,11 @@ class Groups:
 
     @classmethod
     def named(cls, read: Iterable[str], write: Iterable[str]) -> "Groups":
-        """Find groups by name, or by number.
+        """Look groups up.
+
+        Args:
+            read: names or numbers of groups whose members may look.
+            write: names or numbers of groups whose members may do everything.
 
         Raises:
             OSError: there is no such group.
@@ -37,17 +41,17 @@ class Groups:
 
     @property
     def all(self) -> frozenset[int]:
-        """All of them."""
+        """The gids of all groups that may connect."""
         return self.read | self.write
 
 
 def principal_of(who: PeerCredentials, member_of: Collection[int], groups: Groups) -> Principal | None:
-    """Whose connection it is, and what it may do; None for somebody who may do nothing.
+    """The principal of a caller, with its scopes; None if the caller may do nothing.
 
     Args:
-        who: the other end.
-        member_of: the groups of its process.
-        groups: those that count.
+        who: credentials of the process at the other end.
+        member_of: gids of the groups of that process.
+        groups: the groups whose members may call.
     """
     if who.uid in (0, os.geteuid()) or groups.write.intersection(member_of):
         return user(who.uid)

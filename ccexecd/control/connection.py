@@ -1,7 +1,8 @@
-"""One operator on the control socket: JSON-RPC, a message a line.
+"""One operator on the control socket: JSON-RPC, one message in each line.
 
-Owns the conversation and its end; the barrier of a control connection is here. When an operator goes, so do the
-executions that it started, unless they were to be detached: a `ccexecctl run` that is killed leaves nothing behind.
+Owns the conversation and its end, and the barrier of a control connection. When an operator leaves, the executions that
+it started are ended unless they are to be detached: a `ccexecctl run` that is killed leaves nothing behind. Must not
+know what the methods do.
 """
 
 import logging
@@ -30,7 +31,7 @@ from ccexecd.service.writer import Writer
 log = logging.getLogger(__name__)
 
 _READ = 64 * 1024
-_LAST_WORDS = 2.0  # seconds to read what it asked for: for a peer that has stopped sending, and when the daemon ends
+_LAST_WORDS = 2.0  # seconds for a peer to get its answers after it has stopped sending, or when the daemon ends
 
 
 def line(message: bytes) -> bytes:
@@ -44,10 +45,10 @@ class Shared:
 
     Attributes:
         engine: runs their executions.
-        methods: what they may call, by name; the scope of a caller decides which of them.
-        groups: the groups whose members may call, besides root and the daemon's own user.
+        methods: name -> method; a caller's scopes decide which of them it may call.
+        groups: groups whose members may call, besides root and the daemon's own user.
         rates: how often callers without the scope `admin` may call.
-        refusals: counts, and puts on record, who was refused.
+        refusals: counts and logs those who are refused.
     """
 
     engine: Engine
@@ -58,11 +59,11 @@ class Shared:
 
 
 async def serve(stream: trio.SocketStream, shared: Shared) -> None:
-    """Talk to one operator until it goes. Nothing but cancellation leaves this function.
+    """Serve one operator until it leaves. The barrier: nothing but cancellation leaves this function.
 
     Args:
-        stream: the accepted connection.
-        shared: what it shares with the others.
+        stream: the accepted connection; it is closed at the end.
+        shared: what all connections of operators share.
     """
     who = credentials(stream)
     try:
@@ -90,7 +91,7 @@ async def _converse(stream: trio.SocketStream, shared: Shared, principal: Princi
     reading, writing = trio.CancelScope(), trio.CancelScope(shield=True)
     rates = (
         None if principal.may(Scope.ADMIN) else shared.rates
-    )  # a stop gets through, whatever its user does elsewhere
+    )  # no limit for operators: their `stop` must get through
     drop = partial(reading.cancel, reason="the session has ended")
     peer = Peer(
         shared.engine, writer, line, OPERATOR, principal, lambda _: drop(), rates, origin, refusals=shared.refusals
@@ -107,12 +108,12 @@ async def _converse(stream: trio.SocketStream, shared: Shared, principal: Princi
             async with trio.open_nursery() as calls:
                 with reading:
                     await _read(stream, Dispatcher(shared.methods, peer, calls), peer)
-                # Whoever has only stopped sending may still read: `echo '{…}' | nc -N -U control.sock`.
+                # A peer that has only stopped sending may still read: `echo '{…}' | nc -N -U control.sock`.
                 calls.cancel_scope.deadline = trio.current_time() + (0 if writer.broken else _LAST_WORDS)
         finally:
             daemon_ends = trio.current_effective_deadline() == -math.inf
             with trio.move_on_after(_LAST_WORDS, shield=True) as patience:
-                if daemon_ends:  # so everything that is watched has ended, and may be read to its end
+                if daemon_ends:  # all executions have ended by now: let the peer read their logs to the end
                     await peer.delivered()
             peer.gone(Parting.CLOSED)
             with trio.CancelScope(shield=True, deadline=patience.deadline):
@@ -132,5 +133,5 @@ async def _read(stream: trio.SocketStream, dispatcher: Dispatcher, peer: Peer) -
         requests = [message for message in messages if message.strip()]
         for number, message in enumerate(requests):
             if number:
-                await trio.lowlevel.checkpoint()  # many may have come together
+                await trio.lowlevel.checkpoint()  # many requests in one read must not hold up the event loop
             await dispatcher.receive(message)

@@ -1,6 +1,7 @@
-"""The operator's methods about hooks: which a command would meet, and what one does.
+"""The operator's methods about hooks: `hook_test` and `hook_run`.
 
-Owns their params and results; `hook_status` is served at both doors. Nothing is executed here but the hook itself.
+Owns their results (`hook_status` is served at both doors, by `service`). Must not run the command that they are asked
+about: `hook_run` calls the hook only.
 """
 
 from collections.abc import Awaitable
@@ -16,7 +17,7 @@ from ccexecd.service.peer import Peer
 
 
 def hook_methods() -> dict[str, Method]:
-    """The methods."""
+    """Name -> method."""
     return {
         "hook_test": Method(operation.HookTest, hook_test),
         "hook_run": Method(operation.HookRun, hook_run, Kind.WAITING),
@@ -24,7 +25,7 @@ def hook_methods() -> dict[str, Method]:
 
 
 def hook_test(peer: Peer, wanted: operation.HookTest) -> dict[str, Any]:
-    """Which hooks a command would meet, by event and in their order."""
+    """`hook_test`: which hooks would be called for a command, by event and in their order. None is called."""
     hooks = peer.engine.preparation.hooks
     shell = peer.engine.config.shell or default_shell()
     given = {"cwd": wanted.cwd, "lane": wanted.lane or "", "labels": wanted.labels}
@@ -35,7 +36,7 @@ def hook_test(peer: Peer, wanted: operation.HookTest) -> dict[str, Any]:
 
 
 def hook_run(peer: Peer, wanted: operation.HookRun) -> Awaitable[dict[str, Any]]:
-    """Call one hook about a command that is not run."""
+    """`hook_run`: call one hook for a command that is not run."""
     hooks = peer.engine.preparation.hooks
     hook = hooks.named(wanted.name) if hooks is not None else None
     if hooks is None or hook is None:
@@ -46,10 +47,10 @@ def hook_run(peer: Peer, wanted: operation.HookRun) -> Awaitable[dict[str, Any]]
 
 
 def _event_of(hook: Hook, event: HookEvent | None) -> HookEvent:
-    """The one that is meant.
+    """The event to call a hook at: the one given, or the only one that the hook has.
 
     Raises:
-        StructureError: it has others, or several.
+        StructureError: the hook does not have this event, or has several and none is given.
     """
     if event is None and len(hook.events) == 1:
         return hook.events[0]

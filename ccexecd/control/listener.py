@@ -1,7 +1,7 @@
-"""The operator's socket: born with the right mode, never seen half-made, known peers only.
+"""The operator's Unix socket: it appears under its name only when it is ready, with the right mode.
 
-Owns the Unix socket, the modes that let callers as far as that, and what the kernel says of them. Who of them may enter
-is callers.py's. Must not know what is asked.
+Owns the socket, the file modes that let callers connect, and reading the credentials that the kernel reports of them.
+callers.py decides what a caller may do. Must not know what is asked.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _UCRED = struct.Struct("3i")  # struct ucred (unix(7)): pid, uid, gid
 
 @attrs.frozen
 class PeerCredentials:
-    """Who connected, as the kernel knew it at that moment."""
+    """Process id, user and group of the process that connected, at the moment when it did."""
 
     pid: int
     uid: int
@@ -36,23 +36,23 @@ class PeerCredentials:
 
 
 def credentials(connected: trio.SocketStream) -> PeerCredentials:
-    """The other end's credentials."""
+    """The credentials of the process at the other end."""
     raw = connected.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     return PeerCredentials(*_UCRED.unpack(raw))
 
 
 def groups_of(connected: trio.SocketStream) -> list[int]:
-    """The groups of the process at the other end, its own and the supplementary ones, as they were at that moment."""
+    """The gids of the process at the other end, its own and the supplementary ones, at the moment when it connected."""
     own = credentials(connected)
     try:
         raw = connected.socket.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _PEERGROUPS_BYTES)
-    except OSError:  # more than Python can ask for, or a kernel before 4.13: the user's as the machine knows them
+    except OSError:  # more groups than fit, or a kernel before 4.13: use those of the user in the group database
         return _groups_by_user(own)
     return [own.gid, *(gid for (gid,) in _GID.iter_unpack(raw))]
 
 
 def _groups_by_user(who: PeerCredentials) -> list[int]:
-    import pwd  # noqa: PLC0415  # hardly ever
+    import pwd  # noqa: PLC0415  # rarely needed
 
     try:
         return [who.gid, *os.getgrouplist(pwd.getpwuid(who.uid).pw_name, who.gid)]
@@ -63,16 +63,16 @@ def _groups_by_user(who: PeerCredentials) -> list[int]:
 def bind(path: Path, signpost: Path | None = None, groups: Collection[int] = ()) -> trio.SocketListener:
     """Listen on a path, replacing a socket that nobody listens on any more.
 
-    The socket is bound under another name, mode 0600 from its first moment, listens, and is then renamed into place: a
-    client sees the old one, or this one ready, or none. Where groups are let in, mode and group follow before that.
+    The socket is bound under another name with mode 0600, listens, and is then renamed into place: a client sees the
+    old socket, or this one ready, or none. If groups may connect, its mode and group are changed before the renaming.
 
     Args:
-        path: of the socket.
-        signpost: a place where it is looked for, too: gets a symbolic link to it.
+        path: path of the socket.
+        signpost: another path where clients look for it, which gets a symbolic link to it; None for none.
         groups: gids whose members may connect besides root and our own user.
 
     Raises:
-        OSError: the directory cannot be written, what is there is somebody's, or the group is not ours to give.
+        OSError: the directory cannot be written, the path is taken by something else, or we may not use the group.
     """
     for place in (path, signpost):
         if place is not None:
@@ -104,7 +104,7 @@ def bind(path: Path, signpost: Path | None = None, groups: Collection[int] = ())
 
 
 def _let_in(made: Path, groups: Collection[int]) -> None:
-    """Let the members of groups connect: a file has one group, so for several it is everybody, and `callers` judges."""
+    """Let the members of groups connect. A file has one group: for several, everybody may, and `callers` judges."""
     if len(groups) > 1:
         made.chmod(0o666)
         return
@@ -129,17 +129,17 @@ def _let_through(directory: Path, groups: Collection[int]) -> None:
     (gid,) = groups
     if status.st_gid != gid:
         os.chown(directory, -1, gid)
-        others = stat.S_IMODE(status.st_mode) & ~stat.S_IRWXG  # what another group had is not this one's
+        others = stat.S_IMODE(status.st_mode) & ~stat.S_IRWXG  # rights of the former group are not for this one
         directory.chmod(others | stat.S_IXGRP)
     else:
         directory.chmod(stat.S_IMODE(status.st_mode) | stat.S_IXGRP)
 
 
 def _require_free(path: Path) -> None:
-    """See that nothing is lost when a path is replaced.
+    """Check that a path may be replaced.
 
     Raises:
-        OSError: it is no socket and no link, or somebody listens there.
+        OSError: it is neither a socket nor a link, or another program listens there.
     """
     try:
         mode = path.lstat().st_mode
@@ -167,7 +167,7 @@ def _point(signpost: Path, path: Path) -> None:
 
 
 def remove(path: Path, signpost: Path | None = None) -> None:
-    """Take the socket's name away, and the link to it; never what somebody else has put there."""
+    """Remove the socket's path, and the link to it, unless something else stands there."""
     if path.is_socket() and not path.is_symlink():
         path.unlink(missing_ok=True)
     if signpost is not None and signpost.is_symlink():

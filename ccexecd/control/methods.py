@@ -1,7 +1,6 @@
-"""The operator's own methods.
+"""The methods of the control socket: those of `service`, and those for operators only.
 
-Owns their params and results. The daemon is handed in as what it can be asked for (`Operated`); this room does not
-import it.
+Owns the results of the latter. The daemon is handed in as a protocol (`Operated`). Must not import the daemon.
 """
 
 import platform
@@ -23,34 +22,43 @@ from ccexecd.service.peer import Peer
 from ccexecd.service.status import status_method
 
 _ANY = "\0"
-"""What stands for any other value than the inherited one, where only a name is judged: no value is like it."""
+"""Stands for the value of an environment variable of which only the name is given: no real value can hold NUL."""
 
 
 class Operated(Protocol):
     """A daemon, as its operator sees it."""
 
     async def status(self) -> dict[str, Any]:
-        """What it is doing."""
+        """The result of `status` without an execution."""
 
     def health(self) -> dict[str, Any]:
-        """Whether it is well."""
+        """The result of `health`."""
 
     def configuration(self) -> dict[str, Any]:
         """The configuration in force, and where each value comes from."""
 
     def reload(self) -> dict[str, Any]:
-        """Read the configuration again and use it, whole or not at all; reopen the log."""
+        """Read the configuration again and use it, whole or not at all; reopen the log.
+
+        Raises:
+            ConfigError: the new configuration is not valid; nothing has changed.
+        """
 
     @property
     def tokens(self) -> Tokens:
-        """The secrets that admit its clients."""
+        """The tokens that admit clients."""
 
     async def stop(self, drain: float | None, grace: float | None) -> Answer:
-        """End; answered when everything that it ran has ended."""
+        """End the daemon. Returns when all executions have ended.
+
+        Args:
+            drain: the param `drain` of `stop`, in seconds.
+            grace: the param `grace` of `stop`, in seconds.
+        """
 
 
 def operator_methods(daemon: Operated) -> dict[str, Method]:
-    """Everything that the control socket serves."""
+    """Name -> method, for everything that the control socket serves."""
 
     def health(_peer: Peer, _: messages.Nothing) -> dict[str, Any]:
         return daemon.health()

@@ -1,7 +1,7 @@
 """The operator's methods about the tokens that admit clients.
 
-Owns their results. A token's text leaves here exactly once, in the answer to whoever had it made; the default one's,
-which is in a file of its own, whenever an operator asks.
+Owns their results. The text of a token is told once, in the answer to the call that made or rotated it. Only the text
+of the default token, which is in a file of its own, is told whenever an operator asks. Must not keep any text.
 """
 
 import time
@@ -29,41 +29,45 @@ class Token(Protocol):
 
     @property
     def scopes(self) -> tuple[Scope, ...]:
-        """What it admits to."""
+        """The scopes that it gives."""
 
     @property
     def created_at(self) -> float:
-        """Seconds since the epoch."""
+        """When it was made, in seconds since the epoch."""
 
     @property
     def expires_at(self) -> float | None:
-        """The same; None for never."""
+        """When it expires, in seconds since the epoch; None for never."""
 
     def has_expired(self, now: float) -> bool:
-        """Whether it admits nobody any more."""
+        """Whether it has expired at `now`, in seconds since the epoch."""
 
 
 class Tokens(Protocol):
-    """Every token of a daemon. A name that will not do is a ValueError, a file that will not an OSError."""
+    """Every token of a daemon. Its methods raise ValueError for a bad name, OSError for a file that fails."""
 
     def known(self) -> "list[Any]":
-        """Every one of them, as `Token`."""
+        """Every `Token`."""
 
     async def show(self) -> str:
-        """The text of the default one."""
+        """The text of the default token."""
 
     async def add(self, name: str, scopes: Iterable[Scope], lifetime: float | None) -> "tuple[Any, str]":
-        """Make one, a `Token`, and give it with its text."""
+        """Make a token that expires after `lifetime` seconds, None for never. Returns the `Token` and its text."""
 
     async def rotate(self, name: str) -> str:
-        """Give one another text."""
+        """Replace a token's text. Returns the new one."""
 
     async def revoke(self, name: str) -> None:
-        """Withdraw one for good."""
+        """Withdraw a token for good."""
 
 
 def token_methods(tokens_of: Callable[[], Tokens]) -> dict[str, Method]:
-    """The methods, given where the tokens are."""
+    """Name -> method.
+
+    Args:
+        tokens_of: gives the daemon's tokens.
+    """
 
     def token_list(_peer: Peer, _: messages.Nothing) -> dict[str, Any]:
         return {"tokens": [_described(token) for token in tokens_of().known()]}
@@ -109,7 +113,7 @@ def token_methods(tokens_of: Callable[[], Tokens]) -> dict[str, Method]:
 
 @asynccontextmanager
 async def _told() -> AsyncIterator[None]:
-    """Let the operator know what will not do: a name, or the disk."""
+    """Turn what `Tokens` raises into the errors that an operator gets."""
     try:
         yield
     except ValueError as error:
