@@ -1,7 +1,7 @@
 """The program `ccexecd`: from the command line to a running daemon, or to one line that says why not.
 
 Owns the command line and the order of a start: configuration, directories, lock, forks, and only then the daemon with
-Trio. Everything that can go wrong before the forks is told here.
+Trio. Every error that happens before the forks is printed here. Must not import Trio before the forks.
 """
 
 import argparse

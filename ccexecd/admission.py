@@ -168,10 +168,10 @@ class Gate:
         return AdmissionError(Refusal.DRAINING, f"{text}; it ends by {self.deadline}", deadline=self.deadline)
 
     def admit_again(self, claim: Claim, execution: Execution) -> None:
-        """Judge, and put on record, one that was admitted by an earlier daemon and is about to be released.
+        """Judge, and put on record, a held execution, which an earlier daemon had admitted and which is being released.
 
         Raises:
-            AdmissionError: it may not run any more, or its lane has gone, whose limit it must not escape.
+            AdmissionError: it may not run any more, or its lane, and so that lane's limit, is no longer configured.
         """
         spec = execution.spec
         try:
@@ -182,7 +182,7 @@ class Gate:
             raise
 
     def refused(self, claim: Claim, spec: Spec, error: AdmissionError) -> None:
-        """Put on record that something was not admitted."""
+        """Put on record that a request for an execution was not admitted."""
         self._decision(claim, spec, {"decision": "refused", "reason": self.redactor.text(str(error))})
 
     def ended(self, claim: Claim, execution: Execution) -> None:
@@ -203,12 +203,12 @@ class Gate:
         self._audit.record("outcome", {**facts, "error": self.redactor.text(outcome.error)} if outcome.error else facts)
 
     def asked(self, principal: str, peer: str, facts: Mapping[str, object]) -> None:
-        """Put on record what else somebody had done: an execution ended, a session taken over, the daemon stopped.
+        """Put on record another request: to end an execution, to take over a session, to stop the daemon.
 
         Args:
-            principal: who.
-            peer: where they come from.
-            facts: what, as JSON has it; `decision`, and `reason` where that is a refusal.
+            principal: name of the principal that asked.
+            peer: address of its connection.
+            facts: the record, as JSON values; with `decision`, and `reason` if that is a refusal.
         """
         if self._audit is not None:
             text = self.redactor.text  # a name is whatever somebody has sent
@@ -263,7 +263,7 @@ class Gate:
 
 
 def _names(names: Iterable[str]) -> list[str]:
-    """Names of environment variables, never their values."""
+    """Shorten names of environment variables for a record, which never has their values."""
     listed = sorted(names)
     more = [f"and {len(listed) - MAX_NAMES} more"] if len(listed) > MAX_NAMES else []
     return [name[:MAX_NAME] for name in listed[:MAX_NAMES]] + more

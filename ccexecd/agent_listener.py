@@ -1,8 +1,8 @@
-"""Listens to an execution that is an agent, and tells what that says of itself to those who ask.
+"""The listener of an execution that is an agent: reads the agent's own report, and passes it on.
 
-Joins the readers of `agents` with an execution: facts for `status` and the history, a verdict at its end, the final
-result for who waits for that, notifications of limits that it has reached, and whether it is at work although it is
-silent. Must not decide anything about the execution.
+Joins the readers of `agents` with an execution. Owns what becomes of a report: facts for `status` and the history, a
+verdict at the end, the final result for `post_result_grace`, notifications of limits that were reached, and whether a
+silent agent is at work. Must not decide anything about the execution.
 """
 
 import time
@@ -23,20 +23,20 @@ from ccexecd.process.final_result import ResultWatch
 from ccexecd.process.listening import Listener
 
 LONGEST_LINE = 8 * 1024 * 1024
-"""Bytes of a line that is waited for: to parse it holds the event loop up for some 10 ms. Models answer with less than
-a mebibyte; what is longer are results of tools."""
+"""Bytes of the longest line that is parsed, which holds the event loop up for some 10 ms. Models answer with less than
+a mebibyte; longer lines are results of tools."""
 
 SAID = 2048
-"""Bytes of the beginning of text that are kept: an error is all that is printed."""
+"""Bytes of a textual output that are kept, the first ones: an agent that fails prints its error and nothing else."""
 
 COMPLAINT = 4096
-"""Bytes of the end of the error output that are kept."""
+"""Bytes of standard error that are kept, the last ones."""
 
 _OWN_END = (Reason.EXITED, Reason.SIGNALED, Reason.POST_RESULT)
-"""Ends that say something about the agent; others are somebody's decision about it."""
+"""Reasons of an end from which the agent is judged; with any other reason, somebody else ended it."""
 
 _ENDED_BY_US = -15
-"""The exit code by which those others are judged."""
+"""The exit code that stands for those other reasons when the agent is judged: ended by TERM."""
 
 
 def listen_to_agent(execution: Execution) -> Listener | None:
@@ -49,8 +49,8 @@ class AgentListener(Listener):
     """Listens to one agent.
 
     Args:
-        execution: what it runs as.
-        adapter: which kind it is.
+        execution: the execution that the agent runs as.
+        adapter: what is known of this kind of agent.
     """
 
     reads = ("stdout", "stderr")
@@ -72,7 +72,7 @@ class AgentListener(Listener):
         self._resume: tuple[str, tuple[str, ...] | None] = ("", None)
         self.understands_silence = self._shape is Shape.EVENTS
         if self.understands_silence:
-            execution.signs_of_life = ("stdout",)  # what it says of itself is there; warnings are no progress
+            execution.signs_of_life = ("stdout",)  # its report is there; warnings on stderr are no progress
         if spec.post_result_grace is not None:
             execution.final_result = ResultWatch()
 
@@ -80,13 +80,13 @@ class AgentListener(Listener):
         return self._shape if self._shape in (Shape.LIST, Shape.DOCUMENT) else Shape.EVENTS
 
     def has_output(self, stream: Stream, received: bytes) -> None:
-        """Read on."""
+        """Parse what a read has brought; of standard error, keep the end."""
         if stream == "stderr":
             self._complaint = (self._complaint + received)[-COMPLAINT:]
             return
         if self._shape is Shape.TEXT and len(self._said) < SAID:
             self._said += received[: SAID - len(self._said)]
-            if not self._said.startswith(b"{"):  # an answer, whatever is in it
+            if not self._said.startswith(b"{"):  # plain text, not events
                 self._reader = None
         if self._reader is not None:
             self._take(self._reader.feed(received))
@@ -96,7 +96,7 @@ class AgentListener(Listener):
         return self._conversation.is_busy
 
     def is_ending(self) -> None:
-        """Read the last line, and tell of a limit that it has reached and of which no result spoke."""
+        """Parse the last line, and notify of a limit that was reached and that no result has reported."""
         if self._reader is not None:
             self._take(self._reader.finish())
         execution = self._execution
@@ -106,14 +106,14 @@ class AgentListener(Listener):
         self._tell_limit(self._judged(exited.code if exited is not None else None))
 
     def has_ended(self) -> None:
-        """Nothing more is to come: let go of it, and of what it said."""
+        """Judge the run, keep the final facts, and release the execution and its output."""
         self._judge()
         self._final = self.facts()
         self._execution = self._reader = None
         self._conversation, self._said, self._complaint = Conversation(), b"", b""
 
     def facts(self) -> Mapping[str, object]:
-        """What is known of the conversation."""
+        """What is known of the conversation, as the field `agent`."""
         if self._final is not None:
             return self._final
         known = self._conversation
@@ -126,7 +126,7 @@ class AgentListener(Listener):
         }
 
     def final_facts(self) -> Mapping[str, object]:
-        """The same, with how it went."""
+        """The same facts, with the verdict."""
         self._judge()
         return self.facts()
 
@@ -155,7 +155,7 @@ class AgentListener(Listener):
             self._told.clear()
 
     def _tell_limit(self, verdict: "Verdict") -> None:
-        """Once for each cause, until a turn has gone well."""
+        """Notify of a limit that was reached: once for each cause, until a turn succeeds."""
         execution = self._execution
         if execution is None or verdict.cause in self._told:
             return
@@ -168,7 +168,7 @@ class AgentListener(Listener):
 
     @property
     def _is_judged(self) -> bool:
-        """Whether its end can be judged: it has reported, or would have, with nothing between it and us."""
+        """Whether its end can be judged: it has reported events, or all output of the command line is the agent's."""
         return bool(self._conversation.events) or (self._shape is not Shape.NONE and self._command.is_all)
 
     def _judge(self) -> None:

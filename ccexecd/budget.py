@@ -1,7 +1,8 @@
-"""What the machine lets a daemon have, descriptors and processes, and how many executions may run on that.
+"""The descriptors and processes that the machine grants the daemon, and how many executions fit into them.
 
-Owns our limit of descriptors, which is raised as far as the administrator allows, and the arithmetic. What we start is
-not to inherit that: programs that use select(2), or close every descriptor they might have, expect the usual limit.
+Owns the daemon's limit of descriptors, which is raised to the hard limit, and the arithmetic. Programs that the daemon
+starts get the original limit: those that use select(2), or close all possible descriptors, expect it. Must not start
+anything.
 """
 
 import contextlib
@@ -18,7 +19,8 @@ DESCRIPTORS_EACH = 8
 watcher that reads from disk needs for a while."""
 
 PROCESSES_EACH = 8
-"""Processes that an execution is taken to have, with threads, as the kernel counts: an agent and what it runs."""
+"""Processes of an execution, an estimate: those of an agent and its tools; threads count as processes, as for the
+kernel."""
 
 RESERVED = 64
 """Descriptors of the daemon itself: sockets, logs, the history, the keeper, and the output of the past that is read."""
@@ -27,20 +29,20 @@ CONNECTION_DESCRIPTORS = 2
 """Descriptors of a client's connection; with TLS, one more."""
 
 MOST_DESCRIPTORS = 1 << 20
-"""What is asked for where there is no limit: the kernel's own for one process (fs.nr_open)."""
+"""Limit of descriptors that is set where the hard limit is infinite: the kernel's default of fs.nr_open."""
 
 MOST_RUNNING = 10_000
-"""Executions that run at the same time, at most, where nobody says: more than any machine that is to stay usable."""
+"""Most executions at the same time where `max_running` is not set: more than a machine bears that is to stay usable."""
 
 
 @attrs.frozen
 class Budget:
-    """What there is.
+    """The daemon's limits.
 
     Attributes:
-        descriptors: that we may have open.
-        processes: that may be there; None is without limit.
-        inherited: the limit of descriptors, soft and hard, that we were started with; what we start gets it.
+        descriptors: how many the daemon may have open.
+        processes: how many there may be on the machine, for the user and in the control group; None for no limit.
+        inherited: soft and hard limit of descriptors that the daemon was started with; programs that it starts get it.
     """
 
     descriptors: int
@@ -48,12 +50,12 @@ class Budget:
     inherited: tuple[int, int]
 
     def fitted(self, config: Config) -> Config:
-        """A configuration under which connections take half of the descriptors at most: the rest is for executions."""
+        """Return a configuration with `max_connections` lowered so that they take half of the descriptors at most."""
         most = max(1, self.descriptors // 2 // CONNECTION_DESCRIPTORS)
         return attrs.evolve(config, max_connections=min(config.max_connections, most))
 
     def executions(self, connections: int) -> int:
-        """How many executions may run at the same time, beside so many connections: one at least."""
+        """Return how many executions may run at the same time beside so many connections; at least one."""
         reserved = min(RESERVED + CONNECTION_DESCRIPTORS * connections, self.descriptors // 2)
         by_descriptors = (self.descriptors - reserved) // DESCRIPTORS_EACH
         by_processes = MOST_RUNNING if self.processes is None else self.processes // PROCESSES_EACH
@@ -61,13 +63,13 @@ class Budget:
 
 
 def look() -> Budget:
-    """See what there is, and change nothing."""
+    """Read the limits, and change nothing."""
     inherited = resource.getrlimit(resource.RLIMIT_NOFILE)
     return Budget(_finite(inherited[0]) or MOST_DESCRIPTORS, _processes(), inherited)
 
 
 def claim() -> Budget:
-    """Raise our limit of descriptors as far as it goes, and see what there is then."""
+    """Raise the daemon's limit of descriptors to its hard limit, then read the limits."""
     inherited = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(_finite(inherited[1]) or MOST_DESCRIPTORS, MOST_DESCRIPTORS)
     if _finite(inherited[0]) is not None and inherited[0] < wanted:
@@ -77,14 +79,14 @@ def claim() -> Budget:
 
 
 def _processes() -> int | None:
-    """The least of the limits of processes that apply to us. Root is exempt from that of a user."""
+    """Return the lowest limit of processes that applies to us; RLIMIT_NPROC does not apply to root."""
     of_user = None if os.geteuid() == 0 else _finite(resource.getrlimit(resource.RLIMIT_NPROC)[0])
     limits = [of_user, _number_in(Path("/proc/sys/kernel/pid_max")), *map(_number_in, _control_groups())]
     return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _control_groups() -> list[Path]:
-    """The files with the limits of processes of our control group, and of those above it."""
+    """Return the files `pids.max` of our control group and of those above it."""
     try:
         line = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):
@@ -94,7 +96,7 @@ def _control_groups() -> list[Path]:
 
 
 def _number_in(file: Path) -> int | None:
-    """The number that a file holds; None for `max`, and where there is no such file."""
+    """Read a number from a file; None for `max`, and if there is no such file."""
     try:
         return int(file.read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What a daemon was told: the configuration, merged from four layers.
+"""The configuration of a daemon, merged from four layers.
 
 Owns the order default < file < environment < flag and the errors. Every value of every layer is checked, also one that
 a stronger layer replaces, and all problems are told at once, each with its key, its source and what is allowed. The
@@ -41,7 +41,7 @@ _SHOWN = 60
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong: with which key (empty: the whole file), where it was set, and what is allowed."""
+    """One problem: its key (empty for the whole file), the source of the value, and what is allowed."""
 
     key: str
     source: str
@@ -93,10 +93,10 @@ class LoadedConfig:
         return _load(self._inputs)
 
     def require_secrecy(self) -> None:
-        """See, before anything is started, that nobody can listen to what will be said.
+        """Check, before anything is started, that nobody can listen in on the network.
 
         Raises:
-            ConfigError: the address can be reached from elsewhere, and there is no TLS.
+            ConfigError: the address can be reached from other machines, there is no TLS, and plain text is not allowed.
         """
         config = self.config
         if config.certfile is None and not config.allow_plaintext and _is_beyond_loopback(config.host):
@@ -108,7 +108,7 @@ class LoadedConfig:
             raise ConfigError([Problem("host", self.sources["host"], message)])
 
     def changes(self, update: Update, earlier: "LoadedConfig") -> list[str]:
-        """The keys that have changed with an update: also those of files of which only what they hold has."""
+        """Return the keys that an update has changed, including those that name a file whose content has changed."""
         held = {"policy_file": self.policy != earlier.policy, "hooks_file": self.hooks != earlier.hooks}
         return [*update.changed, *(key for key, differs in held.items() if differs and key not in update.changed)]
 
@@ -182,7 +182,7 @@ def _load(inputs: _Inputs) -> LoadedConfig:
 
 
 def _is_beyond_loopback(host: str) -> bool:
-    """Whether an address is; what a name stands for is known when it is listened on, and judged then."""
+    """Whether an IP address is not a loopback one; False for host names, which are judged when they are listened on."""
     if host in {"127.0.0.1", "localhost", "::1"}:
         return False
     from ipaddress import ip_address  # noqa: PLC0415  # most need it never
@@ -205,7 +205,7 @@ def _find_file(inputs: _Inputs) -> tuple[Path, bool]:
 
 @attrs.define
 class _Merge:
-    """The layers taken so far; a later one replaces what an earlier one said."""
+    """The layers merged so far; a later layer replaces the values of an earlier one."""
 
     values: dict[str, Any] = attrs.Factory(dict)
     sources: dict[str, str] = attrs.Factory(lambda: dict.fromkeys(FIELDS, "default"))
@@ -312,7 +312,7 @@ class _Merge:
 
 
 def _unreadable(file: Path, error: OSError, *, is_named: bool) -> Problem:
-    """What is wrong when a file cannot be read. One that nobody named is not the user's concern; its directory is."""
+    """Return the problem of a file that cannot be read; of an unnamed default file, its directory is the problem."""
     if is_named or os.access(file.parent, os.X_OK):
         return Problem("", f"file {file}", str(error.strerror))
     return Problem(

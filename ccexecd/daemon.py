@@ -1,4 +1,4 @@
-"""The daemon as a whole: what it is made of, in which order it comes up, and in which it goes.
+"""The daemon as a whole: its parts, and the order in which they start and end.
 
 Owns the composition and nothing else. Indentation in `Daemon.serve` is the order of the end, from the inside out: the
 port stops accepting, executions are ended with grace while everything still answers, clients get the last of their
@@ -71,15 +71,15 @@ class Daemon:
         places: where its files are.
         listen_fds: sockets that systemd has opened, by name.
         ready: called once, when both sockets answer.
-        umask: what executions get as their file creation mask.
-        environ: what they inherit.
-        notifier: tells systemd.
-        log_output: where the log goes.
-        budget: what the machine lets it have; None is to be looked for.
+        umask: file creation mask of executions.
+        environ: environment that executions inherit.
+        notifier: notifies systemd.
+        log_output: the log of this process.
+        budget: descriptors and processes that it may use; None to read the limits of this process.
 
     Attributes:
-        status, health: what it tells of itself.
-        tokens: who may enter by one.
+        status, health: its reports of itself.
+        tokens: the tokens that admit clients.
     """
 
     _hooks: "Hooks | None" = None  # as long as none are configured
@@ -250,7 +250,7 @@ class Daemon:
             raise ConfigError([problem]) from error
 
     async def stop(self, drain: float | None, grace: float | None) -> Answer:
-        """End; answered when everything that it ran has ended."""
+        """End the daemon; answered when all of its executions have ended. `drain` and `grace` are seconds."""
         self._ask_to_stop(drain, grace)
         await self._stopped.wait()
         ended = [
@@ -280,7 +280,7 @@ class Daemon:
         return f"listening on {', '.join(self._door.addresses)}"
 
     def _ask_to_stop(self, drain: float | None = None, grace: float | None = None) -> None:
-        """Begin the end; asked again, hurry."""
+        """Begin the shutdown; a second call shortens it."""
         if self._stop_asked.is_set():
             self._draining.cancel(reason="told to stop twice")
             for execution in list(self._engine.live.values()):
@@ -292,7 +292,7 @@ class Daemon:
         self._stop_asked.set()
 
     async def _wind_down(self) -> None:
-        """Refuse what is new, let what runs finish for as long as asked, end it, and say farewell."""
+        """Refuse new executions, let running ones finish within the drain time, end the rest, and say farewell."""
         self._engine.draining = True
         self._door.stop_accepting()
         self._sessions_ended = len(self._engine.sessions)

@@ -40,31 +40,31 @@ __all__ = ["Asked", "Estimates", "question"]
 log = logging.getLogger(__name__)
 
 GATHER = 0.5
-"""Seconds in which runs come together before they are shared."""
+"""Seconds for which runs are collected before they are shared with other daemons."""
 
 RETRY = 5.0
-"""Seconds at least between two attempts at a server that did not answer: each may hold up the thread for a while."""
+"""Least seconds between two attempts to reach a Redis server that did not answer: each may block a thread."""
 
 UNSHARED = 1000
-"""Runs that wait for a server; of more, the oldest are not shared."""
+"""Most runs that wait to be shared; of more, the oldest are dropped."""
 
 STALL_SHARE = 0.5
-"""Share of a time-out that is proposed as stall time-out: no run was ever silent for longer than it ran."""
+"""Share of a proposed time-out that is proposed as stall time-out: no run was ever silent for longer than it ran."""
 
 LEAST_STALL = 120.0
-"""Seconds of silence that are proposed at least: agents think, and linkers link."""
+"""Least stall time-out that is proposed, in seconds: agents and linkers are silent for long."""
 
 _UNLEARNT = frozenset({Reason.LOST, Reason.SPAWN_FAILED})
-"""Ends that say nothing of how long anything takes."""
+"""Reasons of an end from which no duration is learnt."""
 
 
 class Estimates:
-    """What is known of how long commands take.
+    """Learns how long commands take, and estimates how long the next ones may take.
 
     Args:
         config: the configuration in force; `reconfigure` replaces it.
-        archive: what earlier daemons have left; None is nothing.
-        path: where to look for programs that tell of the machine, as PATH.
+        archive: the history of earlier daemons; None for none.
+        path: the directories in which to look for nvidia-smi, in the form of PATH.
 
     Attributes:
         load: how busy the machine is.
@@ -76,7 +76,7 @@ class Estimates:
         self._archive = archive
         self._began = time.time()
         self._experience = Experience()
-        self._since_start: list[Timing] | None = []  # until what is older has been learnt
+        self._since_start: list[Timing] | None = []  # runs of this daemon, kept until the history has been learnt
         self._shared = _shared(config, archive)
         self._unshared: deque[Timing] = deque(maxlen=UNSHARED)
         self._wanted = trio.Event()
@@ -89,11 +89,11 @@ class Estimates:
 
     @property
     def problems(self) -> dict[str, str]:
-        """What is wrong, in words for everybody, and why."""
+        """Present problems: why by what, where what is in words for everybody."""
         return {"durations are not shared with other daemons": self._problem} if self._problem else {}
 
     async def run(self) -> None:
-        """Learn from what there is, then share and look at the machine whenever that is wanted, until cancelled."""
+        """Learn from the history, then share runs and sample the machine's load when needed, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.load.run)
             if self._shared is not None:
@@ -103,24 +103,24 @@ class Estimates:
     # Executions
 
     def listen(self, execution: Execution) -> Listener:
-        """Hear of an execution's end."""
+        """Return the listener that learns from an execution."""
         return _Run(self, execution)
 
     @property
     def is_wanted(self) -> bool:
-        """Whether executions are given estimates without asking for them."""
+        """Whether executions get a time-out by past runs without asking for it (key `estimate_timeouts`)."""
         return self._config.estimate_timeouts
 
     def timeout(
         self, principal: str, argv: Sequence[str], display: str, cwd: str | None, *, shell: bool
     ) -> float | None:
-        """The time-out of an execution that is about to begin; None where too little is known to end it by.
+        """Return a time-out in seconds for an execution by past runs; None if too little is known to set one.
 
         Args:
-            principal: whose it is.
+            principal: name of the principal that it belongs to.
             argv: its words.
             display: the command as people read it.
-            cwd: where it runs.
+            cwd: its working directory; None for the root.
             shell: whether `display` is a string for a shell.
         """
         estimate = self._experience.estimate(principal, kind_of(argv, display, cwd, shell=shell))
@@ -128,7 +128,14 @@ class Estimates:
         return self._seconds(estimate, self._multiplier(estimate)) if estimate.may_act else None
 
     def ended(self, execution: Execution, kind: Kind, seconds: float, load: float) -> None:
-        """An execution has ended: remember how long it took."""
+        """Learn from an execution that has ended.
+
+        Args:
+            execution: the execution.
+            kind: the marks of its command.
+            seconds: how long it ran, pauses not counted.
+            load: how busy the machine was, in per cent.
+        """
         outcome = execution.outcome
         if outcome is None or outcome.reason in _UNLEARNT:
             return
@@ -146,7 +153,7 @@ class Estimates:
     # Questions
 
     async def told(self, principal: str, spec: Spec) -> dict[str, Any]:
-        """What is answered to how long a command may take, with what others know by now and the load of this moment."""
+        """Answer how long a command may take, as JSON values, with runs of other daemons and the present load."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.load.measure)
             if self._shared is not None and not self._problem:
@@ -175,15 +182,15 @@ class Estimates:
         }
 
     async def past(self, asked: Asked) -> list[dict[str, Any]]:
-        """Finished executions and how long they took, the newest first."""
+        """Return finished executions with their durations, the newest first."""
         return await self._archive.told(lambda db: told(db, asked)) if self._archive is not None else []
 
     async def spread(self, asked: Asked, by: str) -> list[dict[str, Any]]:
-        """How long what took, in percentiles: see `storage.timings.spread`."""
+        """Return percentiles of durations: see `storage.timings.spread`."""
         return await self._archive.told(lambda db: spread(db, asked, by)) if self._archive is not None else []
 
     def _multiplier(self, estimate: Estimate) -> float:
-        """By how much an estimate is multiplied now: nothing that was learnt on a busy machine is slower on one."""
+        """Return the factor for the present load: 1 unless the machine is busy and the estimate is from idle times."""
         is_busy = self._is_busy(self.load.busy) and not estimate.is_of_busy
         return self._config.estimate_multiplier if is_busy else 1.0
 
@@ -199,7 +206,7 @@ class Estimates:
         _teach(self._experience, timing, is_busy=self._is_busy(timing.load))
 
     async def _learn_from_history(self) -> None:
-        """Once: what this daemon has seen meanwhile is newer, and comes behind it."""
+        """Learn once from the history, then again from the runs since the start, which are newer."""
         if self._archive is not None:
             try:
                 found = await self._archive.told(lambda db: learnt(db, self._began))
@@ -213,7 +220,7 @@ class Estimates:
         self._since_start = None
 
     def _experience_of(self, timings: Sequence[Timing]) -> Experience:
-        """In a thread: there may be thousands."""
+        """Learn from many runs; called in a thread, since there may be thousands."""
         experience = Experience()
         for timing in timings:
             _teach(experience, timing, is_busy=self._is_busy(timing.load))
@@ -229,7 +236,7 @@ class Estimates:
             await self._exchange(shared)
 
     async def _exchange(self, shared: "SharedTimings") -> None:
-        """Once. Whatever goes wrong is told of in `problems`, and tried again when there is something to tell again."""
+        """Exchange runs with other daemons once. A failure is shown by `problems`; the next exchange tries again."""
         from ccexecd.storage.shared_timings import SharingError  # noqa: PLC0415  # it is imported already
 
         async with self._exchanging:
@@ -249,17 +256,17 @@ class Estimates:
 
 
 class _Run(Listener):
-    """One execution, from its start to what is kept of it."""
+    """Listens to one execution, and measures how long it takes."""
 
     def __init__(self, estimates: Estimates, execution: Execution) -> None:
         self._estimates = estimates
-        self._execution: Execution | None = execution  # which holds us: it is let go of at the end
+        self._execution: Execution | None = execution  # it refers to this listener: the cycle is broken at the end
         self._started_at: float | None = None
         self._is_sampled = False
         self._kept: dict[str, Any] = {}
 
     def has_started(self) -> None:
-        """Its own clock counts from now on."""
+        """Note the start on the execution's own clock; sample the machine's load from now on if `is_wanted`."""
         if self._execution is not None:
             self._started_at = self._execution.clock.now
         if self._estimates.is_wanted:
@@ -267,7 +274,7 @@ class _Run(Listener):
             self._estimates.load.begin()
 
     def has_ended(self) -> None:
-        """Note what it was, how long it ran, and how busy the machine was."""
+        """Note the marks of the command, how long it ran, and how busy the machine was."""
         execution, self._execution = self._execution, None
         if execution is None:
             return
@@ -290,7 +297,7 @@ class _Run(Listener):
             self._estimates.load.end()
 
     def kept(self) -> Mapping[str, Any]:
-        """The columns of its record."""
+        """The columns of the history's record: marks, duration and load."""
         return self._kept
 
 
@@ -304,7 +311,7 @@ def _shared(config: Config, archive: Archive | None) -> "SharedTimings | None":
 
 
 def _judged(execution: Execution) -> object:
-    """Whether an agent succeeded, by its own report; None of what is none."""
+    """Whether an agent succeeded, by its verdict; None if that is not known, or the command is no agent."""
     for listener in execution.listeners:
         agent = listener.facts().get("agent")
         verdict = agent.get("verdict") if isinstance(agent, Mapping) else None
@@ -328,7 +335,7 @@ _SHARED_MARKS = {
 
 
 def _reason(estimate: Estimate) -> str:
-    """In words, where it comes from and what it is good for."""
+    """Say in words what an estimate is based on, and whether it may end a run."""
     known, cold = estimate.bound, COLD_STARTS[estimate.kind.category]
     if known is None:
         return f"no runs to go by; for category {estimate.kind.category.value}: {cold.reason}"
@@ -338,7 +345,13 @@ def _reason(estimate: Estimate) -> str:
 
 
 def question(argv: Sequence[str] | None, command: str | None, cwd: str | None) -> Spec:
-    """A command as it would be executed, as far as its marks go."""
+    """Return the spec of a command that is asked about, good for its marks only.
+
+    Args:
+        argv: its words; not used if there is a command string.
+        command: its command string; None if it is given as words.
+        cwd: its working directory; None for the root.
+    """
     if command is not None:
         return Spec(("sh", "-c", command), command, shell=True, cwd=cwd)  # noqa: S604  # nothing is called here
     words = tuple(argv or ())

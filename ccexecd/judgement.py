@@ -23,22 +23,23 @@ __all__ = ["Judge", "RefusedError", "Ruling"]
 
 MAX_WORDS = 1000
 MAX_SIZE = 256 * 1024
-"""Words and characters that are judged: each is held against each pattern, and the event loop waits for it. A hundred
-patterns take some 0.1 s for as much as this; the longest word that the kernel takes (execve(2), 128 KiB) fits in."""
+"""Most words and characters of a command, names of its environment included, that are judged: each word is matched with
+each pattern in the event loop, which takes some 0.1 s for as much as this and a hundred patterns. The longest word that
+the kernel takes (execve(2), 128 KiB) fits in."""
 
 MAX_EXPRESSED = 16 * 1024
-"""Characters beyond which regular expressions are not tried: the event loop waits for them."""
+"""Characters of a command beyond which regular expressions are not tried, since the event loop waits for them."""
 
 
 @attrs.frozen
 class Ruling:
-    """What is to be run, since it may.
+    """The permission to run a command.
 
     Attributes:
-        spec: how; without its shell where its words have been judged.
-        reason: why it may; empty where everything may.
-        decision: what the policy said; None where there is none.
-        executable: the file that was judged; empty where none was.
+        spec: what is to be run: as asked for, but without a shell if its words have been judged.
+        reason: why it may run; empty if everything may.
+        decision: the policy's decision; None if there is no policy.
+        executable: the file that was judged; empty if none was.
     """
 
     spec: Spec
@@ -48,11 +49,11 @@ class Ruling:
 
 
 class Judge:
-    """Who decides.
+    """Decides what may run.
 
     Args:
         config: the configuration in force.
-        rules: the policy in force; None is none.
+        rules: the policy in force; None for no policy.
         inherited: the environment that programs inherit.
     """
 
@@ -63,14 +64,14 @@ class Judge:
         self._path = os.defpath if "PATH" in config.unset_environment else inherited.get("PATH", os.defpath)
 
     def rule(self, spec: Spec, principal: str) -> Ruling:
-        """Decide whether something may run.
+        """Decide whether a command may run.
 
         Args:
-            spec: what.
-            principal: who asks.
+            spec: the command.
+            principal: name of the principal that asks.
 
         Raises:
-            RefusedError: it may not.
+            RefusedError: it may not run.
         """
         allowed = self._config.allowed_commands
         if allowed is None and self._rules is None:
@@ -90,7 +91,7 @@ class Judge:
         return Ruling(attrs.evolve(spec, run_as=run_as), decision.reason, decision, wish.program)
 
     def explain(self, spec: Spec, principal: str) -> dict[str, Any]:
-        """The same in full, for whoever wants to know why: JSON values."""
+        """Return the decision with every step that led to it, as JSON values; takes the arguments of `rule`."""
         told: dict[str, Any] = {"principal": principal, "command": spec.display}
         try:
             ruling = self.rule(spec, principal)
@@ -110,7 +111,7 @@ class Judge:
         return told | self._seen(spec) | {"warnings": self._warnings_about(told, spec)}
 
     def in_force(self) -> dict[str, Any]:
-        """The allow-list and the policy, and what is to be said of them: JSON values."""
+        """The allow-list, the policy and the warnings about them, as JSON values."""
         allowed = self._config.allowed_commands
         return {
             "allowed_commands": None if allowed is None else list(allowed),
@@ -120,30 +121,35 @@ class Judge:
         }
 
     def warnings(self) -> list[str]:
-        """What whoever wrote the allow-list and the policy may not have meant."""
+        """Warnings about entries of the allow-list and the policy that may allow more than was meant."""
         own = warnings_of(self._config.allowed_commands or ())
         return own + (self._rules.warnings() if self._rules is not None else [])
 
     def changes_of(self, spec: Spec) -> dict[str, str]:
-        """What of a client's environment is not inherited anyway: a terminal's is mostly the daemon's own."""
+        """Return the variables that a client sets to another value than is inherited, or removes (empty value)."""
         withheld = self._config.unset_environment
         removed = {name: "" for name in spec.unset if name in self._inherited}
         added = spec.env.items()
         return removed | {name: text for name, text in added if name in withheld or self._inherited.get(name) != text}
 
     def resolve(self, program: str) -> str | None:
-        """A name or absolute path to the real path of what will be started; None if there is none, or none for sure."""
+        """Return the real path of the program that a name or absolute path stands for; None if that is not certain."""
         if "/" not in program and not all(folder.startswith("/") for folder in self._path.split(os.pathsep)):
             return None  # a relative directory in PATH is another one from each `cwd`
         return programs.real(programs.found(program, self._path))
 
     def executable_of(self, spec: Spec) -> str:
-        """The file that starts, as far as it can be told, for the record: not to be decided by."""
+        """Return the file that will be started, or empty; good for the record, not for decisions."""
         path = spec.env.get("PATH", "" if "PATH" in spec.unset else self._path) or os.defpath
         return programs.for_the_record(spec.argv[0], path, spec.cwd) if spec.argv else ""
 
     def _worded(self, spec: Spec, *, is_strict: bool) -> Spec:
-        """A spec whose words can be judged: of a command string, those that a shell would see."""
+        """Return a spec without a shell, with the words of its command string, if these can be told.
+
+        Args:
+            spec: what was asked for.
+            is_strict: raise `RefusedError` if the words cannot be told; else the spec is returned as it is.
+        """
         if not spec.shell:
             return spec
         try:
@@ -180,7 +186,7 @@ class Judge:
         )
 
     def _seen(self, spec: Spec) -> dict[str, Any]:
-        """What it was resolved to."""
+        """Return what a spec was resolved to: words, executable, directory and changed environment names."""
         try:
             spec = self._worded(spec, is_strict=True)
         except RefusedError:
@@ -192,7 +198,7 @@ class Judge:
         return {"words": words, "executable": program, "cwd": cwd, "environment": sorted(self.changes_of(spec))}
 
     def _warnings_about(self, told: Mapping[str, Any], spec: Spec) -> list[str]:
-        """What this verdict alone does not say."""
+        """Return warnings about a command that is allowed although it runs other programs, which are not judged."""
         runs = told.get("runs") or [""]
         if told["decision"] == "allowed" and is_wrapper(runs[0]):
             what = (
@@ -205,10 +211,10 @@ class Judge:
 
 
 class DeniedError(RefusedError):
-    """A policy denies it.
+    """A policy denies a command.
 
     Attributes:
-        decision: what it said.
+        decision: the policy's decision.
     """
 
     def __init__(self, decision: Decision) -> None:
@@ -220,12 +226,12 @@ _NONE = Policy("allow")
 
 
 def question(words: tuple[str, ...] | None, command: str | None, shell: str, **given: Any) -> Spec:
-    """What a question is about: words, or a string that a shell would run.
+    """Return the spec of a command that is only asked about.
 
     Args:
-        words: the words.
-        command: the string, where there are no words.
-        shell: which shell.
+        words: its words; None for a command string.
+        command: its command string, if there are no words.
+        shell: the shell that would run a command string.
         given: further attributes of the spec.
     """
     argv = words if command is None else (shell, "-c", command)

@@ -36,7 +36,7 @@ def from_text(key: str, text: str) -> object:
 
 
 def in_earlier_manner(key: str, text: str) -> str:
-    """The text of a variable of the earlier system, in which empty words of a list were ignored, without these."""
+    """Remove the empty words of a list from a variable of the earlier system, which ignored them."""
     return ",".join(word for word in text.split(",") if word.strip()) if kind_of(key) is tuple else text
 
 
@@ -68,7 +68,7 @@ def checked(key: str, value: object) -> tuple[Any, list[tuple[str, str]]]:
 
 
 def _faults_inside(key: str, words: Sequence[object]) -> list[tuple[str, str]]:
-    """What is wrong with the words of a list: (index, message) of each that is one."""
+    """Return what is wrong with the words of a list, as (place, message) of each faulty word."""
     wrong = [index for index, word in enumerate(words) if isinstance(word, str) and (not word or "\0" in word)]
     return [(f"[{index}]", f"must not be empty nor hold NUL; it must be {allowed(key)}") for index in wrong]
 

@@ -1,6 +1,6 @@
-"""From what is to be executed to what the keeper is asked to start: the words, and the environment.
+"""Turns an execution into a request to the keeper: the words, and the environment.
 
-Owns what programs inherit, and what is put into it and taken out of it for each. Must not start anything.
+Owns the environment that programs inherit, and what is added and removed for each. Must not start anything.
 """
 
 import os
@@ -21,7 +21,7 @@ REMOVED_WHEN_EMPTY = ("ANTHROPIC_API_KEY",)
 """Names that must not be passed on empty: an empty key makes Claude Code wait for ever."""
 
 TERMINAL_KIND = "xterm-256color"
-"""TERM of a program on a terminal, where nobody names another: what people's terminals, and browsers', are like."""
+"""TERM of a program on a terminal if neither the client nor the daemon's environment sets it."""
 
 
 class Launching:
@@ -36,16 +36,16 @@ class Launching:
         self._is_plain = is_plain(inherited)
 
     def launch(self, execution: Execution, config: Config, line_buffering: LineBuffering) -> Launch:
-        """What the keeper is asked to start, in the inherited environment with the client's changes and who it is.
+        """Return the request for an execution's leader. Its environment is the inherited one with the client's changes.
 
         Args:
-            execution: which.
-            config: in force.
-            line_buffering: what `stdbuf` needs.
+            execution: the execution to start.
+            config: the configuration in force.
+            line_buffering: the environment variables of `stdbuf`.
         """
         spec = execution.spec
         removed = {*config.unset_environment, *spec.unset}
-        where = {"PWD": os.path.join("/", spec.cwd or "")}  # noqa: PTH118  # ours, which it would inherit, is another place
+        where = {"PWD": os.path.join("/", spec.cwd or "")}  # noqa: PTH118  # the inherited PWD is the daemon's
         added = {**where, **spec.env, "CCEXEC_SESSION_ID": execution.session_id, "CCEXEC_EXECUTION_ID": execution.id}
         if spec.pty is not None and not added.get("TERM", self._inherited.get("TERM")):
             added["TERM"] = TERMINAL_KIND
@@ -67,7 +67,7 @@ class Launching:
 
 
 def with_stdio(spec: Spec) -> Spec:
-    """Where its output goes: into files for what may exit before a pipe has taken it all, where they hold nobody up."""
+    """Decide `stdio: "auto"`: files for agents that exit before a pipe has taken all output, else as it is."""
     if spec.stdio != "auto" or spec.pty is not None or spec.policy == "block":
         return spec
     agent = agent_of(spec)

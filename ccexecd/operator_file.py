@@ -1,6 +1,6 @@
-"""Files that an operator writes in TOML: reading one, and telling all that is wrong with it at once.
+"""Reads TOML files that an operator writes, and reports all of their faults at once.
 
-Owns the reading and the form of what is wrong. Must not know what a file is about, and must not import Trio: a
+Owns the reading and the form of a fault. Must not know what a file is about, and must not import Trio: a
 configuration is checked before the daemon forks.
 """
 
@@ -12,11 +12,11 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 T = TypeVar("T")
 
 LARGEST = 1024 * 1024
-"""Bytes that a file may have: far more than anybody writes, and little where something endless lies in its place."""
+"""Bytes of the largest file that is read: far more than anybody writes, and a bound if the path names a device."""
 
 
 class Fault(NamedTuple):
-    """One thing that is wrong: where (`rule[2].program[0]`, from 0 as in the file; empty: all of it), and what."""
+    """One fault: its place (`rule[2].program[0]`, counted from 0; empty for the whole file), and what is wrong."""
 
     place: str
     message: str
@@ -35,16 +35,16 @@ class FaultyFileError(Exception):
 
     @property
     def lines(self) -> list[str]:
-        """Each of the faults, for people."""
+        """Return a line for each fault, for people."""
         return [f"{place}: {message}" if place else message for place, message in self.faults]
 
     def __str__(self) -> str:
-        """All of them in one line."""
+        """Return all faults in one line."""
         return "; ".join(self.lines)
 
 
 def toml_in(stream: BinaryIO) -> dict[str, Any]:
-    """What an open file holds.
+    """Parse an open file.
 
     Raises:
         OSError: it cannot be read.
@@ -64,7 +64,7 @@ def read(file: Path, danger_of: Callable[[os.stat_result], str]) -> dict[str, An
 
     Args:
         file: where it is.
-        danger_of: says of its status by whom else it may be written, and what to do; empty where by nobody.
+        danger_of: called with its status; returns who else could write it and what to do, or empty if nobody could.
 
     Raises:
         FaultyFileError: it cannot be read, is dangerous, or is not TOML.
@@ -82,10 +82,14 @@ def read(file: Path, danger_of: Callable[[os.stat_result], str]) -> dict[str, An
 
 
 def structured(settings: dict[str, Any], shape: type[T]) -> T:
-    """What a file holds, in its shape.
+    """Structure the content of a file.
+
+    Args:
+        settings: the parsed TOML.
+        shape: the attrs class to structure it into.
 
     Raises:
-        FaultyFileError: it has another one.
+        FaultyFileError: the content does not have this shape.
     """
     from ccexecd.protocol.codec import StructureError, structure  # noqa: PLC0415  # as above
 

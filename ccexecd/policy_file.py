@@ -1,7 +1,7 @@
 """The policy file: TOML with a default and rules in order (`core.rules` says what a rule matches on).
 
-Owns what one may hold. Must not decide anything, and must not import Trio: a configuration is checked before the daemon
-forks.
+Owns the keys and values that the file may have. Must not decide anything, and must not import Trio: a configuration is
+checked before the daemon forks.
 """
 
 import os
@@ -58,7 +58,7 @@ def load(file: Path) -> Policy:
 
 
 def parse(settings: dict[str, Any]) -> Policy:
-    """Make a policy of what a file holds.
+    """Make a policy from parsed TOML.
 
     Raises:
         FaultyFileError: with everything that is wrong.

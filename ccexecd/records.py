@@ -1,6 +1,7 @@
-"""What becomes of executions: a place on disk when they wait or begin, a record, and how long they stay in memory.
+"""Keeps executions: their logs and records in the archive, and the finished ones for a while in memory.
 
-Owns the way between an execution and the archive, and the finished executions in memory. Must not start or end any.
+Owns the way between an execution and the archive, and the finished executions in memory. Must not start or end an
+execution.
 """
 
 import errno
@@ -30,7 +31,7 @@ from ccexecd.storage.spool import Retention
 from ccexecd.storage.stored_log import StoredLog
 from ccexecd.waiting import UnreadableError, Waiting, as_text, from_text
 
-# What the methods about prompts are given: they do not import `storage`.
+# For the methods about prompts, which must not import `storage`.
 __all__ = ["Ledger", "LedgerError", "Records", "Totals", "retention_of"]
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 REMEMBERED_EXECUTIONS = 1000
-"""Finished executions that stay in memory: `list` after a burst asks no disk."""
+"""Most finished executions that stay in memory, so that `list` after a burst needs no disk."""
 
 REMEMBERED_BYTES = 32 * 1024 * 1024
 """Bytes of output of finished executions that stay in memory; the oldest go first."""
@@ -47,17 +48,17 @@ REMEMBERED_WINDOW = 256 * 1024
 """Bytes of one finished execution's output that stay in memory, where all of it is on disk."""
 
 RECALLED = 32
-"""Executions of the past that are kept at hand for the next call: output is pulled in many."""
+"""Executions of the past that are cached after a look-up: output is read in many calls."""
 
 
 @attrs.define
 class Totals:
-    """What has come of all executions that have finished since the start.
+    """Counters of all executions that have finished since the start.
 
     Attributes:
-        finished: how many, by reason.
-        output_bytes: what they have written, by stream.
-        dropped_bytes, dropped_lines: how much of it could be had no more when they finished.
+        finished: number of executions, by reason.
+        output_bytes: bytes that they have written, by stream.
+        dropped_bytes, dropped_lines: output that was lost by the time they finished.
     """
 
     finished: Counter[str] = attrs.field(factory=Counter)
@@ -66,7 +67,7 @@ class Totals:
     dropped_lines: int = 0
 
     def add(self, execution: Execution) -> None:
-        """One more has finished."""
+        """Count an execution that has finished."""
         if execution.outcome is not None:
             self.finished[execution.outcome.reason.value] += 1
         for stream, size in execution.log.sizes.items():
@@ -76,7 +77,7 @@ class Totals:
 
 
 def retention_of(config: Config) -> Retention:
-    """What a configuration says about what is kept."""
+    """Return the retention rules of a configuration."""
     return Retention(
         execution_bytes=config.spool_execution_bytes,
         total_bytes=config.spool_total_bytes,
@@ -87,16 +88,16 @@ def retention_of(config: Config) -> Retention:
 
 
 class Records:
-    """What is kept of executions that have finished, and of those that run.
+    """What is kept of all executions of a daemon.
 
     Args:
-        archive: what outlives the daemon; None where nothing does.
+        archive: keeps output and records on disk; None for in memory only.
         config: the configuration in force, for the estimates.
         environ: the daemon's environment.
 
     Attributes:
-        totals: what has come of those that have finished.
-        estimates: how long the next ones may take.
+        totals: counters of the finished executions.
+        estimates: learns how long commands take.
     """
 
     def __init__(self, archive: Archive | None, config: Config, environ: Mapping[str, str]) -> None:
@@ -108,12 +109,12 @@ class Records:
         if archive is not None:
             archive.is_left = self._is_left
         self._stores: dict[str, StoredLog] = {}
-        self._remembered: deque[tuple[Execution, int]] = deque()  # and what it took when it finished
+        self._remembered: deque[tuple[Execution, int]] = deque()  # with its bytes of memory when it finished
         self._remembered_bytes = 0
         self._recalled: OrderedDict[str, PastExecution] = OrderedDict()
 
     def left(self) -> list[Waiting]:
-        """What an earlier daemon has left waiting, the oldest first. It is given once."""
+        """Return the executions that an earlier daemon has left waiting, the oldest first; a second call has none."""
         left, self._left = self._left, []
         if left:
             text = "%d executions waited when the last daemon died and are held: see ccexecctl release, ccexecctl drop"
@@ -129,24 +130,24 @@ class Records:
         return True
 
     def waits(self, execution: Execution) -> None:
-        """An execution waits for its turn: note it, and all that it takes to run it. Its log stays in memory."""
+        """Write down an execution that waits for its turn, with all it takes to run it. Its log stays in memory."""
         if self._archive is not None:
             position = execution.turn.position if execution.turn is not None else None
             self._archive.shelf.put(execution.id, as_text(execution, position or 1))
             self.is_held(execution)
 
     def is_held(self, execution: Execution) -> None:
-        """An execution does not wait any more, or not yet: note it."""
+        """Write the record of an execution that is held or waits, as it is now."""
         if self._archive is not None:
             self._archive.note(execution.id, lambda: _record(execution, None))
 
     def begins(self, execution: Execution) -> None:
-        """One that has waited is about to be started: from now on, no other daemon may do that."""
+        """Blank the line of a waiting execution before it is started, so that no later daemon can start it again."""
         if self._archive is not None:
             self._archive.shelf.take(execution.id)
 
     def begin(self, execution: Execution) -> None:
-        """An execution is being started: give its log a place, and note it."""
+        """Give the log of an execution that is being started a place on disk, and write its record."""
         if self._archive is None:
             return
         once = execution.spec.once
@@ -159,10 +160,10 @@ class Records:
         self._archive.note(execution.id, lambda: _record(execution, store))
 
     def finished(self, execution: Execution) -> list[Execution]:
-        """It is over: note that, and remember it for a while.
+        """Write the final record of an execution once its log is complete, and keep it in memory for a while.
 
         Returns:
-            Those that are no longer remembered.
+            The executions that leave the memory for it.
         """
         self.begins(execution)
         self.totals.add(execution)
@@ -184,7 +185,7 @@ class Records:
         return forgotten
 
     def _archived(self, execution: Execution, store: StoredLog | None) -> None:
-        """Its log is whole: note that it is over."""
+        """Write the final record of an execution whose log is complete on disk."""
         if self._archive is not None and execution.finished_at is not None:
             size = store.disk_bytes if store is not None else 0
             moment = execution.finished_at.timestamp()
@@ -192,7 +193,7 @@ class Records:
             execution.log.shrink(REMEMBERED_WINDOW)
 
     async def recall(self, name: str, principal: str | None, *, prefix: bool) -> list[PastExecution]:
-        """A principal's executions that have left the memory: see `Archive.find`."""
+        """Find executions that have left the memory: see `Archive.find`."""
         if name in self._recalled and principal in (None, self._recalled[name].principal):
             self._recalled.move_to_end(name)
             return [self._recalled[name]]
@@ -204,7 +205,7 @@ class Records:
         return found
 
     async def verify(self, execution_id: str, uuid: str | None) -> dict[str, Any] | None:
-        """What the evidence of an execution that has ended shows: see `Evidence.verify`."""
+        """Verify the evidence of an execution that has ended: see `Evidence.verify`."""
         return await self._archive.evidence.verify(execution_id, uuid) if self._archive is not None else None
 
     async def receipt(self, execution_id: str) -> dict[str, Any] | None:
@@ -212,14 +213,14 @@ class Records:
         return await self._archive.evidence.receipt(execution_id) if self._archive is not None else None
 
     async def receipts_status(self) -> dict[str, Any]:
-        """The public key of receipts, and where they are; nothing where there are none."""
+        """Return the public key of receipts, and their directory; empty if there are none."""
         return await self._archive.evidence.status() if self._archive is not None else {}
 
     async def in_ledger(self, deed: Callable[[Ledger], T]) -> T:
-        """Do something with the ledger of prompts, one after another.
+        """Call a function with the ledger of prompts, in a thread, one call after another, and return its result.
 
         Raises:
-            LedgerError: it cannot be done; the text says why.
+            LedgerError: `deed` refused; the text says why.
             OSError: the ledger cannot be used.
         """
         if self._archive is None:
@@ -231,7 +232,7 @@ class Records:
             raise OSError(errno.EIO, f"prompts.db: {error}") from error
 
     async def newest(self, wanted: Wanted) -> Sequence[PastExecution]:
-        """Executions that have left the memory, the newest first."""
+        """Return executions that have left the memory, the newest first."""
         return await self._archive.newest(wanted) if self._archive is not None and wanted.limit > 0 else []
 
 
@@ -240,20 +241,20 @@ def _start(execution: Execution) -> str | None:
 
 
 def _weight(execution: Execution) -> int:
-    """Bytes of memory that a finished execution takes: its output, and what was to be run."""
+    """Bytes of memory that a finished execution takes: its output, its words and its environment."""
     spec = execution.spec
     words = len(spec.display) + sum(map(len, spec.argv)) + sum(map(len, spec.env.values()))
     return execution.log.held_bytes + words
 
 
 def _whole_command(execution: Execution) -> dict[str, str]:
-    """What proves which words it was started with, where they are shown shortened, or without their secrets."""
+    """Return the digest of all words of a command, which proves them even if they are shown cut or redacted."""
     words = "\0".join(execution.spec.argv).encode(errors="surrogatepass")
     return {WHOLE_COMMAND: hashlib.sha256(words).hexdigest()}
 
 
 def _record(execution: Execution, store: StoredLog | None) -> Record:
-    """What the history keeps of an execution."""
+    """Return the history's record of an execution."""
     outcome, ended, once = execution.outcome, execution.finished_at, execution.spec.once
     described = describe(execution) | _whole_command(execution)
     besides = dict(ChainMap(*(dict(listener.kept()) for listener in execution.listeners)))

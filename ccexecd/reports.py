@@ -1,6 +1,6 @@
-"""What a daemon tells of itself: to its operator, to whoever asks for its health, and to a monitoring system.
+"""The reports of a daemon about itself: status for operators, health checks, figures for a monitoring system.
 
-Owns the words and figures. Must not change anything.
+Owns their fields and figures. Must not change anything.
 """
 
 import os
@@ -28,13 +28,13 @@ from ccexecd.storage.audit import Audit
 
 @attrs.define
 class Reports:
-    """What is told of one daemon.
+    """The reports of one daemon.
 
     Args:
-        engine, door, keeper, archive, audit, refusals: what it is made of.
+        engine, door, keeper, archive, audit, refusals: the parts that are reported on.
         places: where its files are.
-        log: its own.
-        loaded: what it was configured by last.
+        log: its log.
+        loaded: the configuration that was loaded last.
     """
 
     engine: Engine
@@ -56,11 +56,11 @@ class Reports:
 
     @property
     def problems(self) -> dict[str, str]:
-        """What is wrong, in words for everybody, and why, for those who may know."""
+        """Present problems: what, in words for everybody, and why, for operators only."""
         return self.archive.problems | self.audit.problems | self.engine.records.estimates.problems
 
     async def status(self) -> dict[str, Any]:
-        """What it is doing."""
+        """The answer to `status`, as JSON values."""
         memory = await usage([os.getpid(), *([self.keeper.pid] if self.keeper.pid else [])])
         addresses = self.door.addresses
         return {
@@ -90,7 +90,7 @@ class Reports:
         }
 
     def health(self) -> dict[str, Any]:
-        """Whether it takes commands, and keeps what they write."""
+        """The answer to `health`, as JSON values: whether it takes commands and can keep their output."""
         problems = self.problems
         return {
             "status": "draining" if self.engine.draining else "degraded" if problems else "healthy",
@@ -105,7 +105,7 @@ class Reports:
         }
 
     def figures(self) -> Iterable[Figure]:
-        """What a monitoring system is told."""
+        """The figures of `GET /metrics`."""
         spool = self.archive.spool
         yield one("ccexecd_up_seconds", "gauge", "time since the start", self.uptime)
         yield one("ccexecd_connections", "gauge", "open connections of clients", self.door.open_connections)

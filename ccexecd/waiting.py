@@ -1,7 +1,7 @@
-"""What is written down of an execution that waits, so that a later daemon can run it: as text and back.
+"""Serializes an execution that waits, so that a later daemon can run it, and reads it back.
 
-Owns the form: one JSON object with all that was asked for, the values of environment variables included, and whose it
-is. Read back, it is checked as strictly as a request. Must not know where it is kept, nor when it may run.
+Owns the form: one JSON object with the whole spec, values of environment variables included, and the principal. When it
+is read back, it is checked as strictly as a request. Must not know where it is kept, nor when it may run.
 """
 
 from datetime import UTC, datetime
@@ -15,11 +15,11 @@ from ccexecd.process.execution import Execution
 from ccexecd.protocol.codec import JSONSyntaxError, StructureError, dumps, loads, structure
 
 VERSION = 1
-"""Of the form. A daemon leaves texts of another version alone."""
+"""Version of the form. A daemon leaves texts of another version alone."""
 
 
 class UnreadableError(Exception):
-    """A text is none of an execution that waits; the message says why, and repeats nothing of it."""
+    """A text cannot be read as a waiting execution; the message says why, and repeats nothing of the text."""
 
 
 @attrs.frozen
@@ -27,13 +27,13 @@ class Waiting:
     """One execution that waited when its daemon ended.
 
     Attributes:
-        version: of the form.
+        version: `VERSION` of the form.
         execution_id: its id.
-        session_id: its session's, which has ended with its daemon.
-        principal: whose that was.
+        session_id: id of its session, which has ended with its daemon.
+        principal: name of the principal that it belongs to.
         created_at: when it was accepted, in seconds since the epoch.
-        next_seq: a number that no entry of its log can have had yet.
-        spec: what it is to be.
+        next_seq: a `seq` higher than that of any entry that its log can have had.
+        spec: what to run.
     """
 
     version: int
@@ -51,11 +51,11 @@ class Waiting:
 
 
 def as_text(execution: Execution, position: int) -> bytes:
-    """What is to be known of an execution that waits.
+    """Serialize an execution that waits.
 
     Args:
-        execution: which.
-        position: its place in its line: on its way to the front, it is told of so many more.
+        execution: the execution.
+        position: its position in its line, which bounds how many notes of its position its log will get.
     """
     told = {
         "version": VERSION,
@@ -70,14 +70,14 @@ def as_text(execution: Execution, position: int) -> bytes:
 
 
 def from_text(name: str, text: bytes) -> Waiting:
-    """The same, read back.
+    """Read back what `as_text` has written.
 
     Args:
-        name: the id that it is kept under.
-        text: as `as_text` has given it.
+        name: the id of the execution that the text is kept under.
+        text: the text.
 
     Raises:
-        UnreadableError: it is none, not this one's, or of another version.
+        UnreadableError: it is not valid, about another execution, or of another version.
     """
     try:
         told, problems = loads(text)
@@ -90,7 +90,7 @@ def from_text(name: str, text: bytes) -> Waiting:
 
 
 def _plain(value: Any) -> Any:
-    """An object of ours as JSON has it; the rest is that already."""
+    """Turn attrs objects into JSON objects; other values are JSON values already."""
     if not attrs.has(type(value)):
         return value
     return {field.name: _plain(getattr(value, field.name)) for field in attrs.fields(type(value))}
