@@ -1,7 +1,7 @@
-"""How an agent is asked, as options of a command line.
+"""The command line options that `agent` and `tasks run` share: how an agent is to do a task.
 
-Owns those that `agent` and `tasks run` share, and turning them into what the Python API takes. Must not import the API:
-a verb does that when it runs.
+Owns these options, and turning them into those of the Python API. Must not import the API: a verb does that when it
+runs.
 """
 
 import json
@@ -16,7 +16,7 @@ from ccexecctl.errors import UsageError
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """Add them. `--timeout` takes the place of the global option, which remains valid before the verb."""
+    """Add the options. `--timeout` takes the place of the global option, which remains valid before the verb."""
     parser.add_argument("--agent", metavar="NAME", help="claude (the default), codex or gemini")
     parser.add_argument("--program", metavar="PATH", help="the agent's program, if it is not that name on the PATH")
     parser.add_argument("--model", metavar="NAME", help="which model")
@@ -37,7 +37,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def given(arguments: Namespace) -> dict[str, Any]:
-    """The options of the Python API that they come to; those that were not chosen are left out."""
+    """Return the options of the Python API that were given; the others are left out."""
     chosen = {
         "agent": arguments.agent,
         "program": _program(arguments.program),
@@ -54,12 +54,12 @@ def given(arguments: Namespace) -> dict[str, Any]:
 
 
 def _program(path: str | None) -> str | None:
-    """A path with a directory in it means the same in the directory where the agent works."""
+    """Make a program's path absolute, since the agent works in another directory; a mere name stays."""
     return os.path.abspath(path) if path is not None and os.sep in path else path  # noqa: PTH100  # links stay
 
 
 def schema_of(path: str | None) -> dict[str, Any] | None:
-    """The JSON Schema in a file.
+    """Read a JSON Schema from a file; None without one.
 
     Raises:
         UsageError: it cannot be read, or is not JSON.

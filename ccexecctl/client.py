@@ -29,7 +29,7 @@ from ccexecd import paths
 from ccexecd.protocol.framing import LineBuffer, LineTooLongError
 
 ANSWER_TIMEOUT = 10.0
-"""Seconds to wait for an answer, beyond what the request itself may take (`--timeout`)."""
+"""Seconds to wait for an answer (`--timeout`), beyond the time that the request itself may take."""
 
 STARTING_PATIENCE = 3.0
 """Seconds to wait for the control socket of a daemon that holds its lock; a start takes 0.3 s on an idle machine."""
@@ -79,12 +79,15 @@ class Client:
         self._connection.close()
 
     def call(self, method: str, params: dict[str, Any] | None = None, *, extra: float = 0.0) -> Any:
-        """Ask, and wait for the answer. Notifications that come before it are kept for `next_message`.
+        """Send a request and wait for its result. Notifications that come first are kept for `next_message`.
 
         Args:
-            method: as the wire contract names it.
-            params: by name; what is None is left out.
-            extra: seconds that the daemon may rightly take, such as a grace period.
+            method: a method of docs/protocol.md.
+            params: its params by name; those that are None are left out.
+            extra: seconds that the daemon may need for it, such as a grace period.
+
+        Returns:
+            The result.
 
         Raises:
             RefusedError: the daemon answered with an error.
@@ -100,7 +103,7 @@ class Client:
                 return self._result(message)
 
     def send(self, method: str, params: dict[str, Any] | None = None) -> int:
-        """Ask without waiting. Safe in a signal handler, whatever that interrupts.
+        """Send a request without waiting for the answer. Safe in a signal handler, whatever that interrupts.
 
         Returns:
             The request's id.
@@ -128,10 +131,13 @@ class Client:
             pass  # a daemon that will not talk to us has said why before it closed: the next read gives the reason
 
     def message_or(self, descriptor: int) -> tuple[bool, bool]:
-        """Wait until a message has begun to arrive, or there is something to read elsewhere.
+        """Wait until a message has begun to arrive, or another descriptor can be read.
+
+        Args:
+            descriptor: the other descriptor.
 
         Returns:
-            Whether there is (the beginning of) a message, and whether the descriptor can be read.
+            Whether a message has begun to arrive, and whether the descriptor can be read.
         """
         either = select.poll()
         either.register(self._connection, select.POLLIN)
@@ -141,10 +147,10 @@ class Client:
         return is_here or self._connection.fileno() in ready, descriptor in ready
 
     def next_message(self, within: float | None = None) -> dict[str, Any]:
-        """Wait for whatever comes next: a notification, or an answer that nobody waited for.
+        """Return the next message: a notification, or the answer to a request of `send`.
 
         Args:
-            within: seconds; None is as long as it takes.
+            within: seconds to wait; None for as long as it takes.
 
         Raises:
             UnreachableError: the connection ended, or nothing came in time.
@@ -216,7 +222,7 @@ def connect(place: Place, timeout: float | None = None) -> Client:
 
 
 def reach(place: Place) -> tuple[socket.socket, Path]:
-    """Connect to the first control socket that answers, without a word.
+    """Connect to the first control socket that answers, and send nothing.
 
     Returns:
         The connected socket, which blocks, and its path.
@@ -237,7 +243,7 @@ def reach(place: Place) -> tuple[socket.socket, Path]:
 
 
 def connect_to(arguments: Namespace) -> Client:
-    """Connect as the options say: what every verb about a running daemon does first."""
+    """Connect to the daemon that the options name; the first step of every verb about a running daemon."""
     return connect(locate(arguments), arguments.timeout)
 
 
@@ -265,10 +271,10 @@ def _open(path: Path) -> socket.socket:
 
 
 def _require_held(path: Path) -> None:
-    """See that a link to a control socket, which a daemon left beside its pidfile, is not that of one that was killed.
+    """Check that a symbolic link to a control socket belongs to a living daemon: that the lock beside it is held.
 
     Raises:
-        FileNotFoundError: it is: who listens at its other end by now may be another daemon.
+        FileNotFoundError: it was left by a daemon that was killed; its target may belong to another daemon by now.
     """
     beside = pidfile_beside(path)
     if path.is_symlink() and beside.exists() and not is_held(beside):

@@ -25,12 +25,12 @@ EXPLANATIONS = {
 
 
 def explain(execution_id: str, outcome: dict[str, Any], missed_bytes: int | None = None) -> None:
-    """Tell what an exit code does not.
+    """Explain on stderr how an execution ended, where its exit code alone does not say it.
 
     Args:
-        execution_id: which one.
+        execution_id: its id.
         outcome: the params of `process.completed`.
-        missed_bytes: of its output, how much did not come; None where all of it did.
+        missed_bytes: bytes of its output that did not reach us; None if all did.
     """
     which = f"execution {render.short(execution_id)}"
     reason = outcome.get("reason")
@@ -48,16 +48,16 @@ def explain(execution_id: str, outcome: dict[str, Any], missed_bytes: int | None
 
 
 def _explain_verdict(which: str, verdict: dict[str, Any]) -> None:
-    """Tell how the run of an agent went, where that was not well."""
+    """Explain why an agent's run failed; nothing if it succeeded."""
     if verdict and not verdict["is_success"] and verdict["cause"] != "unverified":
         render.remark(f"{which}: {verdict['cause'].replace('_', ' ')}. {verdict['advice']}")
 
 
 def exit_code(outcome: dict[str, Any], *, is_incomplete: bool = False) -> int:
-    """The exit code of a shell for this ending.
+    """Return the exit code that a shell would give for an ending.
 
-    Never 0 unless the command itself exited with 0 and nothing else ended it: a command that answers TERM with a clean
-    exit has not done what it was asked for. Nor where output is missing: 0 tells a script that it has all of it.
+    It is 0 only if the command itself exited with 0, nothing else ended it, and no output is missing: a command that
+    answers TERM with a clean exit has not done its work, and a script takes 0 to mean that it has all of the output.
     """
     code = outcome.get("exit_code")
     if code is None or (code == 0 and (is_incomplete or outcome.get("reason") not in OWN_ENDINGS)):

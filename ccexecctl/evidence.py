@@ -23,7 +23,7 @@ EXITS = {
 """The exit code of each verdict."""
 
 WORST_FIRST = ("forged", "edited", "truncated", "missing", "unrepeated", "unfinished", "verified")
-"""Which verdict counts where there are several."""
+"""All verdicts, the worst first: of several, the worst decides the exit code."""
 
 _TOLD = (
     ("execution", "execution_id"),
@@ -45,7 +45,7 @@ _TOLD = (
     ("receipt's number", "n"),
     ("receipt's hash", "hash"),
 )
-"""What a receipt tells, as people read it, and its field."""
+"""Labels of a receipt's fields for people, each with the name of the field."""
 
 
 def exit_of(verdicts: Iterable[str]) -> int:
@@ -99,12 +99,12 @@ def markdown_of(document: dict[str, Any]) -> Iterator[str]:
 
 
 def report_of(results: Sequence[dict[str, Any]], key: str, moment: str) -> Iterator[str]:
-    """What was verified, as Markdown.
+    """Return the lines of a report on verified executions, as Markdown.
 
     Args:
-        results: of `verify`, for one execution each.
+        results: the results of `verify`, one for each execution.
         key: the name of the daemon's key.
-        moment: when.
+        moment: when it was verified, as text.
     """
     counts = Counter(each["verdict"] for each in results)
     told = ", ".join(f"{counts[word]} {word}" for word in reversed(WORST_FIRST) if counts[word])
@@ -133,13 +133,13 @@ def report_of(results: Sequence[dict[str, Any]], key: str, moment: str) -> Itera
 
 
 def _plain(value: object) -> str:
-    """Text in a cell: nothing in it ends the cell, or means anything."""
+    """Escape a text for a cell of a Markdown table."""
     text = render.printable(str(value))
     return "".join(f"\\{each}" if each in "\\|`*_<>[]#" else each for each in text)
 
 
 def _block(text: str) -> Iterator[str]:
-    """Text as it is, between fences that are longer than any within."""
+    """Put a text between code fences that are longer than any fence in it."""
     longest = max((len(run) for run in "".join(each if each == "`" else " " for each in text).split()), default=0)
     fence = "`" * max(3, longest + 1)
     yield fence

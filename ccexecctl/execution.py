@@ -1,4 +1,4 @@
-"""One execution as people read it: what it is, how it stands, and what is known of an agent.
+"""One execution as people read it: its command, state, figures and, for an agent, its conversation.
 
 Owns the choice of facts and their words. Must not ask the daemon anything.
 """
@@ -11,7 +11,7 @@ from ccexecctl import render
 
 
 def lines(execution: dict[str, Any]) -> list[str]:
-    """A first line that says how it stands, and a fact on each further one."""
+    """Return a first line with the state, and one line for each further fact."""
     agent = execution.get("agent") or {}
     first = f"{execution['execution_id']} is {_standing(execution)}"
     facts = [*_facts(execution), *_agent_facts(agent)]
@@ -19,7 +19,7 @@ def lines(execution: dict[str, Any]) -> list[str]:
 
 
 def ending(reason: str, exit_code: int | None) -> str:
-    """How one has ended, in a word or two: `exit 1`, `signal 9`, `timeout`."""
+    """Say in a word or two how an execution has ended: `exit 1`, `signal 9`, `timeout`."""
     if reason == "signaled" and exit_code is not None:
         return f"signal {-exit_code}"
     return f"exit {exit_code}" if reason == "exited" else reason
@@ -90,7 +90,7 @@ def _agent_facts(agent: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _used(agent: dict[str, Any]) -> str:
-    """Turns, tokens and money, as far as they are known."""
+    """Return turns, tokens and cost of an agent, as far as they are known."""
     usage = agent["usage"]
     told = [render.counted(agent["turns"], "turn")]
     if "output_tokens" in usage:

@@ -1,7 +1,6 @@
-"""Being with an execution: its output is ours, what we read is its, until it has ended or we leave.
+"""Follows one execution: passes its output to ours and our standard input to it, until it ends or we leave.
 
-Owns the one loop that `run` and `attach` share. Must not know who asked for the execution, nor what is made of its
-ending.
+Owns the loop that `run` and `attach` share. Must not know who asked for the execution, nor how its ending is shown.
 """
 
 from typing import Any
@@ -18,12 +17,12 @@ class Following:
 
     Args:
         client: a connection on which it is watched.
-        output: where stdout and stderr go.
-        source: what is passed on to it; None is nothing.
-        line_end: of what people are told in between.
+        output: takes its stdout and stderr.
+        source: the standard input to pass on; None for none.
+        line_end: line end of remarks to people; a terminal in raw mode needs a carriage return, too.
 
     Attributes:
-        missed_bytes: how much of the output has come too fast for us; None where none has.
+        missed_bytes: bytes of output that did not reach us; None if all did.
     """
 
     def __init__(self, client: Client, output: Output, source: StandardInput | None, line_end: str = "\n") -> None:
@@ -34,10 +33,13 @@ class Following:
         self._line_end = line_end
 
     def follow(self, execution_id: str) -> dict[str, Any] | None:
-        """Hand on output and input until it has ended.
+        """Pass on output and input until the execution has ended.
+
+        Args:
+            execution_id: its id.
 
         Returns:
-            The params of `process.completed`; None when the key was typed that leaves.
+            The params of `process.completed`; None if the detach key was typed.
 
         Raises:
             UnreachableError: the daemon went away in the middle.
@@ -59,7 +61,7 @@ class Following:
             raise
 
     def _is_message_here(self) -> bool:
-        """Wait for a message, or for something to pass on; a flood of the one never holds up the other."""
+        """Wait for a message or for input to pass on; a flood of either never holds up the other."""
         source = self._source
         if source is None or not source.wants:
             return True

@@ -1,4 +1,4 @@
-"""One execution in the foreground: its output is ours, our signals are its, its exit code is ours.
+"""Runs one execution in the foreground: passes its output to ours, our signals to it, and returns its exit code.
 
 Owns the conversation of `ccexecctl run` from the request to the ending, and what our signals mean for the command. Must
 not know how the command was asked for.
@@ -32,7 +32,7 @@ NOT_FOUND, NOT_EXECUTABLE = 127, 126
 
 
 class AbandonedError(CtlError):
-    """We were told three times to go, and did not wait for the ending."""
+    """A third signal came, so that the ending was not waited for."""
 
     exit_code = 128 + signal.SIGINT
     name = "ABANDONED"
@@ -42,10 +42,10 @@ class Foreground:
     """Runs one command.
 
     Args:
-        client: a connection for this execution alone, for when it ends the daemon cancels the execution.
-        output: where stdout and stderr go.
-        source: what is passed on to it; None is nothing.
-        on_terminal: whether it has a terminal, which ours shows.
+        client: a connection for this execution alone: when it is closed, the daemon cancels the execution.
+        output: takes its stdout and stderr.
+        source: the standard input to pass on; None for none.
+        on_terminal: whether the command has a terminal, which ours shows.
     """
 
     def __init__(
@@ -61,18 +61,18 @@ class Foreground:
         self._is_output_unwanted = False
 
     def run(self, request: dict[str, Any]) -> tuple[dict[str, Any], int]:
-        """Execute, and stay until the end.
+        """Execute the command, and wait for its end.
 
         Args:
             request: params of `execute`.
 
         Returns:
-            All that is known of the execution, and the exit code for us.
+            All that is known of the execution, and the exit code for ccexecctl.
 
         Raises:
             RefusedError: it was not started.
             UnreachableError: the daemon went away in the middle.
-            SignalledError: our terminal has gone, or somebody wants us to.
+            SignalledError: our terminal is gone, or a signal has ended us while we had it.
         """
         self._size = request.get("pty")
         with self._forwarded_signals(), terminal.raw(self._resized) if self._on_terminal else nullcontext():
@@ -88,7 +88,7 @@ class Foreground:
         return {**started, **outcome}, self._exit_code(outcome)
 
     def write(self, stream: str, piece: bytes) -> None:
-        """Hand on a piece of output, as long as somebody reads it."""
+        """Pass on a piece of output, as long as our own output has a reader."""
         if self._is_output_unwanted:
             return
         try:
@@ -103,7 +103,7 @@ class Foreground:
         return exit_code(outcome, is_incomplete=self._following.missed_bytes is not None)
 
     def _resized(self) -> None:
-        """Our terminal may have another size. Before there is an execution, nobody needs to be told."""
+        """Send the size of our terminal, which may have changed; nothing to do before there is an execution."""
         size = terminal.size()
         if self._execution_id and size != self._size:
             self._size = size
@@ -137,10 +137,14 @@ class Foreground:
 
 
 def execute(client: Client, request: dict[str, Any]) -> dict[str, Any]:
-    """Ask for an execution.
+    """Send `execute`, and return the answer.
+
+    Args:
+        client: a connection.
+        request: params of `execute`.
 
     Raises:
-        RefusedError: it was not started; when the kernel refused, with a shell's exit code for that.
+        RefusedError: it was not started; if the kernel refused, with the exit code that a shell has for that.
     """
     try:
         started: dict[str, Any] = client.call("execute", request)
@@ -154,7 +158,7 @@ def execute(client: Client, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _explain_spawn_failure(error: RefusedError, data: dict[str, Any], request: dict[str, Any]) -> None:
-    """Name what could not be used, which only we know as the user wrote it, and choose the exit code."""
+    """Complete the error of a failed start: name what could not be used as the user wrote it, and set the exit code."""
     why = str(data.get("strerror", "")).lower()
     match data.get("subject"):
         case "program":

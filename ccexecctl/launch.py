@@ -31,21 +31,21 @@ START_TIMEOUT = 45.0
 """Seconds from the command to a daemon that answers. Longer than ccexecd's own patience, which gives a reason."""
 
 DAEMON = ("-P", "-m", "ccexecd")
-"""What the interpreter is told to run. -P: a module in the caller's directory must not pass for one of the daemon's."""
+"""Arguments of the interpreter. -P: a module in the caller's directory must not be taken for one of the daemon's."""
 
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  # compared, not bound
 """Where to reach a daemon that listens on every address."""
 
 
 OTHER_PORT = "on a free port: ccexecctl start --port 0; for good: the key port of your configuration file"
-"""What to do where another daemon, say that of the machine, has the port: verbs that start one have no --port."""
+"""Hint for when another daemon, such as that of the machine, has the port: verbs that start a daemon have no --port."""
 
 
 class Launched(NamedTuple):
     """A daemon that answers on both sockets.
 
     Attributes:
-        is_new: we started it; otherwise it was there, or somebody else's start was faster.
+        is_new: this process has started it; otherwise it was running, or another process was faster.
         status: its answer to `status`.
         place: where it answers.
     """
@@ -62,7 +62,7 @@ def daemon_flags(arguments: Namespace, place: Place) -> list[str]:
 
 
 def connect_or_launch(arguments: Namespace) -> Client:
-    """Connect to the daemon; to a new one of our own when there is none, except where a certain one was named."""
+    """Connect to the daemon; start one first if none runs and no particular one was named."""
     place = locate(arguments)
     try:
         return connect(place, arguments.timeout)
@@ -82,8 +82,8 @@ def launch(
     """Make sure that the daemon of this place runs and answers.
 
     Args:
-        place: which one: a place of our own.
-        flags: for `ccexecd`, should it have to be started.
+        place: where it is, without the fall-back to the machine's daemon (`Place.own`).
+        flags: flags of `ccexecd`, for when it has to be started.
         timeout: seconds until it has to answer; None for the default.
         environ: environment of the new daemon; None for our own.
 
@@ -181,10 +181,10 @@ def _call(flags: list[str], deadline: float, environ: Mapping[str, str] | None) 
 
 
 def _require_access(state_dir: Path) -> None:
-    """Tell a directory that is not ours before anything below it is tried.
+    """Check that this user may use a state directory, before anything below it is tried.
 
     Raises:
-        NotPermittedError: it may not be looked into, or not be written.
+        NotPermittedError: it may not be searched or written.
     """
     try:
         is_ours = not stat.S_ISDIR(state_dir.stat().st_mode) or os.access(state_dir, os.W_OK | os.X_OK)
@@ -200,14 +200,14 @@ def _require_access(state_dir: Path) -> None:
 
 
 def _answers(place: Place) -> bool:
-    """Whether a daemon whose pidfile is configured to lie elsewhere is there all the same."""
+    """Whether a daemon answers here although the lock is free, because its pidfile is configured to lie elsewhere."""
     with suppress(CtlError), connect(place):
         return True
     return False
 
 
 def _explain(said: str, returncode: int) -> CtlError:
-    """The reason that ccexecd gave before it gave up, in the two lines that all errors have."""
+    """Turn the output of a failed `ccexecd` into an error with message and hint."""
     lines = [line.removeprefix("ccexecd: ") for line in said.splitlines() if line.strip()]
     hints = [line.removeprefix("hint: ") for line in lines if line.startswith("hint: ")]
     reasons = [line for line in lines if not line.startswith("hint: ")] or [f"it exited with {returncode}"]
@@ -237,10 +237,10 @@ def _await_answer(place: Place, deadline: float) -> dict[str, Any]:
 
 
 def _check_door(address: str, deadline: float, *, is_tls: bool = False) -> None:
-    """Ask the external port for its health, as a client on this machine would that knows whom it talks to.
+    """Send a health check to the external port, as a client on this machine would.
 
     Raises:
-        UnreachableError: nobody answers there, or somebody who is not well.
+        UnreachableError: nothing answers there, or not as a healthy daemon does.
     """
     host, _, port = address.rpartition(":")
     host = WILDCARDS.get(host.strip("[]"), host.strip("[]"))
@@ -263,7 +263,7 @@ def _check_door(address: str, deadline: float, *, is_tls: bool = False) -> None:
 
 
 def _wrapped(plain: socket.socket) -> socket.socket:
-    """TLS on a connection to a daemon that its control socket has named: whose certificate it shows is no question."""
+    """Begin TLS without checking the certificate: the control socket has named this port, so the daemon is known."""
     import ssl  # noqa: PLC0415  # 20 ms
 
     context = ssl.create_default_context()

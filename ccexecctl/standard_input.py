@@ -23,16 +23,17 @@ NOBODY_READS = {ErrorCode.STDIN_CLOSED, ErrorCode.INVALID_STATE, ErrorCode.PROCE
 
 
 class StandardInput:
-    """What we read, on its way.
+    """Passes our standard input on to one execution.
 
     Args:
-        client: where it goes.
-        may_detach: whether the key that leaves is heeded.
-        ends: whether its end is the program's, too; that of a terminal in raw mode is not, but is the terminal's end.
+        client: the connection to the daemon.
+        may_detach: whether the detach key is looked for.
+        ends: whether end of file is passed on to the program; on a terminal in raw mode it means that the terminal is
+            gone.
 
     Attributes:
-        descriptor: what is read.
-        is_left: the key that leaves was typed.
+        descriptor: the descriptor that is read.
+        is_left: the detach key was typed.
     """
 
     def __init__(self, client: Client, *, may_detach: bool = False, ends: bool = True) -> None:
@@ -45,21 +46,21 @@ class StandardInput:
         self._waiting = bytearray()
         self._under_way: int | None = None
         self._is_at_end = False
-        self._is_over = False  # nothing more is to be asked
+        self._is_over = False  # nothing more is to be sent
 
     def begin(self, execution_id: str) -> None:
-        """There is somebody to read it."""
+        """Begin to pass input on, to this execution."""
         self._execution_id = execution_id
 
     @property
     def wants(self) -> bool:
-        """Whether it is to be read now. Where nobody takes it any more, it may still hold the key that leaves."""
+        """Whether it is to be read now; also when the program takes no more, since the detach key may come."""
         if self._is_at_end or (self._is_over and not self._may_detach):
             return False
         return len(self._waiting) < LIMIT
 
     def read(self) -> None:
-        """Take what is there, and pass it on.
+        """Read what is there, and send it.
 
         Raises:
             SignalledError: the terminal is gone.
@@ -78,10 +79,10 @@ class StandardInput:
             self._pass_on()
 
     def heard(self, answer: dict[str, Any]) -> None:
-        """Take an answer, which may be another's.
+        """Take an answer of the daemon; answers to requests of others are ignored.
 
         Raises:
-            RefusedError: it is refused, and not because nobody reads it.
+            RefusedError: a write was refused, for another reason than that the program reads no more.
         """
         if self._under_way is None or answer.get("id") != self._under_way:
             return

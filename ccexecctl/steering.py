@@ -1,6 +1,6 @@
-"""What pause, resume, cancel and kill have in common, one `control` request; and release and drop, of what is held.
+"""Common code of the verbs pause, resume, cancel and kill (one `control` request each), and of release and drop.
 
-Owns naming the execution, the request and how the answer is told.
+Owns their arguments that name executions, the request, and how the answer is shown. Must not know any other verb.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -11,11 +11,11 @@ from ccexecctl.client import Client, connect_to
 from ccexecctl.errors import Exit, RefusedError, UsageError
 
 USUAL_PATIENCE = 60.0
-"""Seconds that a request may take when no grace was given: the answer comes when it is true, after the last reap."""
+"""Seconds that a request may take if no grace was given: the answer comes only when the last process was reaped."""
 
 
 def add_id(parser: ArgumentParser, *, required: bool = True) -> None:
-    """The execution that is meant."""
+    """Add the argument that names one execution."""
     parser.usage = f"{parser.prog} [OPTIONS] {'ID' if required else '[ID]'}"
     parser.add_argument(
         "execution_id",
@@ -26,24 +26,24 @@ def add_id(parser: ArgumentParser, *, required: bool = True) -> None:
 
 
 def add_ids(parser: ArgumentParser) -> None:
-    """The executions that are meant, one or more."""
+    """Add the arguments that name one or more executions."""
     parser.usage = f"{parser.prog} [OPTIONS] ID..."
     text = "execution ids of `ccexecctl ps`, or 4 or more characters that only one begins with"
     parser.add_argument("execution_ids", metavar="ID", nargs="+", help=text)
 
 
 def steer(arguments: Namespace, deed: str) -> int:
-    """Ask for it, one execution after the other, and wait until it is true.
+    """Send a `control` request for each execution, one after the other, and wait until it is carried out.
 
     Args:
         arguments: with `execution_ids`, and `grace` where the verb has it.
         deed: the wire contract's name: PAUSE, RESUME, CANCEL or KILL.
 
     Returns:
-        FAILED when it is not true of all processes of all of them.
+        DONE; FAILED if it could not be carried out for every process of every execution.
 
     Raises:
-        RefusedError: it was asked of one only, and is refused.
+        RefusedError: only one execution was named, and the daemon refused.
     """
     told: list[dict[str, Any]] = []
     is_true = True
@@ -77,7 +77,7 @@ def _controlled(client: Client, arguments: Namespace, execution_id: str, deed: s
 
 
 def add_held(parser: ArgumentParser) -> None:
-    """Which of those that are held."""
+    """Add the arguments that name one held execution, or all."""
     parser.usage = f"{parser.prog} [OPTIONS] ID\n       {parser.prog} [OPTIONS] --all"
     text = "an execution id of `ccexecctl ps`, or 4 or more characters that only it begins with"
     parser.add_argument("execution_id", metavar="ID", nargs="?", help=text)
@@ -85,14 +85,14 @@ def add_held(parser: ArgumentParser) -> None:
 
 
 def end_hold(arguments: Namespace, verb: str) -> int:
-    """Release or drop what is held.
+    """Release or drop held executions.
 
     Args:
         arguments: with `execution_id` or `all`.
-        verb: the method.
+        verb: the method: `release` or `drop`.
 
     Returns:
-        FAILED when some have to stay held.
+        DONE; FAILED if some have to stay held.
     """
     if (arguments.execution_id is None) != arguments.all:
         raise UsageError("give an ID, or --all", f"ccexecctl {verb} --all")

@@ -1,4 +1,4 @@
-"""How a list of tasks gets on: a table that is drawn again on a terminal, a line for each change elsewhere.
+"""Progress of a list of tasks: on a terminal a table that is redrawn, elsewhere a line for each change.
 
 Owns the only cursor movements of ccexecctl besides those of executions. Must not know how tasks are done.
 """
@@ -20,13 +20,13 @@ HEADER = ("TASK", "STATUS", "TIME", "COST", "")
 
 
 class TaskTable:
-    """The progress, on standard error: standard output is for the report.
+    """Shows the progress on standard error; standard output is for the report.
 
     Args:
-        names: of the tasks, in order.
+        names: names of the tasks, in order.
 
     Attributes:
-        earlier: names of those that an earlier run has done.
+        earlier: names of the tasks that an earlier run has done.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -41,7 +41,7 @@ class TaskTable:
             self._draw()
 
     def changed(self, task: "TaskResult") -> None:
-        """A task stands otherwise than before."""
+        """Show that the status of a task has changed."""
         if task.status.value == "running":
             self._begun.add(task.name)
         elif task.status.value == "done" and task.name not in self._begun:
@@ -58,7 +58,7 @@ class TaskTable:
         render.remark(f"[{number}/{len(self._rows)}] {task.name}: {status}{took}{why}")
 
     def progress(self, message: object) -> None:
-        """What the agent that runs is just doing."""
+        """Show what the running agent is doing."""
         if self._is_live and self._running:
             row = self._rows[self._running]
             row[2], row[4] = render.duration(time.monotonic() - self._since), str(message)
@@ -73,12 +73,12 @@ class TaskTable:
 
 
 def status_of(task: "TaskResult", earlier: Container[str]) -> str:
-    """How it stands, in a word or two."""
+    """Return the status of a task in a word or two."""
     return "done earlier" if task.name in earlier else task.status.value
 
 
 def figures(task: "TaskResult") -> tuple[str, str]:
-    """How long it took, and what it cost."""
+    """Return the duration and the cost of a task, as text."""
     if task.result is None:
         return "-", "-"
     cost = task.result.cost
@@ -86,11 +86,11 @@ def figures(task: "TaskResult") -> tuple[str, str]:
 
 
 def report(done: "ListResult", earlier: Container[str] = ()) -> list[str]:
-    """What became of a list, as people read it.
+    """Return the report of a finished list as lines for people.
 
     Args:
-        done: that.
-        earlier: names of tasks that an earlier run has done.
+        done: the result of the list.
+        earlier: names of the tasks that an earlier run has done.
     """
     rows = [(each.name, status_of(each, earlier), *figures(each), each.error or "") for each in done.tasks]
     results = [each.result for each in done.tasks if each.result is not None]

@@ -1,7 +1,7 @@
-"""Our own terminal while a program elsewhere has it: every key is the program's.
+"""Our own terminal while it shows an execution: its mode, its size and the detach key.
 
-Owns its modes and their restoring on every way out, its size, and the keys that are ours after all. Must not know where
-the keys go.
+Owns the modes and their restoring on every way out, and the keys that are not passed on. Must not know where the other
+keys go.
 
 Signals. In raw mode the terminal makes no signals of keys, but others may send some. What would end us restores the
 terminal first; TSTP restores it, stops, and takes it again when we go on. KILL cannot be helped, nor can a crash of the
@@ -24,7 +24,7 @@ KEYBOARD = 0
 """The descriptor of our standard input: the terminal, if it is one."""
 
 USUAL_SIZE = {"cols": 80, "rows": 24}
-"""Of a terminal that does not know its own."""
+"""Size that is assumed for a terminal that does not know its own."""
 
 DETACH_KEYS = (b"\x1d", b"\x1b[93;5u", b"\x1b[27;5;93~")
 """Ctrl-], as terminals send it: as a control character, or by the program's wish as a sequence (fixterms, xterm)."""
@@ -37,16 +37,16 @@ LEAVE_SCREEN = b"\x1b[?1049l\x1b[?25h\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006
 _HARMLESS = {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH}
 _STOPPING = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 _FAULTS = {signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
-"""Our own crashes: a handler of Python's would never get to run, for the faulty instruction is repeated for ever."""
+"""Signals of our own crashes: a handler in Python would never run, since the faulty instruction is repeated."""
 
 _ENDING = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP} - _HARMLESS - _STOPPING - _FAULTS
-"""Signals that end whoever does nothing about them (signal(7))."""
+"""Signals that end a process by default (signal(7))."""
 
 _CC = 6  # place of the control characters in what tcgetattr gives
 
 
 class SignalledError(CtlError):
-    """We were told to end while we had the terminal."""
+    """A signal told ccexecctl to end while it had the terminal in another mode."""
 
     name = "SIGNALLED"
 
@@ -56,12 +56,12 @@ class SignalledError(CtlError):
 
 
 def _name(number: int) -> str:
-    """Of a signal; those of real time have numbers only."""
+    """Return the name of a signal; a real-time signal has only its number."""
     return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 def is_terminal(descriptor: int = KEYBOARD) -> bool:
-    """Whether somebody sits there."""
+    """Whether a descriptor is a terminal."""
     return os.isatty(descriptor)
 
 
@@ -75,13 +75,13 @@ def size() -> dict[str, int]:
 
 
 def up_to_detach_key(typed: bytes) -> tuple[bytes, bool]:
-    """What was typed before the key that leaves, and whether that was there."""
+    """Return the bytes before the detach key, all if it is not among them, and whether it is."""
     places = [place for key in DETACH_KEYS if (place := typed.find(key)) >= 0]
     return (typed[: min(places)], True) if places else (typed, False)
 
 
 def leave_screen() -> None:
-    """Undo what a program that goes on has asked of our terminal."""
+    """Undo the terminal settings of a program that we leave running."""
     if is_terminal(sys.stdout.fileno()):
         sys.stdout.flush()
         os.write(sys.stdout.fileno(), LEAVE_SCREEN)
@@ -89,13 +89,13 @@ def leave_screen() -> None:
 
 @contextmanager
 def raw(resized: Callable[[], None]) -> Iterator[None]:
-    """Have every key as it is typed, and nothing of what is shown changed, until left in whatever way.
+    """Put the terminal into raw mode while the context is open: every key is passed on, output is not changed.
 
     Args:
-        resized: called, perhaps by a signal, when the size may be another.
+        resized: called, perhaps by a signal handler, when the size may have changed.
 
     Raises:
-        SignalledError: we were told to end meanwhile.
+        SignalledError: a signal told us to end meanwhile.
     """
     mode = _Mode(lambda: tty.setraw(KEYBOARD, termios.TCSADRAIN))
     with mode.taken(), _signals(mode, resized):
@@ -104,7 +104,7 @@ def raw(resized: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def by_line() -> Iterator[None]:
-    """Have whole lines, as always, and the key that leaves at once: it ends a line, too."""
+    """Keep the terminal in line mode while the context is open, with the detach key as a further end of line."""
 
     def take() -> None:
         attributes = termios.tcgetattr(KEYBOARD)
@@ -117,10 +117,10 @@ def by_line() -> Iterator[None]:
 
 
 class _Mode:
-    """A mode of our terminal that is not the one it had.
+    """A temporary mode of our terminal.
 
     Args:
-        take: sets it.
+        take: sets the mode.
     """
 
     def __init__(self, take: Callable[[], object]) -> None:
@@ -129,7 +129,7 @@ class _Mode:
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """Have it, and restore what was before."""
+        """Set the mode while the context is open, then restore the earlier one."""
         atexit.register(self.restore)  # a signal may interrupt us in the midst of restoring
         try:
             self.take()
@@ -139,7 +139,7 @@ class _Mode:
             atexit.unregister(self.restore)
 
     def restore(self) -> None:
-        """Set what was before, unless it is a shell's by now, which has set its own."""
+        """Restore the earlier mode, unless a shell has the terminal in the foreground, which sets its own."""
         with suppress(OSError):  # ENOTTY: a terminal that does not control our session has no foreground
             if os.tcgetpgrp(KEYBOARD) != os.getpgrp():
                 return

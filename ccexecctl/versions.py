@@ -1,4 +1,4 @@
-"""A daemon that was not restarted after an upgrade: owns noticing that it and ccexecctl are of different versions."""
+"""Notices a daemon that was not restarted after an upgrade. Owns comparing its version with that of ccexecctl."""
 
 from ccexecctl import render
 from ccexecd import __version__

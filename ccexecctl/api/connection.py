@@ -21,7 +21,7 @@ RECEIVE_SIZE = 1 << 18
 """Bytes of one read."""
 
 FAREWELL_PATIENCE = 2.0
-"""Seconds for the daemon to have read that the connection is closed by intent, and to close its side."""
+"""Seconds for the daemon to read that the connection is closed on purpose, and to close its side."""
 
 Notified = Callable[[str, dict[str, Any]], None]
 """Called with method and params of each notification, in order. Must not wait."""
@@ -35,10 +35,10 @@ class _Pending:
     """A request whose answer has not come.
 
     Attributes:
-        arrived: set when it has, or never will.
-        on_result: told first.
-        result: what came.
-        error: what came instead.
+        arrived: set when the answer has come, or is known never to come.
+        on_result: called with the result before any later message is read; None for nothing.
+        result: the result.
+        error: the error; None if there is a result.
     """
 
     on_result: Answered | None
@@ -47,7 +47,7 @@ class _Pending:
     error: Exception | None = None
 
     def settle(self, result: Any, error: Exception | None) -> None:
-        """Have it over."""
+        """Set result or error, and wake the caller."""
         self.result, self.error = result, error
         if error is None and self.on_result is not None:
             self.on_result(result)
@@ -58,13 +58,13 @@ class Connection:
     """One opened connection. `run` has to be running for anything to happen.
 
     Args:
-        opened: it.
-        notified: told of notifications.
+        opened: the connection, as `Endpoint.open` gives it.
+        notified: called with each notification.
         probe_interval: seconds of silence after which the daemon is asked for a sign of life.
 
     Attributes:
-        ended: why it is over; None while it is not.
-        over: set when it is.
+        ended: why the connection is over; None while it is open.
+        over: set when the connection is over.
     """
 
     def __init__(self, opened: Opened, notified: Notified, probe_interval: float) -> None:
@@ -83,7 +83,7 @@ class Connection:
         self._scope = anyio.CancelScope()
 
     async def run(self) -> None:
-        """Exchange messages until the connection is over; then every request that waits is told so."""
+        """Exchange messages until the connection is over; then every request that waits fails."""
         try:
             with self._scope:
                 async with anyio.create_task_group() as tasks:
@@ -99,16 +99,19 @@ class Connection:
             await anyio.aclose_forcefully(self._stream)
 
     async def request(self, method: str, params: dict[str, Any], on_result: Answered | None = None) -> Any:
-        """Ask, and wait for the answer.
+        """Send a request and wait for its result.
 
         Args:
-            method: as the wire contract names it.
-            params: by name; what is None is left out.
-            on_result: told of the result before a notification that follows it.
+            method: a method of docs/protocol.md.
+            params: its params by name; those that are None are left out.
+            on_result: called with the result before a notification that follows it is read.
+
+        Returns:
+            The result.
 
         Raises:
-            CutError: the connection is over, and nobody knows whether the request was heeded.
-            CtlError: the daemon refused it, JSON cannot hold it, or no connection will do better.
+            CutError: the connection is over, and it is not known whether the request was carried out.
+            CtlError: the daemon refused it, JSON cannot hold it, or another connection would fail as well.
         """
         if self.ended is not None:
             raise self.ended
@@ -122,12 +125,12 @@ class Connection:
         return pending.result
 
     def tell(self, method: str, params: dict[str, Any]) -> None:
-        """Ask without wanting an answer."""
+        """Send a request and ignore the answer."""
         if self.ended is None:
             self._put(self._frame({"jsonrpc": "2.0", "method": method, "params": _given(params)}))
 
     async def close(self) -> None:
-        """End it by intent: what the daemon runs for it is ended, too."""
+        """Close the connection on purpose; the daemon then ends what it runs for it."""
         self._is_closing = True
         self._put(self._framing.farewell())
         with anyio.move_on_after(FAREWELL_PATIENCE, shield=True):
@@ -146,7 +149,7 @@ class Connection:
         self._has_unsent.set()
 
     async def _write(self) -> None:
-        """Be the only one that writes; a send that was begun is finished, or the connection is over."""
+        """Write queued messages; no other task writes. A send that has begun is finished, or the connection ends."""
         try:
             while True:
                 await self._has_unsent.wait()
@@ -177,7 +180,7 @@ class Connection:
             self._end(CutError(f"the connection broke: {error.__cause__ or error}"))
 
     async def _receive(self) -> bytes:
-        """Wait for input; of a peer that has been silent, ask for a sign of life, once."""
+        """Wait for input; ask a peer that has been silent for `probe_interval` once for a sign of life."""
         for _ in range(2):
             with anyio.move_on_after(self._probe_interval):
                 return await self._stream.receive(RECEIVE_SIZE)

@@ -32,17 +32,17 @@ REPEATABLE = {
     "list",
     "health",
 }
-"""Methods that may be sent again when nobody knows whether they were heeded: `execute` by its key, `write_stdin` by its
-`write_id`, the others because doing them again changes nothing."""
+"""Methods that may be sent again if it is not known whether they were carried out: `execute` thanks to its key,
+`write_stdin` thanks to its `write_id`, the others because a repetition changes nothing."""
 
 GREETING = "connected"
 """The notification that opens a conversation over WebSocket."""
 
 FIRST_PATIENCE = 5.0
-"""Seconds of trying again where nothing would be lost by giving up."""
+"""Seconds of trying to connect while nothing is watched and no call was cut, so that giving up loses nothing."""
 
 GREETING_PATIENCE = 10.0
-"""Seconds for the daemon to greet."""
+"""Seconds in which the daemon has to send its greeting."""
 
 
 class Link:
@@ -53,8 +53,8 @@ class Link:
         backoff: delays between two attempts to connect.
 
     Attributes:
-        session: what the daemon said when it greeted this session; empty where it does not greet.
-        watches: who watches which execution, by its id; several may watch the same, each from its own position.
+        session: params of the daemon's greeting; empty if it does not greet (control socket).
+        watches: the watches by execution id; several may watch the same execution, each from its own position.
     """
 
     def __init__(self, endpoint: Endpoint, backoff: Backoff) -> None:
@@ -75,11 +75,11 @@ class Link:
 
     @property
     def load(self) -> int:
-        """How much it is used: for choosing the one that is least."""
+        """How many calls and watches use it: the least used link is chosen."""
         return self._calls + sum(map(len, self.watches.values()))
 
     async def run(self) -> None:
-        """Be connected whenever somebody needs it, until `close`."""
+        """Connect, and connect again, whenever the link is used, until `close`."""
         with self._scope:
             while True:
                 while not self._is_wanted:
@@ -98,7 +98,7 @@ class Link:
         self._scope.cancel()
 
     async def call(self, method: str, params: dict[str, Any]) -> Any:
-        """Ask, and wait for the answer, over another connection if need be.
+        """Send a request and wait for its result, over another connection if need be.
 
         Raises:
             CtlError: it was refused, or the daemon cannot be reached.
@@ -109,10 +109,10 @@ class Link:
         """Have a command executed, once.
 
         Args:
-            params: of `execute`; without an idempotency key, it gets one.
+            params: params of `execute`; an idempotency key is added if there is none.
 
         Returns:
-            The daemon's answer, and what it tells of the execution from its start.
+            The daemon's answer, and a watch of the execution from its start.
 
         Raises:
             CtlError: it was refused, or the daemon cannot be reached.
@@ -138,7 +138,7 @@ class Link:
         return told, watches[-1]
 
     async def attach(self, execution_id: str, from_seq: int = 0) -> Watch:
-        """Be told of an execution from a position of its log on; 0 is the start.
+        """Watch an execution from a position of its log on; 0 is the start.
 
         Raises:
             CtlError: it is not known, or the daemon cannot be reached.
@@ -154,12 +154,12 @@ class Link:
         return watch
 
     def forget(self, watch: Watch) -> None:
-        """Be told of it no longer."""
+        """End a watch."""
         if self._remove(watch) and watch.execution_id not in self.watches:
             self.tell("detach", {"execution_id": watch.execution_id})
 
     def tell(self, method: str, params: dict[str, Any]) -> None:
-        """Ask without an answer, if there is a connection."""
+        """Send a request and ignore the answer; nothing is sent without a connection."""
         if self._connection is not None:
             self._connection.tell(method, params)
 
@@ -169,7 +169,7 @@ class Link:
         return watch
 
     def _remove(self, watch: Watch) -> bool:
-        """Whether it was there."""
+        """Remove a watch. Returns whether it was there."""
         others = self.watches.get(watch.execution_id, [])
         if watch not in others:
             return False
@@ -210,7 +210,7 @@ class Link:
         self._changed = anyio.Event()
 
     def _fail(self, why: CtlError) -> None:
-        """Tell all who wait now; whoever comes later makes for a new attempt."""
+        """Fail all calls and watches that wait now; a later one causes a new attempt to connect."""
         self._failure = (self._attempt, why)
         self._attempt += 1
         for watch in [each for several in self.watches.values() for each in several]:
@@ -219,10 +219,10 @@ class Link:
         self._touch()
 
     async def _converse(self) -> None:
-        """Have one connection, from its opening to its end.
+        """Open one connection, and use it to its end.
 
         Raises:
-            CtlError: there is none to be had.
+            CtlError: no connection can be opened.
         """
         connection = await self._open()
         failure: CtlError | None = None

@@ -1,6 +1,6 @@
-"""What an agent's run comes to: what it reported, how the daemon says that it ended, and what that means.
+"""Combines an agent's report and the daemon's `process.completed` into the result of a run.
 
-Owns adding it up. Must not do any I/O.
+Owns adding these up. Must not do any I/O.
 """
 
 from collections import deque
@@ -22,7 +22,7 @@ STDERR_KEPT = 16 * 1024
 """Bytes of error output that are kept, the last ones."""
 
 LOST = "connection_lost"
-"""Verdict on a run whose end nobody could tell us."""
+"""Verdict on a run whose end is not known, since the connection was lost."""
 
 ENDINGS = {
     "timeout": ("it ran for longer than it was allowed", "give it a longer timeout, or ask for less at a time"),
@@ -35,7 +35,7 @@ ENDINGS = {
     "limit": ("it went beyond one of its limits", "which one: ccexecctl status"),
     "spawn_failed": ("it could not be started when its turn came", "why: ccexecctl status"),
 }
-"""How an execution is ended from outside: what is said about each, and what to do."""
+"""Error and suggestion for each reason by which an execution is ended from outside."""
 
 WRITES_FILES = {"Write", "NotebookEdit", "write_file"}
 """Tools that make a file; the summary of their use is its path."""
@@ -59,23 +59,23 @@ class Record:
     """All that is known of a run.
 
     Attributes:
-        task: what was asked.
-        adapter: what is known of who was.
-        execution_uuid: of the execution.
+        task: the task, as the caller gave it.
+        adapter: what is known of this kind of agent.
+        execution_uuid: id of the execution.
         was_known: the request had been sent before, and the execution had ended when it was sent again.
-        timeout: seconds that it was allowed; None for no limit.
-        timeout_source: who said so, as the daemon tells it.
-        begun: when, on the clock of the event loop.
-        timestamp: when, for people.
-        conversation: what its events come to.
-        events: all of them.
-        unseen: those that nobody has taken yet.
+        timeout: time-out in seconds; None for none.
+        timeout_source: where the time-out comes from, as the daemon says.
+        begun: when it began, in seconds on the clock of the event loop.
+        timestamp: when it began: ISO 8601, UTC.
+        conversation: the events added up.
+        events: all events.
+        unseen: events that the caller has not taken yet.
         said: finished pieces of its answers.
-        saying: what is not finished.
-        stderr: the end of its error output.
-        dropped_bytes: output that is gone.
-        ending: the params of `process.completed`.
-        lost: why nobody could tell us of its end.
+        saying: the unfinished piece.
+        stderr: the end of its standard error.
+        dropped_bytes: bytes of output that are lost.
+        ending: the params of `process.completed`; empty before.
+        lost: why its end cannot be known; None otherwise.
         is_over: nothing more will come.
         elapsed: seconds that it took.
     """
@@ -103,7 +103,7 @@ class Record:
     files: dict[str, None] = attrs.field(factory=dict)
 
     def take(self, events: Iterable[Event]) -> None:
-        """The agent has reported something."""
+        """Add events that the agent has reported."""
         for event in events:
             self.conversation.take(event)
             self.unseen.append(event)
@@ -122,41 +122,41 @@ class Record:
             self.events.append(event)
 
     def complain(self, text: bytes) -> None:
-        """It wrote to its error output."""
+        """Add standard error."""
         self.stderr = (self.stderr + text)[-STDERR_KEPT:]
 
     def end(self, ending: Mapping[str, Any], now: float) -> None:
-        """It has ended."""
+        """Note that it has ended; `ending` is the params of `process.completed`."""
         self.ending = ending
         self.elapsed = ending["duration"] if self.was_known and "duration" in ending else now - self.begun
         self.is_over = True
 
     def lose(self, why: CtlError) -> None:
-        """Nobody will tell us more."""
+        """Note that nothing more can be known of it."""
         self.lost = why
         self.is_over = True
 
     @property
     def verdict(self) -> Verdict:
-        """How it went, as the agent itself and its exit code tell it."""
+        """The verdict by the agent's own report and its exit code."""
         exit_code, complaint = self.ending.get("exit_code"), self.complaint
         return judge(self.adapter, Shape.EVENTS, exit_code, self.conversation, complaint=complaint)
 
     @property
     def has_answered(self) -> bool:
-        """Whether it came to a good end, whatever became of its processes then."""
+        """Whether its last turn succeeded, however its process ended after that."""
         result = self.conversation.result
         is_done = result is not None and not self.conversation.is_open
         return is_done and judge_result(result, self.conversation).is_success  # type: ignore[arg-type]
 
     @property
     def complaint(self) -> str:
-        """Its error output as text."""
+        """Its standard error as text."""
         return self.stderr.decode(errors="replace")
 
 
 def result_of(record: Record) -> AgentResult:
-    """What a run has come to."""
+    """Return the result of a run, which may still be going on."""
     conversation = record.conversation
     verdict, error, suggestion, warnings = _told(record)
     answer = conversation.result
@@ -188,7 +188,7 @@ def result_of(record: Record) -> AgentResult:
 
 
 def _told(record: Record) -> tuple[str, str | None, str, tuple[str, ...]]:
-    """Verdict, error, suggestion and warnings."""
+    """Return verdict, error, suggestion and warnings of a run."""
     reason = record.ending.get("reason", "")
     if not record.is_over:
         return "running", "it has not ended yet", "", ()
@@ -212,7 +212,7 @@ def _told(record: Record) -> tuple[str, str | None, str, tuple[str, ...]]:
 
 
 def _ending(record: Record) -> str:
-    """How its program ended, in words."""
+    """Say in words how the agent's program ended."""
     code = record.ending.get("exit_code")
     if not code:
         return "it ended without a result that could be read"
@@ -220,7 +220,7 @@ def _ending(record: Record) -> str:
 
 
 def _unread(record: Record) -> tuple[str, ...]:
-    """That something it said is not in the result."""
+    """Return a warning if something that the agent said is missing from the result."""
     longest = LONGEST_LINE // (1024 * 1024)
     where = f"all of it: ccexecctl logs {record.execution_uuid}"
     return (f"a line of more than {longest} MiB was not read; {where}",) if record.conversation.has_unread else ()

@@ -1,6 +1,6 @@
-"""What is said to an agent besides the task itself, and what is wrong with a task before it is said.
+"""The texts that are sent to agents around a task, and checks of a task before it is sent.
 
-Owns the words. Pure: must not start anything.
+Owns these texts. Pure: must not start anything.
 """
 
 import json
@@ -41,7 +41,7 @@ _NOTICED = (
         "it leaves open what belongs to it ({found!r}): list it",
     ),
 )
-"""What is looked for in a task, and what is said about it."""
+"""Patterns that are looked for in a task, each with its warning."""
 
 
 def ambiguities(task: str) -> tuple[str, ...]:
@@ -61,11 +61,11 @@ def require_fit(task: str, limit: int) -> None:
     """See that a task can be sent.
 
     Args:
-        task: it.
-        limit: bytes that it may have.
+        task: the task.
+        limit: most bytes that it may have.
 
     Raises:
-        UsageError: it is empty, too long, or no text.
+        UsageError: it is empty, too long, or not text.
     """
     if not task.strip():
         raise UsageError("the task is empty", 'say what is to be done, such as "What is 2+2?"')
@@ -83,7 +83,7 @@ def require_fit(task: str, limit: int) -> None:
 
 
 def asking_for_json(task: str, schema: Mapping[str, Any] | None) -> str:
-    """A task whose reply is to be JSON."""
+    """Return a task with the instruction to reply in JSON, by a schema if there is one."""
     if schema is None:
         form = "one JSON object (or list)"
     else:
@@ -92,12 +92,12 @@ def asking_for_json(task: str, schema: Mapping[str, Any] | None) -> str:
 
 
 def asking_for_uuid(task: str, expected: str) -> str:
-    """A task whose reply is to end with a UUID that only whoever really did it can know."""
+    """Return a task with the instruction to end the reply with a UUID, which proves that the task was read."""
     return f"{task}\n\nEnd your reply with this line, exactly as it is:\nExecution UUID: {expected}"
 
 
 def asking_again(problem: str) -> str:
-    """What is said in the same conversation about a reply that is not the JSON it was to be."""
+    """Return what is sent in the same conversation after a reply that is not the expected JSON."""
     return (
         f"Your reply cannot be used: {problem}. Do not do the task again. Give the same answer once more, as JSON that "
         "conforms to what was asked for, and nothing else: no explanation and no code fence."
@@ -105,12 +105,12 @@ def asking_again(problem: str) -> str:
 
 
 def asking_afresh(task: str, reply: str, problem: str) -> str:
-    """The same to an agent that does not know the conversation."""
+    """Return what is sent to a fresh agent, with task and reply, after a reply that is not the expected JSON."""
     return f"{task}\n\nAn earlier reply to this was:\n\n{reply}\n\nIt cannot be used: {problem}."
 
 
 def amending(task: str) -> str:
-    """What a fresh agent is asked that shall rewrite a task."""
+    """Return the prompt by which a fresh agent rewrites a task."""
     return (
         "Rewrite the task below, so that an agent which knows nothing else and can ask nobody does exactly what its "
         "author means: name what is vague, say what the result has to be, leave out what does not matter, and add no "
@@ -120,7 +120,7 @@ def amending(task: str) -> str:
 
 
 def judging(validation_prompt: str, task: str, response: str) -> str:
-    """What a fresh agent is asked that shall judge an answer."""
+    """Return the prompt by which a fresh agent judges an answer."""
     asked = validation_prompt
     has_places = "{task}" in asked or "{response}" in asked
     filled = re.sub(r"\{(task|response)\}", lambda place: task if place[1] == "task" else response, asked)
@@ -134,11 +134,11 @@ VERDICT_SCHEMA = {
     "properties": {"is_valid": {"type": "boolean"}, "reason": {"type": "string"}},
     "required": ["is_valid", "reason"],
 }
-"""What whoever judges replies."""
+"""JSON Schema of the reply of an agent that judges an answer."""
 
 
 def with_outputs(prompt: str, outputs: Mapping[str, str]) -> str:
-    """A prompt with what earlier tasks have said: in the place of `{{name}}`, or behind it where that is missing."""
+    """Return a prompt with the outputs of earlier tasks, each in place of `{{name}}`, or at the end if not named."""
     missing = [name for name in outputs if f"{{{{{name}}}}}" not in prompt]
     names = "|".join(map(re.escape, outputs))
     filled = re.sub(rf"\{{\{{({names})\}}\}}", lambda place: outputs[place[1]], prompt) if outputs else prompt

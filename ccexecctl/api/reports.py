@@ -1,4 +1,4 @@
-"""Telling people how a task gets on: by their callback, or on standard output.
+"""Reports the progress of a task, to the caller's callback and on standard output.
 
 Owns the words of the progress, and what is printed live. Must not decide anything.
 """
@@ -20,10 +20,10 @@ EXCERPT = 100
 
 
 class Reports:
-    """What is told of one task.
+    """Reports on one task.
 
     Args:
-        options: to whom.
+        options: the task's options, with the callback (`progress`) and whether to print (`stream`).
     """
 
     def __init__(self, options: AgentOptions) -> None:
@@ -34,7 +34,7 @@ class Reports:
 
     @property
     def interval(self) -> float | None:
-        """Seconds of silence after which there is something to tell; None for never."""
+        """Seconds of silence after which `silence` is to be called; None for never."""
         return THINKING_INTERVAL if self._told is not None else None
 
     @property
@@ -43,7 +43,7 @@ class Reports:
         return anyio.current_time() - self._begun
 
     async def tell(self, kind: Kind, message: str) -> None:
-        """Call back."""
+        """Call the callback with an update."""
         if self._told is None:
             return
         answer = self._told(Progress(kind, message, self.elapsed))
@@ -51,11 +51,11 @@ class Reports:
             await answer
 
     async def silence(self) -> None:
-        """Nothing has been heard for a while, which is normal."""
+        """Report that the agent has said nothing for a while, which is normal."""
         await self.tell(Kind.THINKING, f"thinking ({self.elapsed:.0f} s)")
 
     async def event(self, event: Event) -> None:
-        """The agent has reported something."""
+        """Report an event of the agent."""
         if self._prints:
             self._print(event)
         match event:
@@ -75,7 +75,7 @@ class Reports:
                 pass
 
     def ended(self) -> None:
-        """Nothing more is printed."""
+        """Finish the printed output: nothing more is printed."""
         if self._is_within_line:
             self._write("\n")
 
@@ -92,7 +92,7 @@ class Reports:
                 pass
 
     def _write(self, text: str) -> None:
-        """Print what an agent says, but for what could take over the terminal."""
+        """Print what an agent says, less control characters that could take over the terminal."""
         lines = ("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
         sys.stdout.write("\n".join(lines))
         sys.stdout.flush()
