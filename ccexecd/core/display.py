@@ -1,11 +1,11 @@
-"""How output is shown to whoever watches it; what is kept stays whole."""
+"""How output is shown to a watcher. Owns cutting long lines for display; what is kept stays whole."""
 
 import attrs
 
 from ccexecd.core.framing import Piece, code_point_cut
 
 LEAST = 4
-"""Bytes of a line that are shown at least: those of the longest code point."""
+"""Least value of `max_line_bytes`: the bytes of the longest code point (UTF-8)."""
 
 
 @attrs.frozen
@@ -21,7 +21,7 @@ class Display:
     max_line_bytes: int | None = None
 
     def cut(self, piece: Piece) -> bytes:
-        """What is shown of a piece: the beginning of each line that is too long, with its line feed."""
+        """Return a piece as it is shown: of each line that is too long only its beginning and its line feed."""
         most, text = self.max_line_bytes, piece.text
         if most is None or (len(text) <= most and not piece.before):
             return text

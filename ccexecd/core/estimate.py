@@ -29,16 +29,16 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 QUANTILE = 0.95
-"""Share of the runs within the quantile that is looked for; the margin is for the rest."""
+"""Share of the runs that end within the quantile; `MARGIN` is for the rest."""
 
 MARGIN = 1.5
-"""How many times that quantile a run may take."""
+"""Factor from that quantile to the time-out."""
 
 DEVIATIONS = 3.0
-"""Deviations from the median: beyond so many are 0.13 % of a normal distribution."""
+"""Deviations from the median to the time-out: 0.13 % of a normal distribution lie beyond."""
 
 LEAST_DEVIATION = 0.2
-"""A factor of 1.22 up or down: programs that were never seen to vary still do."""
+"""Least deviation, of natural logarithms, which is a factor of 1.22: programs that have not varied so far still may."""
 
 FEW = 4.0
 """With n observations, the deviations are taken 1 + FEW/n times: from n = 5 on within a quarter of what Student's t
@@ -48,19 +48,19 @@ OUTLIER = 3.5
 """Deviations beyond which a value is an outlier."""
 
 OUTLIERS = 20
-"""Of so many observations, one may be passed over as an accident."""
+"""One of so many observations may be ignored as an accident."""
 
 LEAST_FOR_OUTLIERS = 5
-"""Observations before anybody can say that one is far from the others."""
+"""Least observations for telling that one is far from the others."""
 
 GROWTH = 4.0
-"""How many times the longest run that came to its end, those which were ended can make us wait."""
+"""Censored runs count at most as this many times the longest complete run."""
 
 SPAN = 10.0
-"""How many times that one anything can."""
+"""No time-out is more than this many times the longest complete run."""
 
 COVERED = 0.9
-"""Share of future runs that the longest of the past is to cover; `confidence` is how sure it is that it does."""
+"""Share of future runs that are to be no longer than the longest past run; `confidence` is the probability of that."""
 
 _LEAST = 0.001  # seconds: what takes less is all the same
 
@@ -70,11 +70,11 @@ class Bound:
     """How long a command may take.
 
     Attributes:
-        seconds: as a time-out, before any floor.
-        quantile: seconds within which nearly all runs were.
-        median: seconds within which half of them were.
-        complete: runs that came to their end.
-        censored: runs that were ended, or failed.
+        seconds: time-out in seconds, before any floor.
+        quantile: seconds within which the share `QUANTILE` of the runs ended.
+        median: seconds within which half of the runs ended.
+        complete: number of runs that ended by themselves, successfully.
+        censored: number of runs that were ended, or failed.
     """
 
     seconds: float
@@ -85,18 +85,18 @@ class Bound:
 
 
 def observed(seconds: float, *, is_complete: bool) -> float:
-    """One run as this module keeps it: the seconds; negative where they are a lower bound only."""
+    """Return a run as this module keeps it: its seconds, negated if they are only a lower bound (censored)."""
     return max(seconds, _LEAST) if is_complete else -max(seconds, _LEAST)
 
 
 def bound(runs: Iterable[float]) -> Bound | None:
-    """How long a command may take, by its past runs.
+    """Work out how long a command may take from its past runs.
 
     Args:
-        runs: as `observed` gives them, in any order.
+        runs: past runs as `observed` gives them, in any order.
 
     Returns:
-        None where none of them came to its end: nobody knows.
+        The bound; None if no run is complete.
     """
     ordered = sorted(runs, key=abs)
     complete = [run for run in ordered if run > 0]
@@ -137,7 +137,7 @@ def quantile(ordered: Sequence[float], share: float = QUANTILE) -> float:
 
 
 def confidence(complete: int) -> float:
-    """How sure it is that the longest of so many runs is longer than `COVERED` of all to come.
+    """Return the probability that the longest of so many runs is longer than `COVERED` of all future runs.
 
     That is 1 - COVERED^n, whatever their distribution is (Wilks, "Determination of Sample Sizes for Setting Tolerance
     Limits", Annals of Mathematical Statistics 12, 1941).
@@ -146,7 +146,7 @@ def confidence(complete: int) -> float:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """A percentile of plain numbers, in order, not empty: the smallest that is not less than that share of them."""
+    """Return a percentile of numbers in ascending order, not empty: the smallest one with that share up to it."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
@@ -156,7 +156,7 @@ def _median(ordered: Sequence[float]) -> float:
 
 
 def _outliers(logarithms: Sequence[float], deviation: float) -> int:
-    """How many of the largest are accidents."""
+    """Return how many of the largest observations are to be ignored as accidents."""
     if len(logarithms) < LEAST_FOR_OUTLIERS:
         return 0
     most = max(1, len(logarithms) // OUTLIERS)

@@ -1,7 +1,7 @@
-"""What a look at evidence can show, and whether a reply repeats what it was asked to.
+"""The possible verdicts on an execution's evidence, and whether a reply repeats the UUID that it was asked to.
 
-Owns the words, their order, and the search of a reply. Standard library only: ccexecctl verifies without a daemon. Must
-not read anything itself.
+Owns the verdicts, their order, and the search of a reply. Standard library only: ccexecctl verifies without a daemon.
+Must not read files.
 """
 
 import json
@@ -10,16 +10,16 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 ASKED = "expect_uuid"
-"""The label that says which UUID an execution's reply was asked to repeat; `id` stands for its own."""
+"""Label with the UUID that the reply was asked to repeat; the value `id` stands for the execution's own id."""
 
 _OWN = "id"
 
 LONGEST_REPLY = 4 * 1024 * 1024
-"""Bytes of the end of an output in which an agent's final result is looked for."""
+"""Bytes at the end of an output in which an agent's final result is looked for."""
 
 
 class Verdict(Enum):
-    """What a look at an execution's evidence shows: the word for it. The worst comes first."""
+    """A verdict on an execution's evidence. The worst comes first."""
 
     FORGED = "forged"
     EDITED = "edited"
@@ -31,11 +31,11 @@ class Verdict(Enum):
 
 
 class Finding(NamedTuple):
-    """Something about evidence that is to be told.
+    """One finding about evidence.
 
     Attributes:
-        verdict: what it comes to; `VERIFIED` is a remark, and no fault.
-        text: what has been found.
+        verdict: the verdict that follows from it; `VERIFIED` for a mere remark.
+        text: what was found, for people.
     """
 
     verdict: Verdict
@@ -43,13 +43,13 @@ class Finding(NamedTuple):
 
 
 def worst(findings: Iterable[Finding]) -> Verdict:
-    """What several findings come to together."""
+    """Return the worst verdict of several findings."""
     order = list(Verdict)
     return min((each.verdict for each in findings), key=order.index, default=Verdict.VERIFIED)
 
 
 def asked_of(labels: dict[str, str], execution_id: str) -> str | None:
-    """What the reply of an execution was asked to repeat, as its labels say; None if nothing."""
+    """Return the UUID that an execution's reply was asked to repeat, by its labels; None if none."""
     asked = labels.get(ASKED)
     return execution_id if asked == _OWN else asked or None
 
@@ -73,8 +73,8 @@ def repeats(uuid: str, parts: Iterable[bytes]) -> bool:
     """Whether a UUID is somewhere in a text, in upper or lower case.
 
     Args:
-        uuid: what is looked for.
-        parts: the text, cut anywhere.
+        uuid: the UUID that is looked for.
+        parts: the text in parts, cut anywhere.
     """
     wanted = uuid.lower().encode()
     before = b""

@@ -1,4 +1,4 @@
-"""What is remembered of past runs, and what is concluded from it for the next one.
+"""Remembers past runs, and estimates the next one from those that are most like it.
 
 Runs are kept by the marks of their command (`kinds`), from the closest likeness to the widest; the estimate is that
 of the closest one of which enough is known. What may be concluded depends on the likeness, because the marks can
@@ -24,19 +24,19 @@ from ccexecd.core.execution import Reason
 from ccexecd.core.kinds import Category, Kind
 
 MOST_COMPLETE = 40
-"""Newest runs of a group that came to their end: twice as many as an outlier needs to be told from a habit."""
+"""Complete runs that a group keeps, the newest: twice `OUTLIERS`, so that an accident can be told from a habit."""
 
 MOST_CENSORED = 10
-"""Newest ones that did not: apart, so that a program which hangs again and again does not push out what is known."""
+"""Censored runs that a group keeps, the newest: apart, so that a program that keeps hanging pushes out no others."""
 
 MOST_GROUPS = 400
 """Groups of one principal; each takes about 2 KiB of memory."""
 
 MOST_PRINCIPALS = 20
-"""Principals of whom anything is remembered."""
+"""Most principals that are remembered."""
 
 LEAST_TOLD = 3
-"""Runs to their end that make a likeness worth telling."""
+"""Least complete runs for an estimate to be based on a likeness."""
 
 
 class Likeness(Enum):
@@ -58,21 +58,21 @@ CLOSENESS = {
     Likeness.CATEGORY: 0.1,
     Likeness.NONE: 0.0,
 }
-"""How much of the confidence in an estimate is left where its runs have no more in common than that. Chosen so that
-only the two that may act reach `ACTING`."""
+"""Factor of the confidence in an estimate, by what its runs have in common with the command. Chosen so that only the
+two likenesses that may end a run reach `ACTING`."""
 
 ACTING = 0.4
-"""Confidence from which an estimate may end a run: five runs of the same command, seven of its form in its
-directory."""
+"""Least confidence with which an estimate may end a run: five runs of the same command, or seven of the same form in
+the same directory, reach it."""
 
 
 @attrs.frozen
 class ColdStart:
-    """What is said of a command of which nothing is known.
+    """The estimate for a category of commands of which no runs are known.
 
     Attributes:
-        seconds: a generous time-out.
-        reason: why so much.
+        seconds: a generous time-out in seconds.
+        reason: why it is so long.
     """
 
     seconds: float
@@ -98,13 +98,13 @@ class Estimate:
     """How long a command may take.
 
     Attributes:
-        kind: the command.
-        seconds: as a time-out, the floor and the load of the machine not counted.
+        kind: the marks of the command.
+        seconds: time-out in seconds, before the configured floor and the factor for a busy machine.
         likeness: what the runs that it is based on have in common with the command.
-        bound: what these runs say; None where there are none.
-        confidence: how sure it is, from 0 to 1.
+        bound: the result of these runs; None if there are none.
+        confidence: how certain it is, from 0 to 1.
         may_act: whether it may end a run.
-        is_of_busy: whether most of these runs were made on a busy machine: they tell of that already.
+        is_of_busy: most of these runs were made on a busy machine, so that no factor for load is needed.
     """
 
     kind: Kind
@@ -151,7 +151,7 @@ class _Group:
 
 
 class Experience:
-    """What is remembered, of each principal by itself: nobody learns what others run, nor teaches them anything."""
+    """The remembered runs, each principal's apart: nobody's estimates depend on, or reveal, the runs of others."""
 
     def __init__(self) -> None:
         self._principals: OrderedDict[str, OrderedDict[tuple[Likeness, str], _Group]] = OrderedDict()
@@ -160,11 +160,11 @@ class Experience:
         """Remember a run.
 
         Args:
-            principal: whose.
-            kind: of which command.
+            principal: name of the principal that it belongs to.
+            kind: the marks of its command.
             seconds: how long it ran, pauses not counted.
-            is_complete: whether it came to its end by itself, successfully.
-            is_busy: whether the machine had much else to do.
+            is_complete: whether it ended by itself, successfully.
+            is_busy: whether the machine was busy.
         """
         groups = self._principals.setdefault(principal, OrderedDict())
         self._principals.move_to_end(principal)
@@ -182,7 +182,7 @@ class Experience:
             groups.popitem(last=False)
 
     def estimate(self, principal: str, kind: Kind) -> Estimate:
-        """How long a command of a principal may take, by the closest of its runs."""
+        """Estimate how long a command of a principal may take, by the runs that are most like it."""
         cold = COLD_STARTS[kind.category]
         groups = self._principals.get(principal)
         told: Estimate | None = None
@@ -201,9 +201,9 @@ def came_to_its_end(reason: str | None, exit_code: int | None, judged: object = 
     """Whether a run shows how long its command takes: it ended by itself, successfully.
 
     Args:
-        reason: why it ended, as the contract names it.
-        exit_code: with what.
-        judged: whether an agent succeeded, true or false, or 1 or 0; None where nobody has judged.
+        reason: value of the `Reason` why it ended; None if it is not known.
+        exit_code: its exit code.
+        judged: whether an agent succeeded: true or false, or 1 or 0; None if there is no verdict.
     """
     return reason in _BY_ITSELF and exit_code == 0 and judged != 0
 

@@ -1,6 +1,6 @@
-"""What a hook is, which executions it is about, what it may answer, and how output is gathered for it.
+"""Hooks as values: what triggers one, which executions it is for, what it may change, how output is batched for it.
 
-Owns the values and the arithmetic. Must not call anything.
+Owns these values and the arithmetic. Must not call anything.
 """
 
 import shlex
@@ -15,13 +15,13 @@ from ccexecd.core.spec import Spec
 
 HookEvent = Literal["pre_execute", "post_execute", "on_output", "on_error", "on_stall"]
 EVENTS: tuple[HookEvent, ...] = get_args(HookEvent)
-"""When a hook may be called, as people write it."""
+"""The events at which a hook may be called, by their names in the hooks file."""
 
 HELD_BATCHES = 16
-"""Batches of output that are held for a hook that is still busy with an earlier one; what does not fit is counted."""
+"""Batches of output that are kept for a hook that is busy with an earlier one; further output is only counted."""
 
 _LONGEST_TAIL = 3
-"""Bytes of the longest beginning of a code point that is not all of it (UTF-8)."""
+"""Bytes of the longest unfinished code point (UTF-8)."""
 
 
 @attrs.frozen
@@ -29,19 +29,19 @@ class Hook:
     """One hook. A condition that is None holds for everything.
 
     Attributes:
-        name: what people call it.
-        events: when it is called.
-        run: the words of its program; of an entry point, those that call it.
-        entry_point: the entry point's name, where it is one.
+        name: its name in the hooks file.
+        events: the events at which it is called.
+        run: the words of its program; for an entry point, those of the program that calls it.
+        entry_point: name of the Python entry point; empty if it is a program.
         timeout: seconds that one call may take.
-        required: when it fails, the command is refused; of `pre_execute` only.
-        pass_environment: names whose values it is told; of `pre_execute` only.
-        streams, batch_bytes, batch_seconds: what it hears of output, how much at a time, and how long that is gathered.
+        required: whether its failure refuses the command; for `pre_execute` only.
+        pass_environment: names of environment variables whose values it is given; for `pre_execute` only.
+        streams, batch_bytes, batch_seconds: streams that it gets, size of a batch, and seconds until one is sent.
         command: patterns; the command as people read it matches one of these.
         program: patterns; the name that the program is called by, without its folder, matches one of these.
         lane: patterns; the lane matches one of these.
         labels: the labels of these names are there, and match these patterns.
-        principal: patterns; who asked matches one of these.
+        principal: patterns; the principal's name matches one of these.
     """
 
     name: str
@@ -66,9 +66,9 @@ class Hook:
         A text that is too long for a regular expression counts as matching: nobody gets past a hook by writing more.
 
         Args:
-            event: which.
-            spec: what was asked for.
-            principal: by whom.
+            event: the event.
+            spec: the spec of the execution.
+            principal: name of the principal that asked for it.
         """
         return (
             event in self.events
@@ -92,12 +92,12 @@ def called_of(spec: Spec) -> str:
 
 @attrs.frozen
 class Change:
-    """What a hook makes of a command.
+    """The change of a command that a hook asks for.
 
     Attributes:
-        environment: names that are set.
-        unset: names that are taken away.
-        wrap: words that are put in front of the command's own.
+        environment: environment variables to set.
+        unset: names of environment variables to remove.
+        wrap: words to put in front of the command's own.
     """
 
     environment: Mapping[str, str] = attrs.field(factory=dict, repr=False)
@@ -108,7 +108,7 @@ class Change:
         return bool(self.environment or self.unset or self.wrap)
 
     def of(self, spec: Spec) -> Spec:
-        """The command with it. A command string that is wrapped is its shell's words from then on."""
+        """Return a spec with this change. A wrapped command string becomes the words that call its shell."""
         env = {name: value for name, value in {**spec.env, **self.environment}.items() if name not in self.unset}
         unset = tuple(name for name in spec.unset if name not in self.environment) + self.unset
         spec = attrs.evolve(spec, env=env, unset=unset)
@@ -120,11 +120,11 @@ class Change:
 
 @attrs.frozen
 class Prepared:
-    """What hooks have made of a command.
+    """A command after its `pre_execute` hooks.
 
     Attributes:
-        spec: what is to be run.
-        hooks: the names of those that have changed it.
+        spec: the spec that is to be run.
+        hooks: names of the hooks that have changed it.
     """
 
     spec: Spec
@@ -132,17 +132,17 @@ class Prepared:
 
 
 class HookRefusedError(Exception):
-    """A hook does not let a command run; the text says which and why."""
+    """A hook refuses a command; the text says which hook and why."""
 
 
 class Batch:
     """Output that is gathered for a hook: whole lines, as far as they fit.
 
     Args:
-        most: bytes of one batch.
+        most: bytes of one batch at most.
 
     Attributes:
-        missed: bytes that nobody has been told of, because there were too many.
+        missed: bytes of output that were left out because there was no room.
     """
 
     def __init__(self, most: int) -> None:
@@ -158,12 +158,12 @@ class Batch:
         return sum(map(len, self._held.values()))
 
     def add(self, stream: Stream, received: bytes, most: int) -> None:
-        """Output has come.
+        """Add output.
 
         Args:
-            stream: from where.
-            received: what.
-            most: bytes for which there is room elsewhere; there may be less here.
+            stream: its stream.
+            received: the bytes of one read.
+            most: bytes that may still be kept, over all batches; there may be less room here.
         """
         held = self._held.setdefault(stream, bytearray())
         room = 0 if self._skipped.get(stream) else max(min(self._most * HELD_BATCHES - len(held), most), 0)
@@ -175,14 +175,14 @@ class Batch:
 
     @property
     def is_full(self) -> bool:
-        """Whether there is enough for one."""
+        """Whether there are enough bytes for a batch."""
         return any(len(held) >= self._most for held in self._held.values())
 
     def take(self, *, is_last: bool = False) -> dict[str, object] | None:
-        """What a hook is to be told now; None where there is no whole line yet.
+        """Return the next batch as JSON values; None if there is no whole line yet.
 
         Args:
-            is_last: nothing follows, so that what is unfinished stays so.
+            is_last: nothing follows, so that an unfinished line is included.
         """
         told: dict[str, object] = {}
         missed = 0
@@ -202,7 +202,7 @@ class Batch:
         return {**told, "missed_bytes": missed} if told or missed else None
 
     def _cut(self, held: bytearray, *, to_the_end: bool) -> int:
-        """How much goes into one batch: whole lines; of a longer line, whole code points."""
+        """Return how many bytes go into one batch: whole lines or, of a line that is too long, whole code points."""
         if to_the_end and len(held) <= self._most:
             return len(held)
         line_end = held.rfind(b"\n", 0, self._most) + 1

@@ -1,6 +1,6 @@
-"""What kind of command it is, and what it has in common with others.
+"""Classifies commands by marks that they share, so that runs of similar commands can be found.
 
-A command is told by five marks, each of which more commands share than the one before: itself in its directory, its
+A command has five marks, each of which more commands share than the one before: itself in its directory, its
 form in its directory, its form, its program, its category. Paths, numbers, ids, addresses and texts are folded away
 in a form; of an agent's prompt nothing is left but how long it is. No more than `LOOKED_AT` characters are looked at,
 as many as the history shows of a command, so nothing here is derived from what is not kept anyway.
@@ -43,7 +43,7 @@ class Category(Enum):
 
 
 _WEIGHT = {category: number for number, category in enumerate(reversed(Category))}
-"""Of several programs in one command, the one that probably takes longest says what sort it is."""
+"""Rank of each category: of several programs in a command, the one that probably takes longest gives the category."""
 
 
 @attrs.frozen
@@ -129,12 +129,12 @@ PROMPTS = ((0, "none"), (200, "short"), (2000, "medium"), (20_000, "long"))
 
 
 def kind_of(argv: Sequence[str], display: str, cwd: str | None, *, shell: bool) -> Kind:
-    """Tell a command by its marks.
+    """Work out the marks of a command.
 
     Args:
-        argv: its words; those of the shell where there is one.
+        argv: its words; if it is a command string, those of the shell.
         display: the command as people read it: the string for the shell, or the words quoted.
-        cwd: where it runs; None is the root directory.
+        cwd: its working directory; None for the root.
         shell: whether `display` is a string for a shell.
     """
     inner = display if shell else _string_for_shell(argv)

@@ -1,4 +1,4 @@
-"""What may run.
+"""The allow-list: which commands may run.
 
 Owns the judgement of a command against the allow-list of the configuration. With no list, everything may run. With
 one, a program must be named in it; a command string is admitted only when it is one simple command whose words can be
@@ -47,10 +47,10 @@ class RefusedError(Exception):
 
 
 def words_of(command: str) -> tuple[str, ...]:
-    """The words of a command string that needs no shell to be understood.
+    """Split a command string that needs no shell into its words.
 
     Raises:
-        RefusedError: it needs one, or is longer than the kernel would let a shell be told.
+        RefusedError: it needs a shell, or is too long (`MAX_STRING`).
     """
     if len(command) > MAX_STRING:
         raise RefusedError(f"command string is longer than {MAX_STRING} characters; send argv instead")
@@ -90,19 +90,19 @@ def _needs_shell(character: str, position: int) -> str:
 
 
 def loaders_in(names: Iterable[str]) -> tuple[str, ...]:
-    """Those environment names by which an allowed program could be made to run another one."""
+    """Return those of the names by which an allowed program could be made to run another one."""
     return tuple(name for name in names if name in _LOADER_NAMES or name.startswith(_LOADER_PREFIXES))
 
 
 def refuse_loaders(names: Iterable[str], granted: Collection[str] = ()) -> None:
-    """See that nobody walks around a judgement by way of the environment.
+    """Refuse environment names by which an allowed program could be made to run another one.
 
     Args:
-        names: those whose values are not what is inherited anyway.
-        granted: those that a rule names all the same; never PATH, by which the program itself is found.
+        names: names whose values differ from the inherited ones.
+        granted: names that a rule allows nevertheless; never PATH, by which the program itself is found.
 
     Raises:
-        RefusedError: somebody might.
+        RefusedError: one of the names is such a name.
     """
     loaders = tuple(name for name in loaders_in(names) if name == "PATH" or name not in granted)
     if loaders:
@@ -114,10 +114,10 @@ def refuse_loaders(names: Iterable[str], granted: Collection[str] = ()) -> None:
 
 
 def refuse_relative(name: str) -> None:
-    """See that a program is not named by a path that leads elsewhere from the client's `cwd`.
+    """Refuse a program that is named by a relative path, which depends on the client's `cwd`.
 
     Raises:
-        RefusedError: it is.
+        RefusedError: the name is such a path.
     """
     if "/" in name and not name.startswith("/"):
         raise RefusedError(f"{name!r} is a relative path; give a program's name or its absolute path")

@@ -1,7 +1,7 @@
-"""Who asks, and what that one may see and do.
+"""Principals: who sends requests, and what they may see and do.
 
-Owns the scopes and whose an execution is. Must not know how somebody was recognised: that is the doors'. What a method
-asks for is in `service.scopes`.
+Owns the scopes, and who may see or control an execution. Must not know how a principal was authenticated, which the
+doors do. The scope that a method needs is in `service.scopes`.
 """
 
 from collections.abc import Iterable
@@ -32,21 +32,21 @@ _INCLUDED = {
 
 
 def with_included(scopes: Iterable[Scope]) -> frozenset[Scope]:
-    """The scopes and all that they include."""
+    """Return the scopes and all that they include."""
     return frozenset[Scope]().union(*(_INCLUDED[scope] for scope in scopes))
 
 
 @attrs.frozen
 class Principal:
-    """Whose a connection is, and so its sessions and executions.
+    """The owner of a connection, and of the sessions and executions that are made on it.
 
     Attributes:
         name: a token's name, or ``uid:N`` for a user whom the kernel has named; the same name is the same principal.
-        scopes: what it may do, with what that includes.
-        via: what convinced us: a token that was shown, or the kernel's word on the other end.
-        uid: the user at the other end; None for a token, which any user may hold.
-        sees_all: it may look at everybody's executions without being able to touch them.
-        expires_at: when it ends to be let in, in seconds since the epoch; None for never.
+        scopes: its scopes, with those that they include.
+        via: how it was authenticated: by a token, or by the kernel, which names the user at the other end.
+        uid: id of the user at the other end; None for a token, which any user may hold.
+        sees_all: it may see everybody's executions, even if it may not control them.
+        expires_at: when its token expires, in seconds since the epoch; None for never.
     """
 
     name: str
@@ -61,19 +61,19 @@ class Principal:
         return scope in self.scopes
 
     def sees(self, owner: str) -> bool:
-        """Whether what belongs to a principal of that name is there for this one."""
+        """Whether it may see what belongs to the principal of this name."""
         return self.sees_only in (None, owner)
 
     @property
     def sees_only(self) -> str | None:
-        """Whose executions are there for this one; None: everybody's."""
+        """Name of the only principal whose executions it may see; None if it may see everybody's."""
         return None if self.sees_all or Scope.ADMIN in self.scopes else self.name
 
     def controls(self, owner: str) -> bool:
-        """Whether this one may act on what belongs to a principal of that name, as far as its scopes go."""
+        """Whether it may control what belongs to the principal of this name; its scopes may still forbid the deed."""
         return owner == self.name or Scope.ADMIN in self.scopes
 
 
 def user(uid: int, scopes: Iterable[Scope] = (Scope.ADMIN,), *, sees_all: bool = False) -> Principal:
-    """A user whom the kernel has named at the other end of a connection."""
+    """Return the principal of a user whom the kernel has named at the other end of a connection."""
     return Principal(f"uid:{uid}", frozenset(scopes), "peer", uid, sees_all)

@@ -1,15 +1,15 @@
-"""How often somebody may do something: token buckets, and what a wrong answer costs.
+"""Rate limits: token buckets, one for each of many names.
 
-Owns the arithmetic. Time is given, in seconds of any clock that does not go back; nothing here waits.
+Owns the arithmetic. The caller passes the time, in seconds of a monotonic clock. Must not wait.
 """
 
 from collections import OrderedDict
 
 BURST_SECONDS = 10.0
-"""Seconds of its rate that somebody may use at once, after having been idle for so long."""
+"""Size of a bucket, in seconds of its rate: what may be used at once after having been idle for so long."""
 
 MOST_KEPT = 4096
-"""Those who are kept in mind at a time; of more, who has not been seen for longest is forgotten, and starts anew."""
+"""Most buckets that are kept; of more, the one that was not used for longest is forgotten, and starts full again."""
 
 
 class Bucket:
@@ -30,10 +30,10 @@ class Bucket:
         self._at = now
 
     def take(self, now: float, number: int = 1) -> float:
-        """Take tokens, if they are there; of more than it can hold, all that it can.
+        """Take tokens if there are enough; a number above `most` counts as `most`.
 
         Returns:
-            0 when they were; else the seconds until they will be, and nothing has been taken.
+            0 if they were taken; else the seconds until there will be enough, and nothing was taken.
         """
         missing = min(number, self._most) - self._filled(now)
         if missing <= 0:
@@ -42,15 +42,14 @@ class Bucket:
         return missing / self._rate
 
     def owe(self, now: float, most: float) -> float | None:
-        """Take a token, on credit where there is none.
+        """Take a token, on credit if there is none.
 
         Args:
-            now: the present.
-            most: tokens that may be owed.
+            now: the present, in seconds.
+            most: tokens that may be owed at most.
 
         Returns:
-            The seconds until the debt is paid, 0 where there is none; None when that much is owed already, and
-            nothing has been taken.
+            The seconds until the debt is paid, 0 without debt; None if as much is owed already, and nothing was taken.
         """
         if self._filled(now) - 1 < -most:
             return None
@@ -64,11 +63,11 @@ class Bucket:
 
 
 class Buckets:
-    """A bucket for each of many, by name.
+    """Token buckets by name.
 
     Args:
-        rate: tokens per second for each; 0 is without limit.
-        most: tokens that each holds; not given: those of `BURST_SECONDS`, one at least.
+        rate: tokens per second that flow into each; 0 for no limit.
+        most: tokens that each holds; by default those of `BURST_SECONDS`, at least one.
     """
 
     def __init__(self, rate: float, most: float | None = None) -> None:
@@ -77,11 +76,11 @@ class Buckets:
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
     def take(self, name: str, now: float, number: int = 1) -> float:
-        """Take somebody's tokens. Returns 0, or the seconds until they will be there (see `Bucket.take`)."""
+        """Take tokens from the bucket of a name. Returns 0, or seconds to wait (see `Bucket.take`)."""
         return self._of(name, now).take(now, number) if self._rate else 0.0
 
     def owe(self, name: str, now: float, most: float) -> float | None:
-        """Take somebody's token, on credit if need be (see `Bucket.owe`)."""
+        """Take a token from the bucket of a name, on credit if need be (see `Bucket.owe`)."""
         return self._of(name, now).owe(now, most) if self._rate else 0.0
 
     def _of(self, name: str, now: float) -> Bucket:

@@ -1,4 +1,4 @@
-"""An agent's final result, as far as it decides how its execution ends.
+"""The final result of an agent, as far as it decides the outcome of its execution.
 
 Owns the record. Must not know any agent.
 """
@@ -8,12 +8,12 @@ import attrs
 
 @attrs.frozen
 class FinalResult:
-    """What an agent said last, before it should have ended.
+    """The last result that an agent has reported, after which it should end.
 
     Attributes:
-        agent: which kind of agent, as requests name it.
-        subtype: the agent's own word for how it went.
-        is_error: whether it failed.
+        agent: kind of agent, as requests name it.
+        subtype: the agent's own word for how the run went.
+        is_error: whether the agent reports a failure.
     """
 
     agent: str
@@ -22,5 +22,5 @@ class FinalResult:
 
     @property
     def exit_code(self) -> int:
-        """What the agent would have exited with."""
+        """The exit code that the agent would have ended with."""
         return 1 if self.is_error else 0

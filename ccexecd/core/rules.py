@@ -22,23 +22,23 @@ _WRAPPERS = (
     "timeout tmux unshare vi vim watch xargs zip zsh"
 )
 WRAPPERS = frozenset(_WRAPPERS.split())
-"""Programs that run others, or whatever they are told, by their arguments: whoever may run one with any argument may
-run everything."""
+"""Programs that run other programs, or code, given as arguments: whoever may run one of them with any argument may run
+everything."""
 
 
 @attrs.frozen
 class Wish:
-    """What is asked for, resolved.
+    """A command that is asked for, with its program and directory resolved.
 
     Attributes:
         argv: the words.
-        path: where the program was found.
-        program: what that is, links resolved.
-        is_in_path: it lies in a directory of PATH.
-        cwd: the working directory, links resolved.
-        environment: names whose values are not those that are inherited anyway.
-        principal: who asks.
-        is_long: there is too much of it for regular expressions, which would take long on so much.
+        path: the path where the program was found.
+        program: the real path of that, symbolic links resolved.
+        is_in_path: the program was found in a directory of PATH.
+        cwd: the real path of the working directory.
+        environment: names of variables whose values differ from the inherited ones.
+        principal: name of the principal that asks.
+        is_long: the command is too long for regular expressions to be tried on it.
     """
 
     argv: tuple[str, ...]
@@ -52,12 +52,12 @@ class Wish:
 
     @property
     def called(self) -> str:
-        """The name that the program is called by, which many a program goes by."""
+        """The name that the program is called by; some programs act by it."""
         return name_of(self.argv[0])
 
 
 Resolve = Callable[[str], str | None]
-"""A name or path to the real path of the program that it stands for; None if there is none."""
+"""Called with a program's name or path; returns its real path, or None if there is no such program."""
 
 
 @attrs.frozen
@@ -65,9 +65,9 @@ class Rule:
     """One rule. A condition that is None holds for everything.
 
     Attributes:
-        action: what it says of what it matches.
-        place: which rule of the file it is, from 1.
-        name: what people call it.
+        action: its decision on a command that it matches.
+        place: its number in the file, from 1.
+        name: its name in the file; may be empty.
         program: names that are found in PATH, absolute paths, and globs of either.
         arguments: patterns of the first arguments, one for each; more may follow.
         every_argument: each argument matches one of these patterns.
@@ -77,7 +77,7 @@ class Rule:
         environment: patterns; each name that the client sets or takes away matches one of them.
         no_environment: patterns; no such name matches one of them.
         principal: patterns of who may ask.
-        run_as: the user that it runs as; None is the daemon's own.
+        run_as: the user that the command runs as; None for the daemon's own.
     """
 
     action: Action
@@ -98,7 +98,7 @@ class Rule:
         return f"rule {self.place} ({self.name})" if self.name else f"rule {self.place}"
 
     def miss(self, wish: Wish, resolve: Resolve) -> str | None:
-        """Why it does not match; None if it does."""
+        """Return why the rule does not match a wish; None if it matches."""
         conditions = (self._program(wish, resolve), self._arguments(wish), self._surroundings(wish))
         return next(filter(None, conditions), None)
 
@@ -131,7 +131,7 @@ class Rule:
         return None
 
     def _holds(self, patterns: tuple[str, ...], word: str, wish: Wish) -> bool:
-        """Whether a word matches. What cannot be judged matches what denies, and nothing that allows."""
+        """Whether a word matches. One that cannot be judged matches in a rule that denies, not in one that allows."""
         found = [_match(pattern, word, wish) for pattern in patterns]
         return True in found or (self.action == "deny" and None in found)
 
@@ -168,13 +168,13 @@ class Rule:
 
 @attrs.frozen
 class Decision:
-    """What a policy says of a wish.
+    """The decision of a policy on a wish.
 
     Attributes:
-        allowed: whether it may.
-        rule: which rule decided; None if none matched.
-        reason: the same in words.
-        steps: what was looked at before, in order: a rule, and why it did not match.
+        allowed: whether the command may run.
+        rule: the rule that decided; None if none matched.
+        reason: the reason in words.
+        steps: the rules before that one, in order, each with why it did not match.
     """
 
     allowed: bool
@@ -185,18 +185,18 @@ class Decision:
 
 @attrs.frozen
 class Policy:
-    """All rules.
+    """A policy.
 
     Attributes:
-        default: what is said of what no rule matches.
-        rules: in order.
+        default: the decision if no rule matches.
+        rules: the rules, in order.
     """
 
     default: Action
     rules: tuple[Rule, ...] = ()
 
     def decide(self, wish: Wish, resolve: Resolve) -> Decision:
-        """Find the first rule that matches, and say what it says."""
+        """Return the decision of the first rule that matches, or the default."""
         steps: list[tuple[str, str]] = []
         for rule in self.rules:
             miss = rule.miss(wish, resolve)
@@ -208,7 +208,7 @@ class Policy:
         return Decision(allowed, None, f"no rule matches, and the default is {self.default}", tuple(steps))
 
     def as_public_dict(self) -> dict[str, object]:
-        """All of it, with values that JSON can carry: what a rule does not say is left out."""
+        """Return the policy as JSON values; conditions that a rule does not have are left out."""
         rules = [attrs.asdict(rule, filter=lambda _, value: value not in (None, "")) for rule in self.rules]
         return {
             "default": self.default,

@@ -1,6 +1,6 @@
-"""What happens to a session and its executions when its connection goes.
+"""What happens to a session and its executions when its connection ends.
 
-The rules of the contract's "What a lost connection means", as one table.
+Owns the rules of docs/protocol.md about lost connections, as one table. Must not end anything.
 """
 
 from enum import Enum
@@ -31,11 +31,11 @@ REASONS = {
     Parting.EXPIRED: Reason.SESSION_EXPIRED,
     Parting.SHUTDOWN: Reason.SHUTDOWN,
 }
-"""Why an execution ends that a parting ends."""
+"""The reason of an execution that is ended by a parting."""
 
 
 def ends(on_disconnect: Literal["auto", "cancel", "detach"], parting: Parting) -> bool:
-    """Whether a live execution is ended by a parting."""
+    """Whether a parting ends a live execution with this `on_disconnect`."""
     if parting is Parting.SHUTDOWN:
         return True
     if on_disconnect == "detach":

@@ -28,7 +28,7 @@ _NAMES = (
     "chdir"
 )
 _SPECIAL = frozenset(_NAMES.split())
-"""Names that a shell does not look for in PATH."""
+"""Names that a shell does not look up in PATH: built-in commands, keywords and functions."""
 
 _STATUS = re.compile(r"\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5]")
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -37,24 +37,23 @@ _CHANGED = {
     *("COMP_WORDBREAKS", "EPOCHREALTIME", "EPOCHSECONDS", "HISTCMD", "IFS", "LINENO", "OPTERR", "OPTIND", "PPID"),
     *("PS1", "PS2", "PS4", "RANDOM", "SRANDOM"),
 }
-"""Names besides BASH* that Bash sets anew or takes away, so that its programs find them otherwise."""
+"""Variables besides BASH* that Bash changes or removes, so that programs would see other values under another shell."""
 
 
 def is_plain(env: Mapping[str, str]) -> bool:
-    """Whether an environment has no wishes of a certain shell, and nothing that only some shells pass on as it is."""
+    """Whether an environment has no settings for a shell, and nothing that some shells pass on changed."""
     if not _WISHES.isdisjoint(env) or not _CHANGED.isdisjoint(env):
         return False
     return not any(name.startswith("BASH") or not _IDENTIFIER.fullmatch(name) for name in env)
 
 
 def simple_commands_of(command: str) -> list[list[str]] | None:
-    """The words of each simple command in a command string, if every POSIX shell does the same with it.
+    """Split a command string into its simple commands, if every POSIX shell does the same with it.
 
-    What remains to be asked is whether the programs that it names (`program_of`) are programs, and whether the
-    environment is plain.
+    The caller has to check that the programs that it names (`program_of`) exist, and that the environment is plain.
 
     Returns:
-        At least one list of words; None if shells might differ.
+        The words of each simple command, at least one; None if shells might differ.
     """
     if not _LIST.fullmatch(command):
         return None
@@ -75,7 +74,7 @@ def program_of(words: list[str]) -> str | None:
 
 
 def _takes_over(words: list[str]) -> bool:
-    """Whether a program takes the shell's place. Of one that does not, each shell tells in its way how it ended."""
+    """Whether a command replaces the shell (`exec`); else shells differ in how they report its end."""
     return words[:1] == ["exec"] and program_of(words) is not None
 
 

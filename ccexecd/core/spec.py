@@ -1,4 +1,4 @@
-"""What one execution is to be: fixed before it starts."""
+"""The spec of an execution: all that is fixed before it starts. Owns the record. Must not decide anything."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -12,16 +12,16 @@ TimeoutSource = Literal["request", "estimated", "default", "none"]
 
 @attrs.frozen
 class Limits:
-    """What the tree of one execution may use; None is without limit.
+    """The limits of one execution's tree; None for no limit.
 
     Attributes:
-        memory_bytes: memory; of all processes together where there are control groups, else of each (address space)
-            and, looked at in intervals, of all together.
+        memory_bytes: memory; of all processes together if there are control groups, else of each (address space)
+            and, checked at intervals, of all together.
         cpu_seconds: processor time of all processes together.
         processes: how many there may be at a time, threads counted where there are control groups.
         open_files: descriptors of each process.
         file_bytes: size of a file that is written.
-        nice: how far each process stands back for others, 0 to 19.
+        nice: nice value of each process, 0 to 19 (nice(2)).
     """
 
     memory_bytes: int | None = None
@@ -32,17 +32,17 @@ class Limits:
     nice: int | None = None
 
     def as_set(self) -> dict[str, float]:
-        """Those that there are, by name."""
+        """Return the limits that are set, by name."""
         return attrs.asdict(self, filter=lambda _, value: value is not None)
 
 
 @attrs.frozen
 class TerminalSize:
-    """How much a terminal shows.
+    """The size of a terminal.
 
     Attributes:
-        cols: characters of a line.
-        rows: lines.
+        cols: characters per line.
+        rows: number of lines.
     """
 
     cols: int
@@ -51,11 +51,11 @@ class TerminalSize:
 
 @attrs.frozen
 class Once:
-    """What makes a request, sent again, mean the same execution.
+    """The idempotency key of a request.
 
     Attributes:
-        key: the client's name for it.
-        fingerprint: the same for the same params, and for no others.
+        key: the key, chosen by the client.
+        fingerprint: digest of the params, which tells a repeated request from another one with the same key.
     """
 
     key: str = attrs.field(repr=False)
@@ -70,30 +70,30 @@ class Spec:
         argv: the words, the shell in front where a command string was given.
         display: the command as people read it: the string as it came, or the words quoted.
         shell: whether `display` is a command string that a shell in `argv` interprets.
-        cwd: working directory; None is the daemon's.
-        env: names added to the daemon's environment. Values are kept out of every repr.
-        unset: names removed from it.
-        timeout: seconds of wall time, pauses not counted; None is without end.
-        timeout_source: who set it.
-        stall_timeout: seconds without a byte on either stream after which it is ended; None is never.
+        cwd: working directory; None for the root.
+        env: variables added to the inherited environment. Values are kept out of every repr.
+        unset: names of variables removed from the inherited environment.
+        timeout: seconds of wall time, pauses not counted; None for no time-out.
+        timeout_source: where the time-out comes from: the client, the configuration or an estimate.
+        stall_timeout: seconds without a byte on either stream after which it is ended; None for never.
         grace: seconds from TERM to KILL.
         framing: how output is cut into notifications.
-        max_line_bytes: bytes of a line that are shown, its line feed not counted; None is all of it.
+        max_line_bytes: bytes of a line that are shown, its line feed not counted; None for all of it.
         policy: what happens when its slowest watcher falls behind: it misses output, or the program waits for it.
         stdin_open: whether the client writes to its standard input; else it is /dev/null.
         stdio: whether its output goes into pipes or into files; `auto` is pipes.
-        pty: the size of the terminal that is its standard input, output and error; None is none: it has pipes.
-        on_disconnect: what the loss of the client means for it.
-        limits: what it may use.
-        labels: the client's own marks.
+        pty: the size of the terminal that is its standard input, output and error; None if it has pipes.
+        on_disconnect: whether it ends with its client's connection (`core.sessions`).
+        limits: limits of its tree.
+        labels: the client's own names and values.
         leftovers: what happens to processes that outlive its leader: they are ended, or left running.
         stdbuf: whether programs that use C's stdio are to write line by line.
-        agent: whose output it is, for whoever reads its final result in it; `auto` tells by the program.
-        post_result_grace: seconds that an agent may stay after its final result; None is as long as it likes.
-        lane: which line it waits in, and whose limit it counts against; empty is none.
-        priority: who waits with a higher one begins first.
-        once: by what a repeat of its request is known; None is not at all.
-        run_as: the user that it runs as, by a rule of the policy; None is the daemon's own.
+        agent: the kind of agent that it is; `auto` to tell by the program.
+        post_result_grace: seconds that an agent may stay after its final result; None for no limit.
+        lane: the lane whose line it waits in and whose limit it counts against; empty for none.
+        priority: of those that wait, one with a higher priority begins first.
+        once: the idempotency key of its request; None without one.
+        run_as: the user that it runs as, by a rule of the policy; None for the daemon's own.
     """
 
     argv: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""How well a prompt does: what its runs say, how sure that is, and whether it has earned its place.
+"""How well a version of a prompt does: its share of successes, the confidence in it, and fitness for production.
 
 Owns the arithmetic and the rule. Must not know where anything is kept.
 """
@@ -11,17 +11,17 @@ RATIO = 10
 """Successes for each failure that a version needs for production."""
 
 LEAST_RUNS = 10
-"""Runs that it needs before anybody can tell."""
+"""Least verified runs that a version needs for production."""
 
 _Z = 1.959963984540054  # of the normal distribution, for 95 % between -z and z
 
 
 @attrs.frozen
 class Tally:
-    """What has come of the verified runs of a version.
+    """The counts of a version's verified runs.
 
     Attributes:
-        successes, failures: how many.
+        successes, failures: number of runs that succeeded, or failed.
     """
 
     successes: int = 0
@@ -29,12 +29,12 @@ class Tally:
 
     @property
     def runs(self) -> int:
-        """How many there were."""
+        """Number of verified runs."""
         return self.successes + self.failures
 
     @property
     def is_fit(self) -> bool:
-        """Whether it is fit for production: `RATIO` to one, in `LEAST_RUNS` at least."""
+        """Whether it is fit for production: `RATIO` successes for each failure, in at least `LEAST_RUNS` runs."""
         return self.runs >= LEAST_RUNS and self.successes >= RATIO * self.failures
 
     @property
@@ -68,7 +68,7 @@ class Tally:
 
 
 def difference(one: Tally, other: Tally) -> tuple[float, float] | None:
-    """By how much one does better than another: an interval of 95 % confidence; None where one has no runs.
+    """Return the difference of two shares of successes, as a 95 % interval; None if one of them has no runs.
 
     R. G. Newcombe, Interval estimation for the difference between independent proportions, Statistics in Medicine 17
     (1998), 873-890, method 10: the square-and-add of Wilson's intervals.
