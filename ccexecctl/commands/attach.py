@@ -1,4 +1,4 @@
-"""`ccexecctl attach`: be with an execution that runs already."""
+"""`ccexecctl attach`: follow an execution that runs already."""
 
 from argparse import ArgumentParser, Namespace
 from contextlib import AbstractContextManager, nullcontext
@@ -46,13 +46,13 @@ def run(arguments: Namespace) -> int:
 
 
 class _Attachment:
-    """Our being with an execution.
+    """Follows one execution.
 
     Args:
-        client: asks for it.
-        known: what the daemon knows of it.
-        output: where what it writes goes.
-        takes_keys: somebody sits at our standard input.
+        client: the connection to the daemon.
+        known: the daemon's description of the execution.
+        output: takes its stdout and stderr.
+        takes_keys: whether our standard input is a terminal whose keys are passed on.
     """
 
     def __init__(self, client: Client, known: dict[str, Any], output: Output, *, takes_keys: bool) -> None:
@@ -68,13 +68,13 @@ class _Attachment:
         self._following = Following(client, output, self._source, "\r\n" if self._on_terminal else "\n")
 
     def stay(self, since: int | None) -> tuple[dict[str, Any], int]:
-        """Be with it until it has ended, or the key is typed that leaves.
+        """Follow the execution until it has ended, or the detach key is typed.
 
         Args:
-            since: the number of the first piece to show; None is what comes.
+            since: `seq` of the first entry to show; None for new ones only.
 
         Returns:
-            How it ended, empty if it goes on; and the exit code for us.
+            The params of `process.completed`, empty if it goes on; and the exit code for ccexecctl.
         """
         if self._source is not None:
             render.remark(f"attached to execution {render.short(self._id)}; {terminal.DETACH_NAME} leaves it running")

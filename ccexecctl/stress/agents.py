@@ -1,4 +1,4 @@
-"""How an agent is asked: the command of each question, for the real one and for the stand-in.
+"""The commands by which the self-test asks an agent, for the real one and for the stand-in.
 
 Owns the prompts and the words. Must not run anything.
 """
@@ -10,7 +10,7 @@ from ccexecctl.stress import standin_agent
 
 
 class Agent(Protocol):
-    """Somebody who is asked; each method gives the words of a command."""
+    """An agent under test; each method returns the words of the command that asks it."""
 
     name: str
     patience: float

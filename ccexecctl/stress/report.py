@@ -1,4 +1,4 @@
-"""What came of a self-test: verdicts and figures, as JSON, as Markdown and as a table.
+"""The report of a self-test: verdicts and figures, as JSON, as Markdown and as a table.
 
 Owns the arithmetic and the words. Must not run anything.
 """
@@ -16,7 +16,7 @@ class Tally:
     """One case over all rounds.
 
     Attributes:
-        case: which.
+        case: the case.
     """
 
     def __init__(self, case: Case) -> None:
@@ -27,12 +27,12 @@ class Tally:
         self._seen: dict[str, Any] = {}
 
     def passed(self, seconds: float, executions: int, seen: dict[str, Any]) -> None:
-        """It went well."""
+        """Count a round in which the case passed. `seconds` is how long it took."""
         self._add(seconds, executions)
         self._seen = seen
 
     def failed(self, seconds: float, executions: list[str], round_number: int, message: str) -> None:
-        """It did not."""
+        """Count a round in which the case failed. `seconds` is how long it took."""
         self._add(seconds, len(executions))
         self._failures.append({"round": round_number, "message": message, "executions": executions})
 
@@ -42,11 +42,11 @@ class Tally:
 
     @property
     def is_passed(self) -> bool:
-        """Whether it went well each time."""
+        """Whether the case passed in every round."""
         return not self._failures
 
     def told(self) -> dict[str, Any]:
-        """Verdict and figures; `seen` is what the last round that went well has seen."""
+        """Return verdict and figures as JSON values; `seen` is from the last round that passed."""
         return {
             "category": self.case.category,
             "case": self.case.name,

@@ -1,6 +1,6 @@
-"""What is known of a kind of agent: the face that all of them have here.
+"""The interface of adapters, one for each kind of agent, and reading an agent's output through it.
 
-Owns the face, and reading an output through it. Must not know any agent.
+Owns the interface and the reader. Must not know any particular agent.
 """
 
 import re
@@ -16,11 +16,11 @@ from ccexecd.agents.stream import LONGEST_LINE, Document, EventLines, parse
 
 _EVENT = re.compile(rb'^[{\[][^\n]*"type"', re.MULTILINE)
 
-"""Events of which nothing more is known than that there were some."""
+"""Matches a block of lines with at least one event in it."""
 
 
 class Shape(Enum):
-    """How an agent prints what it does, as its command line says."""
+    """The form of an agent's output, as its command line requests it."""
 
     EVENTS = "an event a line"
     LIST = "one line, at the end: a list of events, or its result"
@@ -34,16 +34,16 @@ class Adapter:
     """A kind of agent.
 
     Attributes:
-        name: as requests name it; also the name of its program.
-        shape_of: how a command prints.
-        events_of: the events that one JSON object stands for.
-        telling: what a line holds that says more than that something happened; empty if every line may. Words without
-            their last quote: what ends in a rare letter is found sooner.
-        dull: how most lines begin, where they say no more, whatever else they hold; empty if nothing is known of that.
-        resumed: the words that go on with a conversation, up to the next prompt, which comes behind them; None if that
-            cannot be had.
-        loses_its_end: whether it exits before a pipe has taken all that it wrote.
-        causes: what some of its exit codes mean, by the names of `Cause`.
+        name: its name in requests, which is also that of its program.
+        shape_of: called with the words of a command; returns the form of its output.
+        events_of: called with one JSON object of the output; returns the events in it.
+        telling: byte strings of which every significant line contains one; empty if any line may be significant. They
+            lack their last quote, because a search for what ends in a rare letter is faster.
+        dull: beginning of the lines that are never significant, whatever else they contain; empty if none is known.
+        resumed: called with the words of a command and a session id; returns the words that resume the conversation, to
+            be followed by the next prompt, or None if it cannot be resumed.
+        loses_its_end: whether it exits before a pipe has taken all of its output.
+        causes: the meaning of some of its exit codes, by the names of `Cause`.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Adapter:
     causes: Mapping[int, str] = attrs.field(factory=dict)
 
     def resume(self, command: Command, session_id: str) -> tuple[str, ...] | None:
-        """The words that go on with a conversation; None if they cannot be known.
+        """Return the words that resume a conversation; None if they cannot be told.
 
         Args:
-            command: what has begun it.
-            session_id: its name.
+            command: the command that began the conversation.
+            session_id: the agent's own id of the conversation.
         """
         is_plain = bool(session_id) and not session_id.startswith("-") and session_id.isprintable()
         if not is_plain or not command.is_literal or self.shape_of(command.words) is Shape.NONE:
@@ -72,11 +72,10 @@ class EventReader:
     """Reads an agent's standard output.
 
     Args:
-        adapter: which kind of agent it is.
-        shape: how it prints.
-        is_brief: whether lines that say no more than that something happened may be told of as `SOMETHING`, once for
-            many of them. It saves the parsing.
-        longest: bytes of a line, or of a document, that are waited for.
+        adapter: what is known of this kind of agent.
+        shape: the form of its output.
+        is_brief: whether insignificant lines are not parsed: one `SOMETHING` then stands for many of them.
+        longest: bytes of the longest line, or document, that is parsed.
     """
 
     def __init__(
@@ -96,18 +95,15 @@ class EventReader:
         self._lines: Document | EventLines = Document(longest) if is_document else EventLines(self._opening, longest)
 
     def feed(self, received: bytes) -> list[Event]:
-        """Read on.
+        """Take output, and return the events that it completes.
 
         Args:
-            received: what it wrote, cut anywhere.
-
-        Returns:
-            What it has reported.
+            received: bytes of the output, cut anywhere.
         """
         return self._read(self._lines.feed(received))
 
     def finish(self) -> list[Event]:
-        """It will write no more. Returns what the last line reported, if that had no line feed."""
+        """End the output, and return the events of a last line without a line feed."""
         return self._read(self._lines.finish())
 
     def _read(self, found: list[bytes | Unread]) -> list[Event]:

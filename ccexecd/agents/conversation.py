@@ -1,6 +1,6 @@
-"""What is known of an agent's run so far, from what it has reported.
+"""The state of an agent's run, added up from its events.
 
-Owns adding events up. Must not judge how it went (`verdict`), nor know which agent it is.
+Owns adding events up. Must not judge how the run went (`verdict`), nor know which agent it is.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ from ccexecd.agents.events import (
 )
 
 MOST_IN_FLIGHT = 1000
-"""Tools and tasks that are remembered as running, the newest; an agent that never tells of an end must cost little."""
+"""Most tools and tasks that are remembered as running, the newest: an agent may never report their ends."""
 
 
 @attrs.define
@@ -40,18 +40,18 @@ class Conversation:
         result: how its last turn ended; None before that.
         is_open: whether another turn has begun since.
         turns: how often the model was asked.
-        cost: US dollars so far; None if it did not say.
+        cost: US dollars so far; None if it was not reported.
         usage: tokens so far, by kind.
         tools: tools in flight, by id.
-        tasks: what goes on in the background, by id.
-        tool_uses: how many there were.
+        tasks: background tasks that run, by id.
+        tool_uses: how often tools were used.
         denied: names of the tools that were not allowed, one for each attempt.
-        retry: the API's failure from which it has not recovered yet.
-        limit: how the account stands, if it said so.
-        failure: what it last said of a failure.
+        retry: the failed request to the API that is being retried; None if there is none.
+        limit: the latest report on the account's rate limit; None if there was none.
+        failure: the latest failure that was reported outside of a result; None if there was none.
         was_interrupted: whether somebody stopped its last turn.
-        has_unread: whether a line was too long to be read that may have been the result of its last turn.
-        events: how many there were, as far as they are told apart.
+        has_unread: whether a line could not be parsed that may have been the result of its last turn.
+        events: number of events; those that `SOMETHING` stands for are not counted one by one.
     """
 
     session_id: str = ""
@@ -78,7 +78,7 @@ class Conversation:
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> "Conversation":
-        """What a run's events come to."""
+        """Return the conversation of some events."""
         conversation = cls()
         for event in events:
             conversation.take(event)
@@ -90,7 +90,7 @@ class Conversation:
         return bool(self.tools or self.tasks)
 
     def take(self, event: Event) -> None:
-        """Another event."""
+        """Add an event."""
         self.events += 1
         if isinstance(event, _TOOLS):
             self._take_tools(event)

@@ -1,4 +1,4 @@
-"""Since when an agent is done: the result that nothing has followed.
+"""Finds an agent's final result: the result that no further turn has followed.
 
 An agent may stay after its final result: a server that it started keeps it, or an unfinished hook. Told turn by turn
 through its standard input, it reports a result after each; the next turn takes that back. So does every event that
@@ -14,10 +14,10 @@ class LastWord:
     """Finds the final result among events.
 
     Args:
-        agent: whose they are, by name.
+        agent: name of the kind of agent.
 
     Attributes:
-        result: the one that was reported last, unless something has followed it.
+        result: the latest result; None if an event has followed that may begin another turn.
     """
 
     def __init__(self, agent: str) -> None:
@@ -25,7 +25,7 @@ class LastWord:
         self._agent = agent
 
     def take(self, event: Event) -> bool:
-        """Another event. Returns whether `result` is another one now."""
+        """Take an event. Returns whether `result` has changed."""
         before = self.result
         if isinstance(event, Result):
             self.result = FinalResult(self._agent, event.subtype[:100], event.is_error or event.subtype != "success")

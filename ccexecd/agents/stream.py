@@ -1,4 +1,4 @@
-"""Whole lines out of an output that comes in pieces, and the JSON in them.
+"""Splits an output that comes in pieces into whole lines, and parses the JSON in them.
 
 Agents print one JSON object a line. Reads cut lines anywhere, a line may have many megabytes, and anything may stand
 between: warnings, progress, bytes that are no text. Owns the cutting, its bounds, and the parsing. Must not know what
@@ -26,8 +26,8 @@ class EventLines:
     """Whole lines that begin as events do.
 
     Args:
-        opening: how lines begin that are waited for.
-        longest: bytes of the longest line that is waited for; a longer one is told of as `Unread`.
+        opening: the bytes that an event's line may begin with.
+        longest: bytes of the longest line that is kept; a longer one is given as `Unread`.
     """
 
     def __init__(self, opening: tuple[bytes, ...] = (b"{",), longest: int = LONGEST_LINE) -> None:
@@ -39,18 +39,18 @@ class EventLines:
 
     @property
     def held_bytes(self) -> int:
-        """How much of an unfinished line is kept."""
+        """Bytes of the unfinished line that are kept."""
         return self._held_size
 
     def feed(self, received: bytes) -> list[bytes | Unread]:
-        """Read on.
+        """Take output, and return what it completes.
 
         Args:
-            received: what was written, cut anywhere.
+            received: bytes of the output, cut anywhere.
 
         Returns:
-            What has come to its end: blocks of one or more whole lines, among them such as begin otherwise, and what
-            was too long.
+            Blocks of one or more whole lines, which may include lines that are no events, and `Unread` for each line
+            that was too long.
         """
         found: list[bytes | Unread] = []
         start, end = 0, received.rfind(b"\n") + 1
@@ -93,10 +93,10 @@ class EventLines:
 
 
 class Document:
-    """All of an output, which is one JSON value over many lines.
+    """Collects an output that is one JSON value over many lines.
 
     Args:
-        longest: bytes of the longest one that is waited for.
+        longest: bytes of the longest output that is kept.
     """
 
     def __init__(self, longest: int = LONGEST_LINE) -> None:
@@ -105,7 +105,7 @@ class Document:
         self._size = 0
 
     def feed(self, received: bytes) -> list[bytes | Unread]:
-        """Read on. Nothing has come to its end before all of it has."""
+        """Take output. Returns nothing before the end, which `finish` tells."""
         self._size += len(received)
         if self._size <= self._longest:
             self._held.append(received)

@@ -1,7 +1,7 @@
-"""How a run of an agent went: what its exit code and its own report come to, and what to do about it.
+"""Judges how a run of an agent went, from its exit code and its own report, and says what to do about it.
 
-Neither says it alone. Claude Code exits with 1 and reports the subtype "success" when the API has failed; it exits
-with 0 when it was interrupted, or when the end of its output is missing; older versions exit with 0 and say
+Neither suffices alone. Claude Code exits with 1 and reports the subtype "success" when the API has failed; it
+exits with 0 when it was interrupted, or when the end of its output is missing; older versions exit with 0 and say
 `is_error: false` when the turns ran out. Owns the judgement, and the words of older versions, which have no fields for
 it. Text is looked at in an error that the agent reports as one, never in an answer, a prompt or a tool's result.
 """
@@ -16,10 +16,10 @@ from ccexecd.agents.conversation import Conversation
 from ccexecd.agents.events import Result
 
 TOLD = 500
-"""Characters of an agent's own words that are told."""
+"""Characters of an agent's own words that a verdict has."""
 
 MOST_DENIED = 20
-"""Tools that are named as denied."""
+"""Most tools that a verdict names as denied."""
 
 
 class Cause(Enum):
@@ -80,7 +80,7 @@ class Verdict:
     """How a run went.
 
     Attributes:
-        cause: in one word.
+        cause: how the run went, in one word.
         advice: what that means and what to do, in a sentence.
         text: the agent's own words for it, cut; empty if it said nothing.
         status: HTTP status of the API's error; None if there was none. So with the others.
@@ -117,15 +117,15 @@ def judge(
     said: str = "",
     complaint: str = "",
 ) -> Verdict:
-    """How a run went.
+    """Judge a run that has ended.
 
     Args:
-        adapter: which kind of agent it was.
-        shape: how it printed.
-        exit_code: -N if signal N ended it; None if that is not known.
-        conversation: all that it has reported.
-        said: the beginning of what it printed, where that is text.
-        complaint: the end of its error output.
+        adapter: what is known of this kind of agent.
+        shape: the form of its output.
+        exit_code: its exit code, -N if signal N ended it; None if that is not known.
+        conversation: its events, added up.
+        said: the beginning of its output, if that is plain text.
+        complaint: the end of its standard error.
     """
     result = conversation.result
     if result is not None and not conversation.is_open:
@@ -140,12 +140,12 @@ def judge(
 
 
 def judge_result(result: Result, conversation: Conversation, exit_code: int | None = 0) -> Verdict:
-    """How a turn went that came to its end.
+    """Judge a turn that has ended with a result.
 
     Args:
-        result: what it reported then.
-        conversation: all that it has reported.
-        exit_code: of the program, if that has ended, too.
+        result: the result.
+        conversation: the events so far, added up.
+        exit_code: exit code of the program; 0 if it has not ended, None if it is not known.
     """
     denied = tuple(dict.fromkeys(conversation.denied))[:MOST_DENIED]
     if not result.is_error and result.subtype == "success" and exit_code == 0:
