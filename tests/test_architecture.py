@@ -537,7 +537,6 @@ ELSEWHERE = {
     "ccexecctl/__main__.py": ("tests/ctl/test_help.py", "every test of a verb goes through it"),
     "ccexecctl/api/backoff.py": ("tests/api/test_framing.py", "how long a connection is waited for"),
     "ccexecctl/api/client.py": ("tests/e2e/test_api_link.py", "against a real daemon, through real cuts"),
-    "ccexecctl/api/connection.py": ("tests/e2e/test_api_link.py", "against a real daemon, through real cuts"),
     "ccexecctl/api/execute.py": ("tests/e2e/test_api.py", "with real agents under a real daemon"),
     "ccexecctl/api/link.py": ("tests/e2e/test_api_link.py", "against a real daemon, through real cuts"),
     "ccexecctl/api/options.py": ("tests/api/test_command_line.py", "what they become"),

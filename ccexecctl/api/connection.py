@@ -115,6 +115,8 @@ class Connection:
         """
         if self.ended is not None:
             raise self.ended
+        if self._is_closing:
+            raise CtlError("the connection is being closed", "ask before the client is closed")
         request_id = next(self._ids)
         frame = self._frame({"jsonrpc": "2.0", "id": request_id, "method": method, "params": _given(params)})
         pending = self._pending[request_id] = _Pending(on_result)
@@ -125,8 +127,8 @@ class Connection:
         return pending.result
 
     def tell(self, method: str, params: dict[str, Any]) -> None:
-        """Send a request and ignore the answer."""
-        if self.ended is None:
+        """Send a request and ignore the answer; nothing is sent once the connection ends, or has been said to."""
+        if self.ended is None and not self._is_closing:
             self._put(self._frame({"jsonrpc": "2.0", "method": method, "params": _given(params)}))
 
     async def close(self) -> None:
@@ -172,6 +174,8 @@ class Connection:
                     self._heed(message)
                 if arrived.replies:
                     self._put(arrived.replies)
+                if arrived.ending is not None:
+                    raise arrived.ending
         except (CutError, CtlError) as error:
             self._end(error)
         except anyio.EndOfStream:

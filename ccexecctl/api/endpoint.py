@@ -197,6 +197,8 @@ class WebSocketAddress:
                 messages += arrived.messages
                 if arrived.replies:
                     await stream.send(arrived.replies)
+                if arrived.ending is not None:
+                    raise arrived.ending
         except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
             advice = "" if parts.scheme == "wss" else "; if it speaks TLS, its address begins with wss://"
             raise CutError(f"{self.name} closed the connection during the handshake{advice}") from error

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 from wsproto import ConnectionType, WSConnection
+from wsproto.connection import ConnectionState
 from wsproto.events import (
     AcceptConnection,
     BytesMessage,
@@ -43,10 +44,12 @@ class Arrived(NamedTuple):
     Attributes:
         messages: whole ones, in order.
         replies: bytes that have to be sent now.
+        ending: why the connection is over once the messages have been read; None while it is open.
     """
 
     messages: list[bytes]
     replies: bytes = b""
+    ending: "CutError | CtlError | None" = None
 
 
 class Framing(Protocol):
@@ -140,7 +143,7 @@ class WebSocket:
         return self._protocol.send(TextMessage(message.decode()))
 
     def feed(self, received: bytes) -> Arrived:
-        """Take what arrived.
+        """Take what arrived. Where messages came before the end, `ending` has what is raised else.
 
         Raises:
             CutError: the peer has closed, or what it sent is no WebSocket's.
@@ -155,14 +158,21 @@ class WebSocket:
                 raise UnreachableError(f"this is no WebSocket: {error}", "is that ccexecd's address?") from error
             raise CutError(f"the daemon broke the rules of WebSocket: {error}") from error
         messages: list[bytes] = []
-        replies = b"".join(self._heed(event, messages) for event in events)
+        replies = b""
+        for event in events:
+            try:
+                replies += self._heed(event, messages)
+            except (CutError, CtlError) as error:
+                if not messages:
+                    raise
+                return Arrived(messages, replies, error)
         return Arrived(messages, replies)
 
     def _heed(self, event: Event, messages: list[bytes]) -> bytes:
         match event:
             case TextMessage():
                 messages.extend(self._completed(event))
-            case Ping():
+            case Ping() if self._protocol.state is ConnectionState.OPEN:  # after a close frame there is no other
                 return self._protocol.send(event.response())
             case AcceptConnection():
                 self.is_open = True
@@ -209,8 +219,8 @@ class WebSocket:
         raise UnreachableError(message, "the daemon's WebSocket is at /ws/mcp: ws://127.0.0.1:8003/ws/mcp")
 
     def probe(self) -> bytes:
-        """Return a ping."""
-        return self._protocol.send(Ping())
+        """Return a ping; nothing, once either side has closed."""
+        return self._protocol.send(Ping()) if self._protocol.state is ConnectionState.OPEN else b""
 
     def farewell(self) -> bytes:
         """Return a close frame; nothing, once the other side has closed."""

@@ -80,3 +80,20 @@ def test_delays_grow_and_differ():
         assert grown / 2 <= next(delays) <= grown
     several = {next(Backoff().delays()) for _ in range(20)}
     assert len(several) > 1
+
+
+def test_after_a_close_frame_nothing_is_said():
+    """A ping that crosses it is not answered, and none is sent: WebSocket has no frame after that one."""
+    client, server = opened()
+    server.receive_data(client.farewell())
+    arrived = client.feed(server.send(Ping(b"?")) + server.send(TextMessage("late")))
+    assert arrived == ([b"late"], b"", None)
+    assert client.probe() == client.farewell() == b""
+
+
+def test_what_came_before_the_end_is_not_lost():
+    """The last words and the close frame may come in one read: both are told."""
+    client, server = opened()
+    arrived = client.feed(server.send(TextMessage("last words")) + server.send(CloseConnection(1001)))
+    assert arrived.messages == [b"last words"]
+    assert isinstance(arrived.ending, CutError)

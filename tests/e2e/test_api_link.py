@@ -166,7 +166,9 @@ async def test_twenty_at_once_through_cuts(daemon, way):
     async with connect(way.url, backoff=QUICK) as client, anyio.create_task_group() as tasks:
         for number in range(20):
             tasks.start_soon(follow, client, number)
-        await anyio.sleep(0.1)
+        with anyio.fail_after(10):
+            while way.connections < 4:
+                await anyio.sleep(0.01)
         way.cut()
     assert texts == {number: "".join(f"{number}-{n}\n" for n in range(1, 201)) + "end\n" for number in range(20)}
     assert way.connections > 4
