@@ -165,6 +165,17 @@ def pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def add_run_timeout(parser: argparse.ArgumentParser) -> None:
+    """Add `--timeout` of what is to be run, in place of the global option: that one still holds before the verb."""
+    parser.add_argument(
+        "--timeout",
+        dest="run_timeout",
+        type=seconds,
+        metavar="TIME",
+        help="end it after so long: 90 (seconds), 10m, 2h",
+    )
+
+
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """Understand a command line.
 

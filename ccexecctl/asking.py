@@ -10,7 +10,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from ccexecctl.arguments import pair, seconds
+from ccexecctl.arguments import add_run_timeout, pair
 from ccexecctl.environment import own_environment
 from ccexecctl.errors import UsageError
 
@@ -21,13 +21,7 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--program", metavar="PATH", help="the agent's program, if it is not that name on the PATH")
     parser.add_argument("--model", metavar="NAME", help="which model")
     parser.add_argument("--cwd", metavar="DIR", help="where it works (default: this directory)")
-    parser.add_argument(
-        "--timeout",
-        dest="run_timeout",
-        type=seconds,
-        metavar="TIME",
-        help="end it after so long: 90 (seconds), 10m, 2h",
-    )
+    add_run_timeout(parser)
     parser.add_argument("--tools", metavar="A,B", help="tools that it may use unasked")
     parser.add_argument("--permission-mode", metavar="MODE", help="what else it may do: acceptEdits, plan, ...")
     parser.add_argument("--max-turns", type=int, metavar="N", help="how often it may ask its model")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ccexecctl import render, terminal
-from ccexecctl.arguments import pair, seconds
+from ccexecctl.arguments import add_run_timeout, pair, seconds
 from ccexecctl.environment import is_text, own_environment
 from ccexecctl.errors import Exit, UsageError
 from ccexecctl.foreground import Foreground, execute
@@ -51,13 +51,7 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument("-t", "--tty", action="store_true", help="on a terminal, which ours shows")
     parser.add_argument("--shell", metavar="COMMAND", help="run COMMAND by the shell, instead of CMD ARGS")
     parser.add_argument("--detach", action="store_true", help="print the id and return; it outlives this terminal")
-    parser.add_argument(
-        "--timeout",
-        dest="run_timeout",
-        type=seconds,
-        metavar="TIME",
-        help="end it after so long: 90 (seconds), 10m, 2h",
-    )
+    add_run_timeout(parser)
     parser.add_argument(
         "--estimate", action="store_true", help="end it by a time-out that its past runs suggest, if any"
     )
