@@ -57,16 +57,22 @@ CLEAN_ENVIRONMENT = Program(sh("env -i setsid sh -c 'echo ready; exec sleep 1000
 _DAEMONIZE = """
 import os, signal, time
 def daemonize():
+    heard, told = os.pipe()
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
             for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
                 signal.signal(signum, signal.SIG_IGN)
-            os.write(1, b'ready\\n')
+            os.write(told, b'.')
             time.sleep(1000)
         os._exit(0)
     os.wait()
+    os.read(heard, 1)
+    os.close(heard)
+    os.close(told)
+    os.write(1, b'ready\\n')
 """
+"""Its caller says so when the daemon is deaf and its parent is gone, so that nothing of it is still on its way."""
 
 DOUBLE_FORK = Program(python(_DAEMONIZE + "daemonize()\ntime.sleep(1000)"), living=2)
 """A daemon, deaf to TERM, whose parent is gone; its leader lives."""
