@@ -94,14 +94,14 @@ def third_party(name: str) -> bool:
 
 # Who may import whom
 
-DOOR = {"giving_way", "service", "protocol", "core", "engine", "judgement", "config", "paths"}
+DOOR = {"fairness", "service", "protocol", "core", "engine", "judgement", "config", "paths"}
 HALL = {"config", "paths", "logs", "pidfile", "systemd", "detach", "keys"}
 
 MAY_IMPORT = {
     "protocol": set(),
     "core": set(),
     "agents": {"protocol", "core"},
-    "process": {"core", "giving_way", "sparse"},
+    "process": {"core", "fairness", "sparse"},
     "storage": {"core", "sparse"},
     "service": {"protocol", "core", "process", "engine", "estimates", "records", "config"},
     "external": DOOR,
@@ -159,7 +159,7 @@ MAY_IMPORT = {
     "operator_file": {"protocol"},
     "budget": {"keys"},
     "detach": {"logs", "pidfile"},
-    "giving_way": set(),
+    "fairness": set(),
     "key_values": {"keys", "protocol"},
     "keys": set(),
     "logs": {"core"},
@@ -609,7 +609,7 @@ ELSEWHERE = {
     ),
     "ccexecd/storage/room.py": ("tests/storage/test_spool.py", "the one that there is"),
     "ccexecd/session.py": ("tests/test_engine.py", "the engine opens and ends it"),
-    "ccexecd/giving_way.py": ("tests/service/test_fairness.py", "it is there for what is measured there"),
+    "ccexecd/fairness.py": ("tests/service/test_fairness.py", "it is there for what is measured there"),
     "ccexecd/sparse.py": ("tests/storage/test_stored_log.py", "one system call"),
     "ccexecd/storage/chain_files.py": ("tests/storage/test_audit.py", "the first chain in files"),
     "ccexecd/storage/left_behind.py": ("tests/storage/test_archive.py", "what the archive does first"),

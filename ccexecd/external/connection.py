@@ -17,7 +17,7 @@ from ccexecd.engine import Engine
 from ccexecd.external.stays import time_left
 from ccexecd.external.upgrade import Upgrade
 from ccexecd.external.websocket import WebSocket, text_frame
-from ccexecd.giving_way import let_others_go_first
+from ccexecd.fairness import yield_to_requests
 from ccexecd.protocol.errors import CloseCode, ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError, error
 from ccexecd.service.dispatch import Dispatcher, Method
@@ -177,7 +177,7 @@ class Connection:
                 self._peer.queue(error(None, fault))
                 self._peer.flush()
             if websocket.is_one_of_many:
-                await let_others_go_first(own=1)
+                await yield_to_requests(own=1)
             self._listening = True
 
     async def _write(self) -> None:

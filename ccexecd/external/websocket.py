@@ -18,7 +18,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_st
 
 from ccexecd.core.sessions import Parting
 from ccexecd.external.upgrade import Upgrade, synthesise_head
-from ccexecd.giving_way import Asking
+from ccexecd.fairness import RequestArrival
 from ccexecd.protocol.errors import CloseCode
 from ccexecd.service.writer import Writer
 
@@ -143,7 +143,7 @@ class _Seam(trio.abc.Stream):
     Attributes:
         said_goodbye: whether a close frame has been sent.
         reads: how many reads there were.
-        asking: begins with each read, and ends when the library asks for the next one.
+        arrival: begins with each read, and ends when the library asks for the next one.
         verdict: close code and reason if nothing more is read because of a message; else None.
     """
 
@@ -157,14 +157,14 @@ class _Seam(trio.abc.Stream):
         self._writer = writer
         self._headers = _Headers(most)
         self._accepted = trio.Event()
-        self.asking = Asking()
+        self.arrival = RequestArrival()
 
     def open_gate(self) -> None:
         """Allow frames to be read, after the handshake was answered: wsproto drops what it is given before."""
         self._accepted.set()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        self.asking.ends()
+        self.arrival.ends()
         if self._head:
             head, self._head = self._head, b""
             return head
@@ -178,7 +178,7 @@ class _Seam(trio.abc.Stream):
             size = _SHORT_READ if self._headers.frames > _MANY_FRAMES else max_bytes
             received = bytes(await self._stream.receive_some(size))
         self.reads += 1
-        self.asking.begins()
+        self.arrival.begins()
         return received[: self._headers.pass_by(received)]
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -257,7 +257,7 @@ class WebSocket:
         """
         head = synthesise_head(upgrade.request.path, upgrade.key, upgrade.subprotocol)
         seam = _Seam(upgrade.stream, head, upgrade.early, writer, max_message)
-        guard = _Guard(nursery, seam.asking.ends)
+        guard = _Guard(nursery, seam.arrival.ends)
         request = await wrap_server_stream(
             guard,  # type: ignore[arg-type]  # the one method of a nursery that is used
             seam,

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import trio
 
-from ccexecd.giving_way import let_others_go_first
+from ccexecd.fairness import yield_to_requests
 
 Sink = Callable[[bytes], None]
 """Called with the bytes of one read. Must neither block nor raise."""
@@ -221,7 +221,7 @@ class Pump:
                     self.files.read_behind()
                 if self.is_flooded:
                     self.is_flooded = False
-                    await let_others_go_first()
+                    await yield_to_requests()
         finally:
             self._epoll.close()
             if self.files is not None:

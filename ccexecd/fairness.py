@@ -10,35 +10,36 @@ import trio
 MOST_STEPS = 3
 """Steps of the event loop for which a flood waits at most: as many as a request takes from arrival to answer."""
 
-_asking: trio.lowlevel.RunVar[int] = trio.lowlevel.RunVar("asking", 0)
+_arriving: trio.lowlevel.RunVar[int] = trio.lowlevel.RunVar("arriving", 0)
+"""How many connections are marked as having a request that is being read."""
 
 
-class Asking:
+class RequestArrival:
     """Marks one connection as having a request that is being read."""
 
     def __init__(self) -> None:
         self._is_marked = False
 
     def begins(self) -> None:
-        """A request has begun to arrive."""
+        """Mark the connection: a request has begun to arrive."""
         if not self._is_marked:
             self._is_marked = True
-            _asking.set(_asking.get() + 1)
+            _arriving.set(_arriving.get() + 1)
 
     def ends(self) -> None:
-        """The request has been read, or the connection has ended."""
+        """Remove the mark: the request has been read, or the connection has ended."""
         if self._is_marked:
             self._is_marked = False
-            _asking.set(_asking.get() - 1)
+            _arriving.set(_arriving.get() - 1)
 
 
-async def let_others_go_first(own: int = 0) -> None:
+async def yield_to_requests(own: int = 0) -> None:
     """Wait up to `MOST_STEPS` steps of the event loop, as long as other connections are marked.
 
     Args:
         own: how many of the marked connections are the caller's own.
     """
     for _ in range(MOST_STEPS):
-        if _asking.get() <= own:
+        if _arriving.get() <= own:
             return
         await trio.lowlevel.checkpoint()
