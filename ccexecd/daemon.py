@@ -228,7 +228,7 @@ class Daemon:
             from ccexecd.hooks.register import Hooks  # noqa: PLC0415
 
             self._hooks = self._engine.preparation.hooks = Hooks(self._keeper, self._pump, self._engine.inherited)
-            self._engine.companions.append(self._hooks.companion)
+            self._engine.listener_factories.append(self._hooks.listener)
             self._engine_nursery.start_soon(self._hooks.run)
         if self._hooks is not None:
             self._hooks.reconfigure(loaded.hooks, loaded.config.unset_environment)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 
 import trio
 
-from ccexecd.accompaniment import accompany
 from ccexecd.admission import AdmissionError, Gate, Refusal
+from ccexecd.agent_detection import agent_listener
 from ccexecd.budget import MOST_RUNNING
 from ccexecd.config import Config
 from ccexecd.core.execution import Event, Outcome, Reason
@@ -28,7 +28,7 @@ from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.leader import SpawnError
 from ccexecd.process.leftovers import Leftovers
 from ccexecd.process.line_buffering import LineBuffering
-from ccexecd.process.listening import Companion
+from ccexecd.process.listening import ListenerFactory
 from ccexecd.process.pump import Pump
 from ccexecd.process.shells import default_shell
 from ccexecd.process.supervisor import Start, supervise
@@ -84,7 +84,7 @@ class Engine:
         repeats: which execution a repeated request means.
         records: what is kept of executions in memory and in the archive.
         inherited: the environment that executions inherit.
-        companions: called with every execution that is made; each may return a listener to it.
+        listener_factories: called with every execution that is made; each may return a listener to it.
         executions: every execution that is live or remembered, by id, oldest first.
         live: those of them that have not finished.
         sessions: the sessions that have not ended.
@@ -109,7 +109,7 @@ class Engine:
         self.held = Held(self._released, self._withdrawn)
         self.records = Records(archive, config, environ)
         self.repeats = Repeats(archive)
-        self.companions: list[Companion] = [accompany, self.records.estimates.listen]
+        self.listener_factories: list[ListenerFactory] = [agent_listener, self.records.estimates.listen]
         self.executions: dict[str, Execution] = {}
         self.live: dict[str, Execution] = {}
         self.sessions = Sessions(config, archive)
@@ -242,7 +242,7 @@ class Engine:
         window, lines = self.config.max_buffer_size, self.config.max_buffer_lines
         execution = Execution(spec, session.id, self._keeper, self._pump, window, lines, execution_id)
         execution.principal = session.principal
-        offered = [companion(execution) for companion in self.companions]
+        offered = [factory(execution) for factory in self.listener_factories]
         execution.listeners = tuple(listener for listener in offered if listener is not None)
         return execution
 

@@ -292,4 +292,5 @@ def test_a_daemon_starts_without_what_reads_agents():
     said = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     ).stdout
-    assert set(said.split()) == {"ccexecd.agents", "ccexecd.agents.options", "ccexecd.agents.recognition"}
+    recognizing = {"ccexecd.agents", "ccexecd.agents.options", "ccexecd.agents.recognition"}
+    assert set(said.split()) == {"ccexecd.agent_detection", *recognizing}

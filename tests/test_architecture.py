@@ -118,10 +118,10 @@ MAY_IMPORT = {
     "repeats": {"admission", "core", "process", "storage"},
     "turns": {"admission", "core", "keys", "process", "session"},
     "agent_listener": {"agents", "core", "process"},
-    "accompaniment": {"agent_listener", "agents", "process"},
+    "agent_detection": {"agent_listener", "agents", "process"},
     "estimates": {"core", "keys", "process", "storage"},
     "engine": {
-        "accompaniment",
+        "agent_detection",
         "turns",
         "held",
         "launching",
@@ -527,7 +527,7 @@ def test_what_catches_everything_raises_it_again(path):
 # Tests mirror the source
 
 ELSEWHERE = {
-    "ccexecd/accompaniment.py": ("tests/test_agent_listener.py", "what it chooses is that"),
+    "ccexecd/agent_detection.py": ("tests/test_agent_listener.py", "what it chooses is that"),
     "ccexecd/agents/claude.py": ("tests/agents/test_recorded_runs.py", "what is recorded is its own"),
     "ccexecd/agents/codex.py": ("tests/agents/test_adapter.py", "beside the other agents, by one table each"),
     "ccexecd/agents/conversation.py": ("tests/agents/test_recorded_runs.py", "what recorded events add up to"),

@@ -107,7 +107,7 @@ class Hooks:
 
     # For executions
 
-    def companion(self, execution: Execution) -> Telling | None:
+    def listener(self, execution: Execution) -> Telling | None:
         """The listener that hands an execution's events to hooks; None if no hook wants any of them."""
         wanting = [
             hook

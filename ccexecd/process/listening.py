@@ -62,5 +62,5 @@ class Listener:
         return {}
 
 
-Companion = Callable[["Execution"], Listener | None]
+ListenerFactory = Callable[["Execution"], Listener | None]
 """Called with each new execution; returns a listener to it, or None."""

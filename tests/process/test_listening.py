@@ -51,11 +51,11 @@ async def heard(engine: Engine, spec: Spec) -> Record:
     """What a listener heard of an execution from its beginning to its end."""
     records: list[Record] = []
 
-    def accompany(execution: Execution) -> Listener | None:
+    def listen(execution: Execution) -> Listener | None:
         records.append(Record(execution))
         return records[-1]
 
-    engine.companions += [lambda _: None, accompany]
+    engine.listener_factories += [lambda _: None, listen]
     session = await engine.open_session("test")
     await engine.admit(session, spec).finished.wait()
     return records[0]

@@ -36,7 +36,7 @@ class Knowing(Listener):
 
 async def begin(engine: Engine, argv: tuple[str, ...], listener: Listener | None, **spec: Any) -> Execution:
     """Have something executed that may be silent for a moment."""
-    engine.companions = [lambda _: listener]
+    engine.listener_factories = [lambda _: listener]
     session = await engine.open_session("somebody")
     return engine.admit(session, Spec(argv, argv[0], **{"stall_timeout": LIMIT, "grace": 1.0, **spec}))
 

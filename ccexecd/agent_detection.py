@@ -1,4 +1,4 @@
-"""The listener that every execution of an agent gets, whoever asked for the execution.
+"""Detects which executions are agents, whoever asked for them, and makes the listener that each of those gets.
 
 Owns that choice, and keeps the start of the daemon short: the code that reads and judges agents is imported with the
 first agent.
@@ -9,7 +9,7 @@ from ccexecd.process.execution import Execution
 from ccexecd.process.listening import Listener
 
 
-def accompany(execution: Execution) -> Listener | None:
+def agent_listener(execution: Execution) -> Listener | None:
     """Make a listener for an execution that is an agent; None for any other command."""
     if not is_agent(execution.spec):
         return None
