@@ -15,10 +15,10 @@ import trio
 from ccexecd.core.hooks import Hook, HookEvent
 from ccexecd.core.spec import Spec
 from ccexecd.hooks.answer import Answer, AnswerError, answer_of
-from ccexecd.process.errand import Errand, run_errand
 from ccexecd.process.execution import Execution
 from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.leader import Launch, SpawnError
+from ccexecd.process.oneshot import CompletedProgram, run_program
 from ccexecd.process.pump import Pump
 
 log = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ class Calls:
 
     async def call_now(
         self, hook: Hook, event: HookEvent, subject: Subject, facts: dict[str, Any]
-    ) -> tuple[Answer, Errand]:
+    ) -> tuple[Answer, CompletedProgram]:
         """Call a hook at once, for the rest like `call`. Returns its answer, and how its program went."""
         figures = self.figures_of(hook)
         document = {"version": VERSION, "event": event, "hook": hook.name, "execution": subject.told(), **facts}
@@ -212,11 +212,11 @@ class Calls:
         complaint = ""
         try:
             try:
-                done = await run_errand(self._keeper, self._pump, launch, json.dumps(document).encode(), hook.timeout)
+                done = await run_program(self._keeper, self._pump, launch, json.dumps(document).encode(), hook.timeout)
             except SpawnError as error:
                 raise HookFailedError("not started", f"could not be started: {error.strerror}") from None
             figures.seconds += done.seconds
-            complaint = done.complaint.decode(errors="replace").strip()
+            complaint = done.stderr.decode(errors="replace").strip()
             answer = _judged(hook, event, done)
         except HookFailedError as failure:
             figures.has_failed(hook, event, subject, str(failure), complaint)
@@ -227,7 +227,7 @@ class Calls:
         return answer, done
 
 
-def _judged(hook: Hook, event: HookEvent, done: Errand) -> Answer:
+def _judged(hook: Hook, event: HookEvent, done: CompletedProgram) -> Answer:
     """The answer of a hook's program that has ended.
 
     Raises:
@@ -241,9 +241,9 @@ def _judged(hook: Hook, event: HookEvent, done: Errand) -> Answer:
         raise HookFailedError("exit", f"was ended by signal {-done.exit_code}")
     if done.exit_code:
         raise HookFailedError("exit", f"ended with exit code {done.exit_code}")
-    if done.is_too_much:
+    if done.is_truncated:
         raise HookFailedError("answer", "wrote more to its standard output than an answer may have")
     try:
-        return answer_of(event, done.written)
+        return answer_of(event, done.stdout)
     except AnswerError as error:
         raise HookFailedError("answer", str(error)) from None

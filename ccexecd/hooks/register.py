@@ -229,5 +229,5 @@ class Hooks:
             "unset": list(answer.change.unset),
             "runs": list(answer.change.of(spec).argv),
             "seconds": round(done.seconds, 6),
-            "complaint": done.complaint.decode(errors="replace")[:_SHOWN_COMPLAINT],
+            "complaint": done.stderr.decode(errors="replace")[:_SHOWN_COMPLAINT],
         }

@@ -1,4 +1,4 @@
-"""A small program that the daemon itself wants something of."""
+"""A short program that the daemon runs for itself."""
 
 import errno
 import os
@@ -7,8 +7,8 @@ import signal
 import pytest
 import trio
 
-from ccexecd.process.errand import MOST_COMPLAINED, MOST_WRITTEN, run_errand
 from ccexecd.process.leader import Launch, SpawnError
+from ccexecd.process.oneshot import MOST_STDERR, MOST_STDOUT, run_program
 
 from .stage import Stage, living, open_descriptors, open_stage, wait_for
 
@@ -17,8 +17,8 @@ def shell(script: str) -> Launch:
     return Launch(("/bin/sh", "-c", script), "/", dict(os.environ), 0.0)
 
 
-async def run(stage: Stage, script: str, told: bytes = b"", patience: float = 20.0):
-    return await run_errand(stage.keeper, stage.pump, shell(script), told, patience)
+async def run(stage: Stage, script: str, stdin: bytes = b"", time_limit: float = 20.0):
+    return await run_program(stage.keeper, stage.pump, shell(script), stdin, time_limit)
 
 
 async def test_it_is_told_and_heard():
@@ -27,7 +27,7 @@ async def test_it_is_told_and_heard():
         before = open_descriptors()
         told = b"x" * 1_000_000 + b"\n"
         done = await run(stage, "wc -c; echo no >&2; exit 3", told)
-        assert (done.exit_code, done.written, done.complaint) == (3, b"1000001\n", b"no\n")
+        assert (done.exit_code, done.stdout, done.stderr) == (3, b"1000001\n", b"no\n")
         assert not done.timed_out
         assert (await run(stage, "kill -9 $$", told)).exit_code == -signal.SIGKILL
         assert open_descriptors() == before
@@ -38,7 +38,7 @@ async def test_what_it_writes_is_bounded_and_holds_nobody_up():
     async with open_stage() as stage:
         done = await run(stage, "head -c 3000000 /dev/zero; head -c 1000000 /dev/zero >&2")
         assert done.exit_code == 0
-        assert (len(done.written), done.is_too_much, len(done.complaint)) == (MOST_WRITTEN, True, MOST_COMPLAINED)
+        assert (len(done.stdout), done.is_truncated, len(done.stderr)) == (MOST_STDOUT, True, MOST_STDERR)
 
 
 @pytest.mark.parametrize("script", ["sleep 1000 & setsid sleep 1000 & sleep 1000", "trap '' TERM; while :; do :; done"])
@@ -46,9 +46,9 @@ async def test_one_that_hangs_is_ended_with_all_of_its_tree(script):
     """Nothing of it is left when its time is over, and what it had written is there."""
     async with open_stage() as stage:
         before = living()
-        done = await run(stage, f"echo begun; {script}", patience=0.3)
+        done = await run(stage, f"echo begun; {script}", time_limit=0.3)
         assert done.timed_out
-        assert done.written == b"begun\n"
+        assert done.stdout == b"begun\n"
         assert living() == before
 
 
@@ -57,7 +57,7 @@ async def test_what_outlives_it_is_ended():
     async with open_stage() as stage:
         before = living()
         done = await run(stage, "sleep 1000 & setsid sleep 1000 & echo done")
-        assert (done.exit_code, done.written) == (0, b"done\n")
+        assert (done.exit_code, done.stdout) == (0, b"done\n")
         assert living() == before
 
 
@@ -78,7 +78,7 @@ async def test_what_cannot_be_started_is_told():
     async with open_stage() as stage:
         before = open_descriptors()
         with pytest.raises(SpawnError, match="No such file"):
-            await run_errand(stage.keeper, stage.pump, Launch(("/no/such",), "/", {}, 0.0), b"", 1.0)
+            await run_program(stage.keeper, stage.pump, Launch(("/no/such",), "/", {}, 0.0), b"", 1.0)
         assert open_descriptors() == before
 
 

@@ -1,9 +1,10 @@
-"""Errands: short programs that the daemon runs for itself, such as an operator's hook.
+"""Runs short programs that the daemon needs for itself, such as an operator's hook, each once and to its end.
 
-An errand gets its input, its output is collected, and it is ended with everything that it started. Owns its
-descriptors, its time-out and the end of its tree. The input is a file in memory (memfd_create(2)), so that nobody waits
-for the program to read it; its output is always read, but only a bounded part of it is kept, so that it never waits for
-us. It is no execution: it has no window, no log and no watchers. Must not know what the program is for.
+Such a program gets its input, its output is collected, and it is ended with everything that it started. Owns its
+descriptors, its time-out and the end of its tree. The input is a file in memory (memfd_create(2)), so that the daemon
+never waits for the program to read it; its output is always read, but only a bounded part of it is kept, so that the
+program never waits for the daemon. It is no execution: it has no window, no log and no watchers. Must not know what the
+program is for.
 """
 
 import os
@@ -16,10 +17,10 @@ from ccexecd.process.keeper_link import close_all
 from ccexecd.process.leader import Launch, Leader, SpawnError
 from ccexecd.process.pump import Pump, Sink, Source
 
-MOST_WRITTEN = 64 * 1024
+MOST_STDOUT = 64 * 1024
 """Bytes of standard output that are kept, the first ones: the default size of a pipe, and ample for an answer."""
 
-MOST_COMPLAINED = 4 * 1024
+MOST_STDERR = 4 * 1024
 """Bytes of standard error that are kept, the first ones."""
 
 END_PATIENCE = 3.0
@@ -27,23 +28,23 @@ END_PATIENCE = 3.0
 
 
 @attrs.frozen
-class Errand:
-    """The result of an errand.
+class CompletedProgram:
+    """How a program ended, and what it wrote.
 
     Attributes:
         exit_code: exit status, -N if signal N ended it; None if it is not known, as when the keeper was lost.
-        timed_out: it was ended because its time was over.
-        written: its standard output, up to `MOST_WRITTEN` bytes.
-        is_too_much: it wrote more than that.
-        complaint: its standard error, up to `MOST_COMPLAINED` bytes.
+        timed_out: whether it was ended because its time was over.
+        stdout: its standard output, up to `MOST_STDOUT` bytes.
+        is_truncated: whether it wrote more than that to its standard output.
+        stderr: its standard error, up to `MOST_STDERR` bytes.
         seconds: how long it took.
     """
 
     exit_code: int | None
     timed_out: bool
-    written: bytes
-    is_too_much: bool
-    complaint: bytes
+    stdout: bytes
+    is_truncated: bool
+    stderr: bytes
     seconds: float
 
 
@@ -52,27 +53,29 @@ class _Kept:
 
     def __init__(self, most: int) -> None:
         self.text = bytearray()
-        self.is_too_much = False
+        self.is_truncated = False
         self._most = most
 
     def add(self, received: bytes) -> None:
         """Take what a read has brought."""
         room = self._most - len(self.text)
         self.text += received[:room]
-        self.is_too_much = self.is_too_much or len(received) > room
+        self.is_truncated = self.is_truncated or len(received) > room
 
 
-async def run_errand(keeper: KeeperClient, pump: Pump, launch: Launch, told: bytes, patience: float) -> Errand:
+async def run_program(
+    keeper: KeeperClient, pump: Pump, launch: Launch, stdin: bytes, time_limit: float
+) -> CompletedProgram:
     """Run a program to its end, or until its time is over. If cancelled, end the program first.
 
-    When this returns, no process of it (as far as the kernel can end it) and no descriptor is left.
+    When this returns, no process of the program (as far as the kernel can end it) and no descriptor is left.
 
     Args:
         keeper: starts the program and ends it.
         pump: reads its output.
         launch: what to start.
-        told: its standard input.
-        patience: seconds that it may take.
+        stdin: its standard input.
+        time_limit: seconds that it may take.
 
     Returns:
         How it ended and what it wrote.
@@ -81,33 +84,33 @@ async def run_errand(keeper: KeeperClient, pump: Pump, launch: Launch, told: byt
         SpawnError: it could not be started.
     """
     began = trio.current_time()
-    written, complaint = _Kept(MOST_WRITTEN), _Kept(MOST_COMPLAINED)
-    leader, sources = await _start(keeper, pump, launch, told, (written.add, complaint.add))
+    stdout, stderr = _Kept(MOST_STDOUT), _Kept(MOST_STDERR)
+    leader, sources = await _start(keeper, pump, launch, stdin, (stdout.add, stderr.add))
     try:
-        with trio.move_on_after(patience) as time:
+        with trio.move_on_after(time_limit) as time:
             await leader.exited.wait()
     finally:
         await _end(keeper, leader)
         for source in sources:
             source.close()
-    return Errand(
+    return CompletedProgram(
         leader.exit.code if leader.exit is not None else None,
         time.cancelled_caught,
-        bytes(written.text),
-        written.is_too_much,
-        bytes(complaint.text),
+        bytes(stdout.text),
+        stdout.is_truncated,
+        bytes(stderr.text),
         trio.current_time() - began,
     )
 
 
 async def _start(
-    keeper: KeeperClient, pump: Pump, launch: Launch, told: bytes, sinks: tuple[Sink, Sink]
+    keeper: KeeperClient, pump: Pump, launch: Launch, stdin: bytes, sinks: tuple[Sink, Sink]
 ) -> tuple[Leader, list[Source]]:
     """Start the program. Cannot be cancelled, and ends always: the keeper answers, or is lost and the start fails."""
     ours: list[int] = []
     theirs: list[int] = []
     try:
-        theirs.append(_file_with(told))
+        theirs.append(_file_with(stdin))
         for _ in sinks:
             read_end, write_end = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(read_end, False)
@@ -154,7 +157,7 @@ async def _end(keeper: KeeperClient, leader: Leader) -> None:
 
 def _file_with(text: bytes) -> int:
     """Return the descriptor of a nameless file in memory that holds a text, placed at its beginning."""
-    fd = os.memfd_create("ccexecd-errand", os.MFD_CLOEXEC)
+    fd = os.memfd_create("ccexecd-stdin", os.MFD_CLOEXEC)
     try:
         rest = memoryview(text)
         while rest:
