@@ -602,7 +602,7 @@ ELSEWHERE = {
     "ccexecd/protocol/limits.py": ("tests/protocol/test_messages.py", "params like the others"),
     "ccexecd/storage/schema.py": ("tests/storage/test_history.py", "what it is made of"),
     "ccexecd/storage/stored_reader.py": ("tests/storage/test_stored_log.py", "a place in one"),
-    "ccexecd/storage/arrears.py": ("tests/storage/test_stored_log.py", "what a failing disk has left to a log"),
+    "ccexecd/storage/deferred_writes.py": ("tests/storage/test_stored_log.py", "what a failing disk makes a log defer"),
     "ccexecd/storage/log_files.py": (
         "tests/storage/test_stored_log.py",
         "the files of a log: opened, closed and counted there",

@@ -27,7 +27,7 @@ import attrs
 from ccexecd.core.entries import Chunk, Entry, Gap, Stream, weight
 from ccexecd.core.output import STEP
 from ccexecd.storage import journal
-from ccexecd.storage.arrears import Arrears
+from ccexecd.storage.deferred_writes import DeferredWrites
 from ccexecd.storage.journal import Account, Line, Place
 from ccexecd.storage.log_files import LogFiles, put
 from ccexecd.storage.room import Room
@@ -77,8 +77,8 @@ class StoredLog:
         self.files = LogFiles(directory, room)
         self._file, self._opened = self.files.of, self.files.opened
         self._ends: dict[Stream, int] = {"stdout": 0, "stderr": 0}  # bytes read from the program so far
-        self._arrears = Arrears(self.files)
-        self._sound_from, self._last_reads = self._arrears.sound_from, self._arrears.last_reads
+        self._deferred = DeferredWrites(self.files)
+        self._sound_from, self._last_reads = self._deferred.sound_from, self._deferred.last_reads
         self._start = self._end = self._last = 0  # offsets in the journal: first line, end of lines, last line
         self._recorded: dict[Stream, int] = {"stdout": 0, "stderr": 0}  # bytes that recorded entries stand for
         self._account = Account()
@@ -174,7 +174,7 @@ class StoredLog:
         return True
 
     def write(self, stream: Stream, received: bytes) -> None:
-        """Write the bytes of a read to the stream's file; if that is not possible now, they become arrears."""
+        """Write the bytes of a read to the stream's file; if that is not possible now, the write is deferred."""
         start = self._ends[stream]
         self._ends[stream] = start + len(received)
         self._is_wanted = True
@@ -186,7 +186,7 @@ class StoredLog:
                 self._fail(error)
             else:
                 return
-        self._arrears.miss(stream, received, self._ends[stream])
+        self._deferred.defer(stream, received, self._ends[stream])
 
     def record(self, entries: Sequence[Entry | Gap]) -> int:
         """Write the entries that follow those it holds. Returns how many were written: the leading ones, or none."""
@@ -194,7 +194,7 @@ class StoredLog:
             self._make_journal()
             for entry in entries:
                 if isinstance(entry, Chunk) and entry.offset < self._sound_from[entry.stream]:
-                    entries = self._arrears.make_up(entries)
+                    entries = self._deferred.write_entries(entries)
                     break
             lines = [journal.line(entry) for entry in entries]
             text = b"".join(lines) if len(lines) > 1 else lines[0]
@@ -216,13 +216,13 @@ class StoredLog:
             elif isinstance(entry, Chunk):
                 self._recorded[entry.stream] = entry.offset + len(entry.piece.text)
         if self._last_reads:
-            self._make_up_halves()
+            self._write_incomplete_lines()
         self._tell_account()
         return len(entries)
 
-    def _make_up_halves(self) -> None:
+    def _write_incomplete_lines(self) -> None:
         try:
-            self._arrears.make_up_halves(self._recorded, self._ends)
+            self._deferred.write_incomplete_lines(self._recorded, self._ends)
         except OSError as error:
             self._fail(error)
 

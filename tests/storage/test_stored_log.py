@@ -20,7 +20,7 @@ from ccexecd.core.entries import ENTRY_OVERHEAD, Chunk, Gap, Note
 from ccexecd.core.framing import PIECE, Framer, Piece
 from ccexecd.core.output import STEP, OutputLog
 from ccexecd.storage import log_files, stored_log
-from ccexecd.storage.arrears import MADE_UP_BYTES
+from ccexecd.storage.deferred_writes import STEP_BYTES
 from ccexecd.storage.journal import BLOCK, JournalError
 from ccexecd.storage.stored_log import StoredLog
 
@@ -323,7 +323,7 @@ def test_what_a_failure_has_left_is_handed_in_step_by_step(store, room, disk):
         sizes.append((store.directory / "stdout").stat().st_size)
         more = room.proceed()
     assert max(after - before for before, after in pairwise(steps)) == STEP
-    assert max(after - before for before, after in pairwise(sizes)) <= MADE_UP_BYTES + PIECE
+    assert max(after - before for before, after in pairwise(sizes)) <= STEP_BYTES + PIECE
     assert ended == [1042]
     assert everything(again(store)) == everything(log)
     assert log.dropped_bytes == 0

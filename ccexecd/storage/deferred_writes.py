@@ -1,8 +1,8 @@
-"""Output that could not be written when it was read, and is written later.
+"""Deferred writes: output that could not be written to disk when it was read, and is written later.
 
-Owns what is missing in the files of one log, and the order in which it is made up: whole entries when the journal takes
-them, then the half line after them, so that a file never has a hole that would look like output. Must not decide when
-it is made up: the log does.
+Owns what is missing in the files of one log, and the order in which it is written: whole entries when the journal takes
+them, then the incomplete line after them, so that a file never has a hole that would look like output. Must not decide
+when that happens: the log does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from ccexecd.core.entries import Chunk, Entry, Gap, Stream
 from ccexecd.storage.log_files import LogFiles, put
 
-MADE_UP_BYTES = 1024 * 1024
+STEP_BYTES = 1024 * 1024
 """Bytes of missing output that one step writes: about a millisecond's work."""
 
 
-class Arrears:
+class DeferredWrites:
     """What is missing in the files of one log.
 
     Args:
@@ -30,8 +30,8 @@ class Arrears:
         self.last_reads: dict[Stream, bytes] = {}
         self._files = files
 
-    def miss(self, stream: Stream, received: bytes, end: int) -> None:
-        """Note a read that could not be written.
+    def defer(self, stream: Stream, received: bytes, end: int) -> None:
+        """Note a read that was not written: the disk fails, or output before it is missing.
 
         Args:
             stream: the stream it came from.
@@ -41,14 +41,14 @@ class Arrears:
         self.sound_from[stream] = end
         self.last_reads[stream] = received
 
-    def make_up(self, entries: Sequence[Entry | Gap]) -> Sequence[Entry | Gap]:
+    def write_entries(self, entries: Sequence[Entry | Gap]) -> Sequence[Entry | Gap]:
         """Write to the streams' files the output of these entries that is missing there.
 
         Args:
             entries: the entries that follow in the journal.
 
         Returns:
-            The leading ones that are complete now; it stops after `MADE_UP_BYTES` of missing output.
+            The leading ones that are complete now; it stops after `STEP_BYTES` of missing output.
 
         Raises:
             OSError: the output still cannot be written.
@@ -61,14 +61,14 @@ class Arrears:
             if isinstance(entry, Chunk) and entry.offset < self.sound_from[entry.stream]:
                 missing.setdefault(entry.stream, []).append(entry)
                 size += len(entry.piece.text)
-                if size >= MADE_UP_BYTES:
+                if size >= STEP_BYTES:
                     break
         for stream, chunks in missing.items():  # they follow each other
             put(self._files.of(stream), b"".join(chunk.piece.text for chunk in chunks), chunks[0].offset)
         return taken
 
-    def make_up_halves(self, recorded: Mapping[Stream, int], ends: Mapping[Stream, int]) -> None:
-        """Write each stream's output behind its last entry, such as half a line, if the last read holds all of it.
+    def write_incomplete_lines(self, recorded: Mapping[Stream, int], ends: Mapping[Stream, int]) -> None:
+        """Write each stream's output behind its last entry, an incomplete line, if the last read holds all of it.
 
         Args:
             recorded: for each stream, the offset where the output of its last entry ends.
@@ -78,8 +78,8 @@ class Arrears:
             OSError: the output cannot be written.
         """
         for stream, read in list(self.last_reads.items()):
-            half = ends[stream] - recorded[stream]
-            if half <= len(read):
-                put(self._files.of(stream), read[len(read) - half :], recorded[stream])
+            size = ends[stream] - recorded[stream]
+            if size <= len(read):
+                put(self._files.of(stream), read[len(read) - size :], recorded[stream])
                 self.sound_from[stream] = recorded[stream]
                 del self.last_reads[stream]
