@@ -14,7 +14,7 @@ from ccexecd import __version__
 from ccexecd.config import Config
 from ccexecd.core.sessions import Parting
 from ccexecd.engine import Engine
-from ccexecd.external.stays import time_left
+from ccexecd.external.token_lifetime import time_left
 from ccexecd.external.upgrade import Upgrade
 from ccexecd.external.websocket import WebSocket, text_frame
 from ccexecd.fairness import yield_to_requests

@@ -183,7 +183,7 @@ class Door:
             self._guests.discard(connection)
 
     def _withdraw(self, name: str) -> None:
-        self._site.stays.end(name)
+        self._site.token_lifetimes.withdraw(name)
         for connection in tuple(self._guests):
             connection.withdraw(name)
 

@@ -159,7 +159,7 @@ class _Conversation:
         if request.principal is not None and not request.principal.may(route.scope):
             message = f"{request.principal.name} may not do this: it needs the scope {route.scope.value!r}"
             raise Reject(403, message, reason=Reason.SCOPE)
-        with self.site.stays.stay(request.principal):
+        with self.site.token_lifetimes.limit(request.principal):
             await self.wire.send(await route.answer(request), last=last)
             return self.wire.begin_next()
         if self.wire.can_answer:

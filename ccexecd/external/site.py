@@ -12,8 +12,8 @@ import attrs
 from ccexecd.config import Config
 from ccexecd.external.auth import Policy
 from ccexecd.external.request import Route
-from ccexecd.external.stays import Stays
 from ccexecd.external.throttle import Throttle
+from ccexecd.external.token_lifetime import TokenLifetimes
 from ccexecd.external.upgrade import Upgrade
 from ccexecd.service.rates import Rates
 from ccexecd.service.refusals import Refusals
@@ -89,7 +89,7 @@ class Site:
         rates: How often each principal may ask.
         refusals: Who was refused, by reason.
         throttle: What wrong credentials cost whoever shows them.
-        stays: Answers under way to those who have shown a token.
+        token_lifetimes: Answers under way to callers that were admitted by a token.
     """
 
     policy: Policy
@@ -102,4 +102,4 @@ class Site:
     rates: Rates = attrs.field(factory=lambda: Rates(Config()))
     refusals: Refusals = attrs.field(factory=Refusals)
     throttle: Throttle = attrs.field(factory=Throttle)
-    stays: Stays = attrs.field(factory=Stays)
+    token_lifetimes: TokenLifetimes = attrs.field(factory=TokenLifetimes)

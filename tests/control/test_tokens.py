@@ -188,7 +188,7 @@ async def test_a_token_that_is_withdrawn_while_its_request_arrives(daemon):
     async with await daemon.dial() as stream:
         head = b"POST /execute HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nContent-Length: 20\r\n\r\n"
         await stream.send_all(head % text.encode())
-        await eventually(lambda: daemon.daemon._door._site.stays._scopes, "the head has been accepted")
+        await eventually(lambda: daemon.daemon._door._site.token_lifetimes._scopes, "the head has been accepted")
         await daemon.ask("token_revoke", name="ci")
         with trio.fail_after(PATIENCE):
             assert (await stream.receive_some(12))[9:] == b"401"

@@ -18,15 +18,15 @@ def time_left(principal: Principal) -> float:
     return float("inf") if principal.expires_at is None else max(0.0, principal.expires_at - time.time())
 
 
-class Stays:
-    """The answers under way to callers that were admitted by a token."""
+class TokenLifetimes:
+    """The answers under way to callers that were admitted by a token; none lasts longer than its token."""
 
     def __init__(self) -> None:
         self._scopes: dict[trio.CancelScope, str] = {}
 
     @contextmanager
-    def stay(self, principal: Principal | None) -> Iterator[None]:
-        """Run the block until the principal's token expires or is withdrawn; the rest of the block is then skipped."""
+    def limit(self, principal: Principal | None) -> Iterator[None]:
+        """Run the block until the principal's token expires or is withdrawn, and then skip the rest of the block."""
         if principal is None or principal.via != "token":
             yield
             return
@@ -37,8 +37,8 @@ class Stays:
             finally:
                 del self._scopes[scope]
 
-    def end(self, name: str) -> None:
-        """End all answers to callers that were admitted by the token with this name."""
+    def withdraw(self, name: str) -> None:
+        """End the blocks of `limit` that run for callers whom the token with this name admitted."""
         for scope, whose in tuple(self._scopes.items()):
             if whose == name:
                 scope.cancel(reason="the token has been withdrawn")

@@ -1,4 +1,4 @@
-"""How long whoever was let in by a token may stay."""
+"""An answer to a caller that a token admitted ends with that token."""
 
 import time
 
@@ -6,7 +6,7 @@ import trio
 from trio.testing import MockClock
 
 from ccexecd.core.principals import Principal, Scope, user
-from ccexecd.external.stays import Stays, time_left
+from ccexecd.external.token_lifetime import TokenLifetimes, time_left
 
 CI = Principal("ci", {Scope.EXECUTE}, "token")
 
@@ -15,10 +15,10 @@ def expiring(seconds: float) -> Principal:
     return Principal("ci", {Scope.EXECUTE}, "token", expires_at=time.time() + seconds)
 
 
-async def goes_on(stays: Stays, principal: Principal | None, name: str) -> bool:
+async def goes_on(lifetimes: TokenLifetimes, principal: Principal | None, name: str) -> bool:
     """Whether an answer to a principal goes on when a token of that name is withdrawn."""
-    with stays.stay(principal):
-        stays.end(name)
+    with lifetimes.limit(principal):
+        lifetimes.withdraw(name)
         await trio.lowlevel.checkpoint()
         return True
     return False
@@ -26,19 +26,19 @@ async def goes_on(stays: Stays, principal: Principal | None, name: str) -> bool:
 
 async def test_a_withdrawn_token_ends_what_is_under_way():
     """Its answers end, others' go on; so do those of a user with the same name, and of public paths."""
-    stays = Stays()
-    assert not await goes_on(stays, CI, "ci")
-    assert await goes_on(stays, CI, "other")
-    assert await goes_on(stays, user(0), "uid:0")
-    assert await goes_on(stays, None, "ci")
+    lifetimes = TokenLifetimes()
+    assert not await goes_on(lifetimes, CI, "ci")
+    assert await goes_on(lifetimes, CI, "other")
+    assert await goes_on(lifetimes, user(0), "uid:0")
+    assert await goes_on(lifetimes, None, "ci")
 
 
 async def test_what_has_been_answered_is_forgotten():
     """A long life leaves nothing behind."""
-    stays = Stays()
+    lifetimes = TokenLifetimes()
     for _ in range(3):
-        await goes_on(stays, CI, "ci")
-    assert not stays._scopes
+        await goes_on(lifetimes, CI, "ci")
+    assert not lifetimes._scopes
 
 
 def test_an_answer_ends_with_its_token():
@@ -46,7 +46,7 @@ def test_an_answer_ends_with_its_token():
 
     async def wait() -> float:
         began = trio.current_time()
-        with Stays().stay(expiring(60)):
+        with TokenLifetimes().limit(expiring(60)):
             await trio.sleep(3600)
         return trio.current_time() - began
 
