@@ -1,10 +1,10 @@
 """Executions that waited when an earlier daemon ended: they are held until somebody releases or drops them.
 
-Theory of operation. An execution that waits has a line on disk (`storage.shelf`), which is blanked before it begins. So
-whatever a dead daemon has left there has not run, and nothing runs twice. Whether it should still run is for people to
-decide: nothing that is held begins by itself, not after another restart either. One that is released is admitted anew,
-with its own id, principal and lane, and then waits for its turn like any other. Its client's connection ended with the
-daemon, so no lost connection ends it.
+Theory of operation. An execution that waits has a line on disk (`storage.queue_file`), which is blanked before it
+begins. So whatever a dead daemon has left there has not run, and nothing runs twice. Whether it should still run is for
+people to decide: nothing that is held begins by itself, not after another restart either. One that is released is
+admitted anew, with its own id, principal and lane, and then waits for its turn like any other. Its client's connection
+ended with the daemon, so no lost connection ends it.
 
 Owns the register of held executions, and the sessions that they run in, which no client can resume. Must not start or
 end an execution itself: the engine hands in how.

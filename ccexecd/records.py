@@ -133,7 +133,7 @@ class Records:
         """Write down an execution that waits for its turn, with all it takes to run it. Its log stays in memory."""
         if self._archive is not None:
             position = execution.turn.position if execution.turn is not None else None
-            self._archive.shelf.put(execution.id, as_text(execution, position or 1))
+            self._archive.queue_file.put(execution.id, as_text(execution, position or 1))
             self.is_held(execution)
 
     def is_held(self, execution: Execution) -> None:
@@ -144,7 +144,7 @@ class Records:
     def begins(self, execution: Execution) -> None:
         """Blank the line of a waiting execution before it is started, so that no later daemon can start it again."""
         if self._archive is not None:
-            self._archive.shelf.take(execution.id)
+            self._archive.queue_file.remove(execution.id)
 
     def begin(self, execution: Execution) -> None:
         """Give the log of an execution that is being started a place on disk, and write its record."""

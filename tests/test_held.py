@@ -115,14 +115,14 @@ async def test_what_is_held_is_judged_anew(left):
 async def test_what_cannot_be_read_any_more_is_lost(left):
     """Nobody waits for what can never run; a line of one that has finished is blanked."""
     directory, names = left
-    shelf = directory / "waiting"
-    lines = {line.split()[0].decode(): line for line in shelf.read_bytes().splitlines(keepends=True)}
-    shelf.write_bytes(lines[names["first"]] + b"%s {}\n" % names["urgent"].encode())
+    queue_file = directory / "waiting"
+    lines = {line.split()[0].decode(): line for line in queue_file.read_bytes().splitlines(keepends=True)}
+    queue_file.write_bytes(lines[names["first"]] + b"%s {}\n" % names["urgent"].encode())
     async with running(directory) as daemon:
         for name in ("urgent", "lane", "dropped"):
             assert (await daemon.ask("status", execution_id=names[name]))["reason"] == "lost"
         await daemon.ask("drop", all=True)
-    shelf.write_bytes(lines[names["first"]])
+    queue_file.write_bytes(lines[names["first"]])
     async with running(directory) as daemon:
         assert (await daemon.ask("status", execution_id=names["first"]))["reason"] == "cancelled"
-        assert shelf.read_bytes() == b""
+        assert queue_file.read_bytes() == b""

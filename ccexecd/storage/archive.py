@@ -28,8 +28,8 @@ from ccexecd.storage.ledger import Ledger
 from ccexecd.storage.left_behind import LeftBehind
 from ccexecd.storage.notary import MOST_WAITING, Notary
 from ccexecd.storage.past import HistoryUnavailableError, PastExecution
+from ccexecd.storage.queue_file import QueueFile
 from ccexecd.storage.receipts import Receipts
-from ccexecd.storage.shelf import Shelf
 from ccexecd.storage.spool import Retention, Spool
 from ccexecd.storage.stored_log import StoredLog
 
@@ -66,8 +66,8 @@ class Archive:
 
     Attributes:
         spool: the output.
-        shelf: executions that wait for their turn.
-        is_left: called in the archive's thread with the id and the shelved text of each execution that an earlier
+        queue_file: keeps the executions that wait for their turn.
+        is_left: called in the archive's thread with the id and the kept text of each execution that an earlier
             daemon left waiting; returns whether it can still be run.
         notary: writes receipts.
         evidence: answers questions about receipts.
@@ -77,7 +77,7 @@ class Archive:
 
     def __init__(self, directory: Path, retention: Retention) -> None:
         self.spool = Spool(directory / "output", retention, self._wake, self._is_behind)
-        self.shelf = Shelf(directory / "waiting")
+        self.queue_file = QueueFile(directory / "waiting")
         self.is_left: Callable[[str, bytes], bool] = lambda _name, _text: False
         self._left_waiting: set[str] = set()
         self.notary = Notary(Receipts(directory / "receipts"), self.spool.root)
@@ -105,7 +105,7 @@ class Archive:
         known = {
             "output is not kept on disk": self.spool.problem,
             "the history is not kept": self._problem,
-            "what waits is not kept on disk": self.shelf.problem,
+            "what waits is not kept on disk": self.queue_file.problem,
             "receipts are not written": self.notary.problem,
         }
         return {what: why for what, why in known.items() if why}
@@ -340,7 +340,7 @@ class Archive:
 
     def _open(self) -> None:
         """Open the history, complete it from the logs, and tell the spool how much output is already kept."""
-        waiting = self.shelf.left()
+        waiting = self.queue_file.load()
         begun: set[str] = set()
         try:
             self._reopen()
@@ -348,7 +348,7 @@ class Archive:
         except (sqlite3.Error, HistoryError, OSError) as error:
             self._has_failed(error)
         for name in begun:
-            self.shelf.take(name)
+            self.queue_file.remove(name)
         self._left_waiting = {name for name in waiting.keys() - begun if self.is_left(name, waiting[name])}
         try:
             if not self._problem:

@@ -33,10 +33,10 @@ class LeftBehind:
         self._audit = audit
 
     def begun_of(self, waiting: Iterable[str]) -> set[str]:
-        """Which of the executions that are still on the shelf had begun: a crash left their lines there.
+        """Which of the executions that are still in the queue file had begun: a crash left their lines there.
 
         Args:
-            waiting: the ids of all executions on the shelf.
+            waiting: the ids of all executions in the queue file.
 
         Raises:
             sqlite3.Error: the history cannot be read.

@@ -1,4 +1,4 @@
-"""Executions that wait for their turn, on disk: a line for each, from when it begins to wait until it begins to run.
+"""The queue on disk: a line for each execution that waits, from when it begins to wait until it begins to run.
 
 Theory of operation. All lines are in one file, which only this process writes: making a file takes a hundred times as
 long as adding a line. A line is added at the end. It is taken away by writing blanks over it, always before its
@@ -24,8 +24,8 @@ MOST_BLANK = 4 * 1024 * 1024
 _TO_WRITE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO in its place hangs nobody
 
 
-class Shelf:
-    """The lines of executions that wait.
+class QueueFile:
+    """The file that holds a line for each execution that waits.
 
     Args:
         path: the file; made with the first line.
@@ -67,7 +67,7 @@ class Shelf:
         if self._end - 2 * self._live_bytes > MOST_BLANK:
             self._copy(fd)
 
-    def take(self, name: str) -> None:
+    def remove(self, name: str) -> None:
         """Remove the line of an execution that begins or has ended, if there is one."""
         place = self._places.pop(name, None)
         if place is None:
@@ -76,8 +76,8 @@ class Shelf:
         if not self._places:
             self._cut(0)
 
-    def left(self) -> dict[str, bytes]:
-        """What an earlier daemon left: execution id -> text. It blocks; call it once, before the first `put`."""
+    def load(self) -> dict[str, bytes]:
+        """Read what an earlier daemon left: execution id -> text. Blocks; call it once, before the first `put`."""
         with contextlib.suppress(OSError):  # an earlier daemon may have died while copying
             self._made.unlink()
         if not self._path.exists():
