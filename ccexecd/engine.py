@@ -21,6 +21,7 @@ from ccexecd.core.rules import Policy
 from ccexecd.core.sessions import Parting
 from ccexecd.core.spec import Spec
 from ccexecd.held import Held
+from ccexecd.idempotency import IdempotencyKeys
 from ccexecd.launching import Launching, with_stdio
 from ccexecd.preparation import Preparation, WithdrawnError, withdraw
 from ccexecd.process.execution import Execution
@@ -33,7 +34,6 @@ from ccexecd.process.pump import Pump
 from ccexecd.process.shells import default_shell
 from ccexecd.process.supervisor import Start, supervise
 from ccexecd.records import Records, retention_of
-from ccexecd.repeats import Repeats
 from ccexecd.session import Session, Sessions, part
 from ccexecd.storage.archive import Archive
 from ccexecd.storage.audit import Audit
@@ -81,7 +81,7 @@ class Engine:
         preparation: what an execution waits for before its start: hooks, for instance.
         turns: the queue: which executions run, and which wait.
         held: the executions that waited when an earlier daemon ended.
-        repeats: which execution a repeated request means.
+        idempotency_keys: which execution a request that is sent again means.
         records: what is kept of executions in memory and in the archive.
         inherited: the environment that executions inherit.
         listener_factories: called with every execution that is made; each may return a listener to it.
@@ -108,7 +108,7 @@ class Engine:
         self.turns = Turns(config, budget, self._begin, self._withdrawn)
         self.held = Held(self._released, self._withdrawn)
         self.records = Records(archive, config, environ)
-        self.repeats = Repeats(archive)
+        self.idempotency_keys = IdempotencyKeys(archive)
         self.listener_factories: list[ListenerFactory] = [agent_listener, self.records.estimates.listen]
         self.executions: dict[str, Execution] = {}
         self.live: dict[str, Execution] = {}
@@ -188,7 +188,7 @@ class Engine:
         except AdmissionError as refused:
             self.gate.refused(session, spec, refused)
             raise
-        self.repeats.add(execution)
+        self.idempotency_keys.add(execution)
         if not self.turns.enter(execution, session):
             self.records.waits(execution)
         elif self.preparation.is_needed(execution):
@@ -261,7 +261,7 @@ class Engine:
             execution.log.number_from(left.next_seq)
             self.executions[execution.id] = session.executions[execution.id] = execution
             self.held.hold(execution, session)
-            self.repeats.add(execution)
+            self.idempotency_keys.add(execution)
             self.records.is_held(execution)
 
     def _released(self, execution: Execution, session: Session) -> None:
@@ -376,7 +376,7 @@ class Engine:
         """Keep a finished execution for a while, and forget those that no longer fit."""
         for forgotten in self.records.finished(execution):
             del self.executions[forgotten.id]
-            self.repeats.forget(forgotten)
+            self.idempotency_keys.forget(forgotten)
             if (owner := self.sessions.get(forgotten.session_id)) is not None:
                 owner.executions.pop(forgotten.id, None)
 

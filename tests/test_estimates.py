@@ -96,7 +96,7 @@ async def test_an_execution_that_has_ended_is_let_go_of(tmp_path):
             execution: Execution | None = engine.executions.pop(ran.id)
             engine.sessions.get(execution.session_id).executions.pop(ran.id)
             engine.records._remembered.clear()
-            engine.repeats.forget(execution)
+            engine.idempotency_keys.forget(execution)
             gone = weakref.ref(execution)
             execution = None
             await eventually(lambda: daemon.daemon._archive.is_settled, "it comes to that")

@@ -131,7 +131,7 @@ async def _execute_later(peer: Peer, wanted: messages.Execute) -> Answer:
     if spec.once is None:
         answer = _admit(peer, session, spec)
     else:
-        async with peer.engine.repeats.deciding(session.principal, spec.once.key):
+        async with peer.engine.idempotency_keys.locked(session.principal, spec.once.key):
             known = await _asked_before(peer.engine, session, spec, spec.once)
             answer = _admit(peer, session, spec) if known is None else _repeated(peer, known)
     return await answer if isinstance(answer, Awaitable) else answer
@@ -146,14 +146,14 @@ async def admitted(engine: Engine, session: Session, spec: Spec) -> Execution | 
     """
     if spec.once is None:
         return engine.admit(session, spec)
-    async with engine.repeats.deciding(session.principal, spec.once.key):
+    async with engine.idempotency_keys.locked(session.principal, spec.once.key):
         return await _asked_before(engine, session, spec, spec.once) or engine.admit(session, spec)
 
 
 async def _asked_before(engine: Engine, session: Session, spec: Spec, once: Once) -> Execution | PastExecution | None:
     """The execution that an idempotency key stands for already; None if this is its first request."""
     try:
-        return await engine.repeats.find(session.principal, once)
+        return await engine.idempotency_keys.find(session.principal, once)
     except AdmissionError as refused:
         engine.gate.refused(session, spec, refused)
         raise

@@ -489,7 +489,7 @@ class TestKey:
             if number == 1:
                 daemon.daemon._engine._remember = lambda _: None
                 execution = daemon.daemon._engine.executions.pop(answers[0]["execution_id"])
-                daemon.daemon._engine.repeats.forget(execution)
+                daemon.daemon._engine.idempotency_keys.forget(execution)
                 await eventually(lambda: daemon.daemon._archive.is_settled, "it is in the history")
         assert answers[0] == answers[1] == answers[2]
         assert (answers[0]["exit_code"], answers[0]["stdout"]) == (3, "out\n")

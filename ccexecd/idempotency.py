@@ -1,7 +1,7 @@
 """Idempotency keys: a request that is sent again means the same execution, and nothing runs twice.
 
 Owns which execution a key of a principal stands for, as long as that execution is known: in memory, or in the history,
-which outlives the daemon. Must not start an execution: the caller does, inside `deciding`, when it finds none.
+which outlives the daemon. Must not start an execution: the caller does, inside `locked`, when it finds none.
 """
 
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from ccexecd.storage.archive import Archive
 from ccexecd.storage.past import PastExecution
 
 
-class Repeats:
+class IdempotencyKeys:
     """Executions by the idempotency keys of their requests.
 
     Args:
@@ -26,7 +26,7 @@ class Repeats:
     def __init__(self, archive: Archive | None) -> None:
         self._archive = archive
         self._executions: dict[tuple[str, str], Execution] = {}
-        self._deciding: dict[tuple[str, str], _Decision] = {}
+        self._locks: dict[tuple[str, str], _KeyLock] = {}
 
     def add(self, execution: Execution) -> None:
         """Let the key of an admitted execution, if it has one, stand for it from now on."""
@@ -39,7 +39,7 @@ class Repeats:
             self._executions.pop((execution.principal, execution.spec.once.key), None)
 
     @asynccontextmanager
-    async def deciding(self, principal: str, key: str) -> AsyncIterator[None]:
+    async def locked(self, principal: str, key: str) -> AsyncIterator[None]:
         """Hold the lock of a key, from looking it up to admitting an execution for it.
 
         Args:
@@ -47,15 +47,15 @@ class Repeats:
             key: the key.
         """
         place = principal, key
-        decision = self._deciding.setdefault(place, _Decision())
-        decision.asking += 1
+        held = self._locks.setdefault(place, _KeyLock())
+        held.users += 1
         try:
-            async with decision.lock:
+            async with held.lock:
                 yield
         finally:
-            decision.asking -= 1
-            if not decision.asking:
-                del self._deciding[place]
+            held.users -= 1
+            if not held.users:
+                del self._locks[place]
 
     async def find(self, principal: str, once: Once) -> Execution | PastExecution | None:
         """Find the execution that a key stands for.
@@ -88,16 +88,16 @@ class Repeats:
         return known
 
 
-class _Decision:
+class _KeyLock:
     """The lock of one key.
 
     Attributes:
         lock: held from looking the key up to admitting an execution for it.
-        asking: how many tasks hold the lock or wait for it.
+        users: how many tasks hold the lock or wait for it.
     """
 
-    __slots__ = ("asking", "lock")
+    __slots__ = ("lock", "users")
 
     def __init__(self) -> None:
         self.lock = trio.Lock()
-        self.asking = 0
+        self.users = 0

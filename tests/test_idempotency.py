@@ -10,9 +10,9 @@ from ccexecd import records
 from ccexecd.admission import AdmissionError, Refusal
 from ccexecd.core.spec import Once, Spec
 from ccexecd.engine import Engine, Execution, Session
+from ccexecd.idempotency import IdempotencyKeys
 from ccexecd.keys import Config
 from ccexecd.records import retention_of
-from ccexecd.repeats import Repeats
 from ccexecd.storage.archive import Archive
 from ccexecd.storage.audit import Audit
 
@@ -36,15 +36,15 @@ async def test_a_key_stands_for_its_execution():
     async with running_engine() as engine:
         session = await engine.open_session("somebody")
         execution = begin(engine, session, "k")
-        assert await engine.repeats.find("somebody", Once("k", "one")) is execution
-        assert await engine.repeats.find("somebody", Once("other", "one")) is None
-        assert await engine.repeats.find("else", Once("k", "one")) is None
+        assert await engine.idempotency_keys.find("somebody", Once("k", "one")) is execution
+        assert await engine.idempotency_keys.find("somebody", Once("other", "one")) is None
+        assert await engine.idempotency_keys.find("else", Once("k", "one")) is None
         with pytest.raises(AdmissionError, match="with other params") as refused:
-            await engine.repeats.find("somebody", Once("k", "two"))
+            await engine.idempotency_keys.find("somebody", Once("k", "two"))
         assert refused.value.refusal is Refusal.CONFLICT
         assert refused.value.facts == {"execution_id": execution.id}
         await end_of(execution)
-        assert await engine.repeats.find("somebody", Once("k", "one")) is execution
+        assert await engine.idempotency_keys.find("somebody", Once("k", "one")) is execution
 
 
 async def test_a_key_is_forgotten_with_its_execution(monkeypatch):
@@ -54,9 +54,9 @@ async def test_a_key_is_forgotten_with_its_execution(monkeypatch):
         session = await engine.open_session("somebody")
         for key in ("a", "b"):
             await end_of(begin(engine, session, key))
-        assert await engine.repeats.find("somebody", Once("a", "one")) is None
-        assert await engine.repeats.find("somebody", Once("b", "one")) is not None
-        assert list(engine.repeats._executions) == [("somebody", "b")]
+        assert await engine.idempotency_keys.find("somebody", Once("a", "one")) is None
+        assert await engine.idempotency_keys.find("somebody", Once("b", "one")) is not None
+        assert list(engine.idempotency_keys._executions) == [("somebody", "b")]
 
 
 async def test_a_key_is_known_of_what_a_crash_left_nothing_else_of(tmp_path):
@@ -67,10 +67,10 @@ async def test_a_key_is_known_of_what_a_crash_left_nothing_else_of(tmp_path):
     archive = Archive(tmp_path, retention_of(Config()))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(archive.run)
-        found = await Repeats(archive).find("somebody", Once("k", "one"))
+        found = await IdempotencyKeys(archive).find("somebody", Once("k", "one"))
         assert found is not None
         assert found.id == "e"
-        assert await Repeats(archive).find("else", Once("k", "one")) is None
+        assert await IdempotencyKeys(archive).find("else", Once("k", "one")) is None
         nursery.cancel_scope.cancel()
     audit.close({})
 
@@ -81,7 +81,7 @@ async def test_one_at_a_time_finds_out_what_a_key_stands_for():
         held: list[str] = []
 
         async def ask(name: str, key: str, release: trio.Event) -> None:
-            async with engine.repeats.deciding("somebody", key):
+            async with engine.idempotency_keys.locked("somebody", key):
                 held.append(name)
                 await release.wait()
 
@@ -96,4 +96,4 @@ async def test_one_at_a_time_finds_out_what_a_key_stands_for():
             assert held == ["first", "another"]
             first.set()
         assert held == ["first", "another", "second"]
-        assert not engine.repeats._deciding
+        assert not engine.idempotency_keys._locks
