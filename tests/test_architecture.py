@@ -579,7 +579,7 @@ ELSEWHERE = {
     "ccexecd/control/hooks.py": ("tests/hooks/test_register.py", "what the operator asks of the register"),
     "ccexecd/hooks/calls.py": ("tests/hooks/test_register.py", "every call is made for the register"),
     "ccexecd/hooks/entry.py": ("tests/hooks/test_file.py", "what an entry point of the file is"),
-    "ccexecd/hooks/telling.py": ("tests/hooks/test_register.py", "what executions hand on to it"),
+    "ccexecd/hooks/delivery.py": ("tests/hooks/test_register.py", "what executions hand on to it"),
     "ccexecd/preparation.py": ("tests/hooks/test_register.py", "hooks are most of it; stdbuf is in test_engine.py"),
     "ccexecd/core/result.py": ("tests/agents/test_final_result.py", "values that a reader gives"),
     "ccexecd/external/site.py": ("tests/external/test_http.py", "values that http is given"),

@@ -162,7 +162,7 @@ class Calls:
         self._pump = pump
         self._figures: dict[Hook, Figures] = {}
         self._before_start = trio.CapacityLimiter(AT_A_TIME)
-        self._besides = trio.CapacityLimiter(AT_A_TIME)
+        self._other_events = trio.CapacityLimiter(AT_A_TIME)
         self.unset: tuple[str, ...] = ()
 
     def figures_of(self, hook: Hook) -> Figures:
@@ -176,7 +176,7 @@ class Calls:
     @property
     def running(self) -> int:
         """Calls that are under way."""
-        return self._before_start.borrowed_tokens + self._besides.borrowed_tokens
+        return self._before_start.borrowed_tokens + self._other_events.borrowed_tokens
 
     async def call(self, hook: Hook, event: HookEvent, subject: Subject, facts: dict[str, Any]) -> Answer:
         """Call a hook, once fewer than `AT_A_TIME` calls of its kind are under way.
@@ -193,7 +193,7 @@ class Calls:
         Raises:
             HookFailedError: it could not be started, did not end well, or its answer cannot be used.
         """
-        async with self._before_start if event == "pre_execute" else self._besides:
+        async with self._before_start if event == "pre_execute" else self._other_events:
             answer, _ = await self.call_now(hook, event, subject, facts)
         return answer
 

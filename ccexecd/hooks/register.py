@@ -16,7 +16,7 @@ import trio
 from ccexecd.core.hooks import EVENTS, Change, Hook, HookEvent, HookRefusedError, Prepared
 from ccexecd.core.spec import Spec
 from ccexecd.hooks.calls import Calls, HookFailedError, Subject
-from ccexecd.hooks.telling import Telling, warn
+from ccexecd.hooks.delivery import Delivery, warn
 from ccexecd.process.execution import Execution
 from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.pump import Pump
@@ -107,8 +107,8 @@ class Hooks:
 
     # For executions
 
-    def listener(self, execution: Execution) -> Telling | None:
-        """The listener that hands an execution's events to hooks; None if no hook wants any of them."""
+    def listener(self, execution: Execution) -> Delivery | None:
+        """The listener that delivers an execution's events to hooks; None if no hook wants any of them."""
         wanting = [
             hook
             for hook in self._hooks
@@ -116,7 +116,7 @@ class Hooks:
                 hook.wants(event, execution.spec, execution.principal) for event in hook.events if event != EVENTS[0]
             )
         ]
-        return Telling(execution, wanting, self._calls, self) if wanting else None
+        return Delivery(execution, wanting, self._calls, self) if wanting else None
 
     def prepares(self, execution: Execution) -> bool:
         """Whether a `pre_execute` hook wants to be called for an execution."""

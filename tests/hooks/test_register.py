@@ -238,7 +238,7 @@ class TestBefore:
             assert "not installed: no-such-program" in str(error)
 
 
-class TestBesides:
+class TestDelivery:
     """The other events: told while an execution runs, and after it."""
 
     async def test_output_comes_in_batches_and_the_end_after_it(self, daemon):
