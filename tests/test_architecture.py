@@ -547,7 +547,7 @@ ELSEWHERE = {
     "ccexecctl/api/task.py": ("tests/e2e/test_api.py", "with real agents under a real daemon"),
     "ccexecctl/api/task_list.py": ("tests/e2e/test_api.py", "with real agents under a real daemon"),
     "ccexecctl/api/watch.py": ("tests/e2e/test_api_link.py", "against a real daemon, through real cuts"),
-    "ccexecctl/asking.py": ("tests/e2e/test_agent_verbs.py", "what agent and tasks share"),
+    "ccexecctl/agent_options.py": ("tests/e2e/test_agent_verbs.py", "what agent and tasks share"),
     "ccexecctl/commands/agent.py": ("tests/e2e/test_agent_verbs.py", "with an agent under a real daemon"),
     "ccexecctl/commands/tasks.py": ("tests/e2e/test_agent_verbs.py", "with an agent under a real daemon"),
     "ccexecctl/environment.py": ("tests/ctl/test_run.py", "what run passes on"),

@@ -6,7 +6,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
-from ccexecctl import asking, render
+from ccexecctl import agent_options, render
 from ccexecctl.errors import Exit, UsageError
 from ccexecctl.launch import connect_or_launch
 
@@ -34,7 +34,7 @@ def configure(parser: ArgumentParser) -> None:
     """Add the task, and how it is done."""
     parser.usage = f"{parser.prog} [OPTIONS] TASK"
     parser.add_argument("task", metavar="TASK", help="what is to be done; - reads it from standard input")
-    asking.add_options(parser)
+    agent_options.add_options(parser)
     parser.add_argument("--resume", metavar="ID", help="go on with the conversation of this session id")
     parser.add_argument("--stream", action="store_true", help="print what it says, the moment it does")
     parser.add_argument("--json-mode", action="store_true", help="its answer has to be a JSON object or list")
@@ -49,10 +49,10 @@ def run(arguments: Namespace) -> int:
         raise UsageError("what is printed live is not JSON", "leave out --stream or --json")
     task = sys.stdin.read() if arguments.task == "-" else arguments.task
     options = {
-        **asking.given(arguments),
+        **agent_options.given_options(arguments),
         "resume": arguments.resume,
         "json_mode": arguments.json_mode,
-        "json_schema": asking.schema_of(arguments.json_schema),
+        "json_schema": agent_options.read_schema(arguments.json_schema),
         "validation_prompt": arguments.validate,
         "amend_prompt": arguments.amend,
         "stream": arguments.stream,

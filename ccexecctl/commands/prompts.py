@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ccexecctl import asking, render
+from ccexecctl import agent_options, render
 from ccexecctl.arguments import Parser, count
 from ccexecctl.client import Client, connect_to
 from ccexecctl.errors import CtlError, Exit, RefusedError, UsageError
@@ -100,7 +100,7 @@ def configure(parser: Parser) -> None:
     run_.usage = f"{run_.prog} [OPTIONS] NAME [-- CMD ARGS]"
     run_.epilog = RUN_EXAMPLES
     run_.add_command("what runs it, instead of an agent")
-    asking.add_options(run_)
+    agent_options.add_options(run_)
     record.add_argument("--file", metavar="FILE", help="the text; - is standard input")
     record.add_argument("--why", metavar="TEXT", help="what was changed, and why")
     record.add_argument("--tasks", action="store_true", help="it is a list of tasks")
@@ -192,7 +192,7 @@ def _text(file: str) -> str:
 
 
 def _run(arguments: Namespace) -> int:
-    options = asking.given(arguments)
+    options = agent_options.given_options(arguments)
     idle = [name for name in OF_AGENTS if name in options] if arguments.argv else []
     if idle:
         raise UsageError(f"a command says itself: {', '.join(idle)}", "leave out the command, or these options")

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ccexecctl import asking, render
+from ccexecctl import agent_options, render
 from ccexecctl.errors import CtlError, Exit
 from ccexecctl.launch import connect_or_launch
 from ccexecctl.task_table import TaskTable, report
@@ -60,7 +60,7 @@ def configure(parser: ArgumentParser) -> None:
     run_.add_argument("--restart", action="store_true", help="do all of it again")
     run_.add_argument("--on-failure", choices=("stop", "continue"), metavar="HOW", help="stop or continue")
     run_.add_argument("--report", metavar="FILE", type=Path, help="write all results there, as JSON")
-    asking.add_options(run_)
+    agent_options.add_options(run_)
 
 
 def run(arguments: Namespace) -> int:
@@ -74,7 +74,7 @@ def run(arguments: Namespace) -> int:
         state_file.unlink(missing_ok=True)
     memory = State(state_file)
     with connect_or_launch(arguments) as client:
-        given = {**found.options, **asking.given(arguments), "control_socket": client.path}
+        given = {**found.options, **agent_options.given_options(arguments), "control_socket": client.path}
     table = TaskTable([each.name for each in found.tasks])
     try:
         done = cc_execute_list_sync(

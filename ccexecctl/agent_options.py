@@ -1,4 +1,4 @@
-"""The command line options that `agent` and `tasks run` share: how an agent is to do a task.
+"""The command line options that `agent`, `tasks run` and `prompts run` share: how an agent is to do a task.
 
 Owns these options, and turning them into those of the Python API. Must not import the API: a verb does that when it
 runs.
@@ -30,7 +30,7 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--label", action="append", default=[], type=pair, metavar="K=V", help="mark its executions")
 
 
-def given(arguments: Namespace) -> dict[str, Any]:
+def given_options(arguments: Namespace) -> dict[str, Any]:
     """Return the options of the Python API that were given; the others are left out."""
     chosen = {
         "agent": arguments.agent,
@@ -52,7 +52,7 @@ def _program(path: str | None) -> str | None:
     return os.path.abspath(path) if path is not None and os.sep in path else path  # noqa: PTH100  # links stay
 
 
-def schema_of(path: str | None) -> dict[str, Any] | None:
+def read_schema(path: str | None) -> dict[str, Any] | None:
     """Read a JSON Schema from a file; None without one.
 
     Raises:
