@@ -1,6 +1,7 @@
-"""What every test shares: Trio is the only event loop."""
+"""What every test shares: Trio is the only event loop; what the machine has run out of."""
 
 import ctypes
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -19,3 +20,11 @@ def _no_subreaper_afterwards() -> Iterator[None]:
     """A test that makes this process a subreaper, as the daemon is one, does not leave it so to the next test."""
     yield
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+@pytest.fixture
+def no_thread() -> Iterator[None]:
+    """No thread can be started: the kernel has no room for its stack, which is as large as all addresses."""
+    usual = threading.stack_size(1 << 46)
+    yield
+    threading.stack_size(usual)

@@ -105,13 +105,16 @@ class Leaves:
         return self._occupied_since + (0.0 if self._here.is_reserved else _STAY)
 
     def move(self) -> None:
-        """Begin to move to a new leaf, in a thread."""
+        """Begin to move to a new leaf, in a thread if there is one to be had."""
         name = f"{self._run}-{next(self._names)}"
         self._goal = self._leaves[name] = Leaf(os.path.join(self._base, name))
         with contextlib.suppress(OSError):  # if no group can be made, the move fails too
             os.mkdir(self._goal.path)
         self._moving.acquire()
-        _thread.start_new_thread(self._move, (self._goal,))
+        try:
+            _thread.start_new_thread(self._move, (self._goal,))
+        except RuntimeError:  # no thread is to be had, as when a fork bomb has filled pids.max: then all wait for it
+            self._move(self._goal)
 
     def _move(self, goal: Leaf) -> None:
         goal.is_reached = move_to(goal.path)

@@ -239,6 +239,16 @@ def test_without_groups_everything_goes_on():
     leaves.dissolve()
 
 
+def test_without_a_thread_the_move_is_made_at_once(leaves, start, no_thread):
+    """A fork bomb that has taken every process and thread there may be does not end the keeper."""
+    one = start(1)
+    leaves.move()
+    arrive(leaves)
+    assert one.leaf is not None
+    assert one.leaf.is_its_own
+    assert start(2, alone=True).leaf not in (None, one.leaf)
+
+
 def test_whoever_is_told_of_a_move_finds_it_done(base: Base):
     """The keeper is woken, and need not look by itself."""
     told = module._thread.allocate_lock()
