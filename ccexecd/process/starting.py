@@ -106,7 +106,12 @@ def _fork(
 ) -> int:
     """Start a program by fork and exec, since `prepare` has to be called in its process."""
     heard, said = os.pipe2(os.O_CLOEXEC)  # closed by a successful exec; otherwise the child writes the error into it
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:  # as many processes as may be
+        os.close(heard)
+        os.close(said)
+        raise
     if not pid:
         try:
             os.close(heard)

@@ -3,6 +3,8 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -139,3 +141,27 @@ def test_a_script_without_an_interpreter_line_is_refused(tmp_path):
     with pytest.raises(StartRefusedError) as refused:
         output_of([str(script(tmp_path / "a" / "mine", "echo fine\n"))])
     assert refused.value.errno == errno.ENOEXEC
+
+
+REFUSED_FORKS = """
+import os, resource
+from ccexecd.process.starting import StartRefusedError, start
+if os.geteuid() == 0:  # root may start as many as it likes
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+refusals, before = [], os.listdir("/proc/self/fd")
+for _ in range(3):
+    try:
+        start(["true"], {"PATH": os.defpath}, None, (0, 1, 2), prepare=lambda: None)
+    except StartRefusedError as refused:
+        refusals.append(refused.errno)
+print(refusals, len(os.listdir("/proc/self/fd")) - len(before))
+"""
+
+
+def test_a_fork_that_is_refused_leaves_no_descriptor():
+    """As many processes as may be: the keeper, which is asked again and again, does not run out of descriptors."""
+    done = subprocess.run([sys.executable, "-c", REFUSED_FORKS], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{[errno.EAGAIN] * 3} 0\n"
