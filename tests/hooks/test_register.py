@@ -37,7 +37,8 @@ async def wait_for(condition: Callable[[], Any], what: str) -> Any:
 
 def documents(file: Path) -> list[dict[str, Any]]:
     """What a hook that keeps what it is told has kept: one document a line, as far as it is written."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    whole, _, _ = file.read_text().rpartition("\n") if file.exists() else ("", "", "")
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def recorded(one: Running, kind: str) -> list[dict[str, Any]]:
