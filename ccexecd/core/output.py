@@ -49,7 +49,7 @@ class OutputLog:
     def __init__(self, capacity: int, store: Store | None = None, *, most_lines: int | None = None) -> None:
         self._capacity = capacity
         self._most_lines = most_lines
-        self._store = store
+        self._store: Store | None = None
         self._unstored = 1  # the first entry that the store has not been given
         self._is_postponed = False  # the store will call `_proceed` for the rest
         self._hole: Gap | None = None  # entries that have left the window before the store could take them
@@ -61,6 +61,8 @@ class OutputLog:
         self.sizes: dict[Stream, int] = {"stdout": 0, "stderr": 0}
         self.dropped_bytes = self.dropped_lines = self.passed_bytes = 0
         self.closed = False
+        if store is not None:
+            self.keep_in(store)
 
     @classmethod
     def restored(
@@ -74,7 +76,8 @@ class OutputLog:
             sizes: bytes of each stream.
             dropped: bytes and lines of output that are lost.
         """
-        log = cls(0, store)
+        log = cls(0, None)
+        log._store = store
         log._entries.extend(last)
         log.next_seq = log._unstored = last[-1].seq + 1
         log.sizes = sizes
@@ -83,8 +86,9 @@ class OutputLog:
         return log
 
     def keep_in(self, store: Store) -> None:
-        """Keep every entry in a store, too. Call it before the first entry."""
+        """Keep every entry in a store, too, with those that the window holds already."""
         self._store = store
+        store.when_wanted(self._settle)
 
     def number_from(self, seq: int) -> None:
         """Give the first entry this number. Call it before the first entry.

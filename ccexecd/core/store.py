@@ -36,6 +36,9 @@ class Store(Protocol):
     def record(self, entries: Sequence[Entry | Gap]) -> int:
         """Keep entries, which follow those that it holds. Returns how many it took, counted from the first."""
 
+    def when_wanted(self, hand_in: Callable[[], None]) -> None:
+        """Call a function when the store is about to begin: it then takes what was noted so far."""
+
     def postpone(self, step: Callable[[], None]) -> None:
         """Call a function in a moment, when the event loop has nothing more urgent to do."""
 

@@ -116,3 +116,16 @@ def put(fd: int, text: bytes, at: int) -> None:
     """
     if os.pwrite(fd, text, at) < len(text):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def put_all(fd: int, text: bytes) -> None:
+    """Write all of a file, or nothing.
+
+    Raises:
+        OSError: it could not be written; the file is empty.
+    """
+    try:
+        put(fd, text, 0)
+    except OSError:
+        os.ftruncate(fd, 0)
+        raise

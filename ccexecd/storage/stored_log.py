@@ -7,7 +7,8 @@ failed half way is overwritten by the next attempt. When the disk is full or fai
 as long as there is output; then the `OutputLog` hands in, in steps, the entries that it still holds in memory.
 
 Nothing is made on disk before the first output, or before the execution has lived for a moment: one that ends at once
-and writes nothing leaves no files. Entries from before that are handed in with the first one that is written.
+and writes nothing leaves no files. The journal then begins with its first line and the entries from before that, in one
+write: clients have been told of those, so a log that is found after a crash must not give their numbers away again.
 
 When there are more bytes than allowed, the oldest entries go: their blocks are given back to the file system, and
 offsets stay as they were.
@@ -29,7 +30,7 @@ from ccexecd.core.output import STEP
 from ccexecd.storage import journal
 from ccexecd.storage.deferred_writes import DeferredWrites
 from ccexecd.storage.journal import Account, Line, Place
-from ccexecd.storage.log_files import LogFiles, put
+from ccexecd.storage.log_files import LogFiles, put, put_all
 from ccexecd.storage.room import Room
 from ccexecd.storage.stored_reader import StoredReader
 
@@ -89,6 +90,7 @@ class StoredLog:
         self._readers = 0
         self._is_wanted = False
         self._on_close: Callable[[], None] | None = None
+        self._hand_in: Callable[[], None] = _unknown
         self.started_at: Callable[[], str | None] = _unknown
 
     @classmethod
@@ -157,7 +159,7 @@ class StoredLog:
         return self._is_wanted and (self._retry_at is None or time.monotonic() >= self._retry_at)
 
     def prepare(self) -> bool:
-        """Make the journal ahead of the first output, so that this does not have to wait for that.
+        """Make the journal ahead of the first output, which then does not have to wait for that.
 
         Returns:
             Whether this was tried or is not needed; False as long as the execution has not started.
@@ -167,20 +169,22 @@ class StoredLog:
         if self.started_at is not _unknown and self.started_at() is None:
             return False
         self._is_wanted = True
-        try:
-            self._make_journal()
-        except OSError as error:
-            self._fail(error)
+        self._begin()
         return True
+
+    def when_wanted(self, hand_in: Callable[[], None]) -> None:
+        """Call a function when the journal is made: the entries that it hands in are in it from the beginning."""
+        self._hand_in = hand_in
 
     def write(self, stream: Stream, received: bytes) -> None:
         """Write the bytes of a read to the stream's file; if that is not possible now, the write is deferred."""
         start = self._ends[stream]
         self._ends[stream] = start + len(received)
         self._is_wanted = True
+        if not self._end:
+            self._begin()
         if self.is_ready and self._sound_from[stream] <= self._recorded[stream]:  # else a hole would look like output
             try:
-                self._make_journal()
                 put(self._file(stream), received, start)
             except OSError as error:
                 self._fail(error)
@@ -191,14 +195,17 @@ class StoredLog:
     def record(self, entries: Sequence[Entry | Gap]) -> int:
         """Write the entries that follow those it holds. Returns how many were written: the leading ones, or none."""
         try:
-            self._make_journal()
             for entry in entries:
                 if isinstance(entry, Chunk) and entry.offset < self._sound_from[entry.stream]:
+                    self.files.make_directory()
                     entries = self._deferred.write_entries(entries)
                     break
             lines = [journal.line(entry) for entry in entries]
             text = b"".join(lines) if len(lines) > 1 else lines[0]
-            put(self._opened[JOURNAL], text, self._end)
+            if self._end:
+                put(self._opened[JOURNAL], text, self._end)
+            else:
+                self._make_journal(text)
         except OSError as error:
             self._fail(error)
             return 0
@@ -266,7 +273,7 @@ class StoredLog:
         if self._oldest is not None:
             self._oldest.close()
             self._oldest = None
-        self.started_at = _unknown
+        self.started_at = self._hand_in = _unknown
         self._room.is_over(self)
         self._close_unread()
         if self._readers:
@@ -318,18 +325,26 @@ class StoredLog:
 
     # Files
 
-    def _make_journal(self) -> None:
-        if self._end:
-            return
+    def _begin(self) -> None:
+        """Make the journal, with all entries that there are."""
+        self._hand_in()
+        try:
+            if not self._end and self.is_ready:  # there were none
+                self._make_journal()
+        except OSError as error:
+            self._fail(error)
+
+    def _make_journal(self, lines: bytes = b"") -> None:
+        """Write the journal's first line and those of the first entries, which the caller counts: all or nothing."""
         self.files.make_directory()
         self.execution |= {"started_at": self.started_at()}
         first = journal.head(self._account, self.execution)
-        put(self._file(JOURNAL), first, 0)
+        put_all(self._file(JOURNAL), first + lines)
         self._start = self._end = len(first)
         self.files.keep(JOURNAL, self._start)
         self._holds(len(first))
         self.files.takes_block()  # for the directory
-        self.started_at = _unknown
+        self.started_at = self._hand_in = _unknown
         self._room.works(self)
 
     def _close_unread(self) -> None:
@@ -382,4 +397,4 @@ class StoredLog:
 
 
 def _unknown() -> None:
-    """Stands for `started_at` where nobody has set it."""
+    """Stands for what nobody has set."""

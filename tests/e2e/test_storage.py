@@ -99,6 +99,25 @@ class TestAnotherDaemon:
                     await other.request(method, execution_id=done.id, **params)
         assert daemon.request("status", execution_id=done.id[:8])["exit_code"] == 3
 
+    async def test_a_silent_one_goes_on_where_its_watcher_was(self, start_daemon, restarted):
+        """Whoever has seen its start, and nothing else, is told its end by the next daemon."""
+        daemon = start_daemon()
+        async with connect(daemon.address) as one:
+            running = await one.execute("sleep", "300")
+            journal = daemon.state_dir / "output" / running.id / "journal"
+            await eventually(journal.exists, "it has lived for a moment")
+            daemon.kill()
+            await one.cut()
+        [started] = [each["params"] for each in running.notifications]
+        daemon = restarted(daemon, kill=True)
+        async with connect(daemon.address) as other:
+            watched = await attached(other, running.id, from_seq=2)
+            assert (await watched.completed())["seq"] == 2
+        async with connect(daemon.address) as other:
+            watched = await attached(other, running.id)
+            await watched.completed()
+            assert watched.notifications[0]["params"] == started
+
     async def test_what_ran_when_it_was_killed_is_lost_with_its_output(self, start_daemon, restarted):
         """To the last byte that it had read, and with the end that nobody knows."""
         daemon = start_daemon()

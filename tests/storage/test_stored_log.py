@@ -19,9 +19,9 @@ from ccexecd.core.cursor import Cursor
 from ccexecd.core.entries import ENTRY_OVERHEAD, Chunk, Gap, Note
 from ccexecd.core.framing import PIECE, Framer, Piece
 from ccexecd.core.output import STEP, OutputLog
-from ccexecd.storage import log_files, stored_log
+from ccexecd.storage import journal, log_files, stored_log
 from ccexecd.storage.deferred_writes import STEP_BYTES
-from ccexecd.storage.journal import BLOCK, JournalError
+from ccexecd.storage.journal import BLOCK, Account, JournalError
 from ccexecd.storage.stored_log import StoredLog
 
 from .disk import Disk, Room, descriptors
@@ -148,6 +148,32 @@ def test_the_journal_says_when_it_started(store):
     started.append("2026-01-02T03:04:05+00:00")
     assert store.prepare()
     assert StoredLog.reopened(store.directory, Room()).execution == EXECUTION | {"started_at": started[0]}
+
+
+def test_a_journal_is_never_without_what_came_before_it(store):
+    """Clients know the numbers of those entries: a log found after a crash must not give them away again."""
+    log = OutputLog(HUGE, store)
+    log.note("process.queued", {})
+    log.note("process.started", {})
+    assert store.prepare()
+    assert everything(again(store)) == [Note(1, "process.queued", {}), Note(2, "process.started", {})]
+
+
+def test_a_full_disk_takes_all_of_a_journals_beginning_or_nothing(store, disk):
+    """Nor is what stands there a journal without them, wherever the disk was full."""
+    log = OutputLog(HUGE, store)
+    log.note("process.started", {})
+    beginning = len(journal.head(Account(), EXECUTION | {"started_at": None})) + len(
+        journal.line(Note(1, "x" * 15, {}))
+    )
+    for room in range(beginning):
+        disk.left = room
+        store.prepare()
+        with pytest.raises(JournalError):
+            again(store)
+    disk.left = beginning
+    store.prepare()
+    assert everything(again(store)) == [Note(1, "process.started", {})]
 
 
 def test_files_stay_open_for_readers_and_no_longer(store):
