@@ -15,6 +15,7 @@ import shlex
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from ccexecd.process.load import Load
 from ccexecd.storage.archive import Archive
 from ccexecd.storage.past import HistoryUnavailableError
 from ccexecd.storage.timings import Asked, Timing, learnt, spread, told
+from ccexecd.threads import NoThreadError, in_thread
 
 if TYPE_CHECKING:  # few daemons share
     from ccexecd.storage.shared_timings import SharedTimings
@@ -210,8 +212,8 @@ class Estimates:
         if self._archive is not None:
             try:
                 found = await self._archive.told(lambda db: learnt(db, self._began))
-                experience = await trio.to_thread.run_sync(self._experience_of, found) if found else Experience()
-            except (HistoryUnavailableError, RuntimeError) as error:  # the latter: no thread is to be had
+                experience = await in_thread(partial(self._experience_of, found)) if found else Experience()
+            except (HistoryUnavailableError, NoThreadError) as error:
                 log.warning("how long commands took earlier is not known: %s", error)
                 experience = Experience()
             for timing in self._since_start or ():
@@ -242,8 +244,8 @@ class Estimates:
         async with self._exchanging:
             ours = list(self._unshared)
             try:
-                found = await trio.to_thread.run_sync(shared.exchange, ours, abandon_on_cancel=True)
-            except (SharingError, RuntimeError) as error:  # the latter: no thread is to be had
+                found = await in_thread(partial(shared.exchange, ours), abandon_on_cancel=True)
+            except (SharingError, NoThreadError) as error:
                 if not self._problem:
                     log.warning("durations are not shared with other daemons: %s", error)
                 self._problem = str(error)

@@ -29,6 +29,7 @@ from ccexecd.storage.past import PastExecution
 from ccexecd.storage.recovery import ONCE
 from ccexecd.storage.spool import Retention
 from ccexecd.storage.stored_log import StoredLog
+from ccexecd.threads import NoThreadError, in_thread
 from ccexecd.waiting import UnreadableError, Waiting, as_text, from_text
 
 # For the methods about prompts, which must not import `storage`.
@@ -227,8 +228,8 @@ class Records:
             raise LedgerError("nothing is kept here")
         ledger = self._archive.ledger
         try:
-            return await trio.to_thread.run_sync(lambda: deed(ledger), limiter=self._one_at_a_time)
-        except (sqlite3.Error, RuntimeError) as error:  # or no thread is to be had
+            return await in_thread(lambda: deed(ledger), self._one_at_a_time)
+        except (sqlite3.Error, NoThreadError) as error:
             raise OSError(errno.EIO, f"prompts.db: {error}") from error
 
     async def newest(self, wanted: Wanted) -> Sequence[PastExecution]:

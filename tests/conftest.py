@@ -3,8 +3,10 @@
 import ctypes
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
+import trio
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -25,6 +27,11 @@ def _no_subreaper_afterwards() -> Iterator[None]:
 @pytest.fixture
 def no_thread() -> Iterator[None]:
     """No thread can be started: the kernel has no room for its stack, which is as large as all addresses."""
+    over = threading.Event()
     usual = threading.stack_size(1 << 46)
+    with suppress(RuntimeError):
+        while True:  # until those are taken that Trio has kept
+            trio.lowlevel.start_thread_soon(over.wait, lambda _: None)
     yield
+    over.set()
     threading.stack_size(usual)

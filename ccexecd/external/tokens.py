@@ -31,6 +31,7 @@ from ccexecd.external.token_file import (
     read_private,
     replace_private,
 )
+from ccexecd.threads import in_thread
 
 DEFAULT = "default"
 """The name of the token that the first start makes; it has the scope `admin` and never expires."""
@@ -138,7 +139,7 @@ class Tokens:
             TokenError: Its file cannot be read.
         """
         try:
-            return await trio.to_thread.run_sync(load_token, self._require_file())
+            return await in_thread(partial(load_token, self._require_file()))
         except FileNotFoundError as error:
             raise TokenError(f"the token file {self._default_file} is gone; rotate it to have another") from error
 
@@ -179,7 +180,7 @@ class Tokens:
             old, text = self._named(name), new_token()
             if name == DEFAULT:
                 write = partial(replace_private, self._require_file(), text.encode() + b"\n")
-                await trio.to_thread.run_sync(write)
+                await in_thread(write)
                 self._tokens = {**self._tokens, DEFAULT: _default(text, time.time())}
             else:
                 await self._keep({**self._tokens, name: attrs.evolve(old, digest=_digest(text))})
@@ -224,7 +225,7 @@ class Tokens:
         if self._named_file is not None:
             named = [_as_json(token) for token in tokens.values() if token.name != DEFAULT]
             content = orjson.dumps({"version": _VERSION, "tokens": named}, option=orjson.OPT_INDENT_2) + b"\n"
-            await trio.to_thread.run_sync(partial(replace_private, self._named_file, content))
+            await in_thread(partial(replace_private, self._named_file, content))
         self._tokens = tokens
 
 

@@ -26,6 +26,7 @@ from ccexecd.process.inheritance import end_inherited
 from ccexecd.process.keeper_link import KeeperLink, KeeperLostError, close_all
 from ccexecd.process.leader import Launch, Leader, SpawnError
 from ccexecd.process.packets import Message
+from ccexecd.threads import NoThreadError, in_thread
 
 log = logging.getLogger(__name__)
 
@@ -179,8 +180,8 @@ class KeeperClient:
         if by_force:
             process.kill()
         try:
-            await trio.to_thread.run_sync(process.wait)
-        except RuntimeError:  # no thread is to be had; it will be over in a moment, or is
+            await in_thread(process.wait)
+        except NoThreadError:  # it will be over in a moment, or is
             process.wait()
         await end_inherited(self._epoch, self._leaders, self._groups)
 

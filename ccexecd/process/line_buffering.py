@@ -6,11 +6,13 @@ which only `stdbuf` knows; it is asked once, in a thread. Must not start anythin
 
 import errno
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import trio
 
 from ccexecd.process.leader import SpawnError
+from ccexecd.threads import NoThreadError, in_thread
 
 _COMMAND = ("stdbuf", "-oL", "-eL", "env")
 
@@ -45,7 +47,10 @@ class LineBuffering:
         """
         if self._names is None:
             with trio.CancelScope(shield=True):
-                self._names = await trio.to_thread.run_sync(_ask, self._path)
+                try:
+                    self._names = await in_thread(partial(_ask, self._path))
+                except NoThreadError as error:
+                    raise SpawnError(errno.EAGAIN, f"{error.strerror}; try again", "stdbuf") from None
 
     def names(self, preloaded: str | None) -> dict[str, str]:
         """Return the environment variables to set, with their values; `find` has to have succeeded.

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import trio
 
+from ccexecd.threads import in_thread
+
 INTERVAL = 5.0
 """Seconds between two looks."""
 
@@ -86,9 +88,9 @@ class Load:
 
     async def _look(self) -> None:
         try:
-            counters = await trio.to_thread.run_sync(_counters, limiter=self._thread)
-            gpu = await trio.to_thread.run_sync(self._ask_gpu, limiter=self._thread, abandon_on_cancel=True)
-        except (OSError, ValueError, RuntimeError):  # no /proc, no thread: what the kernel averages is still there
+            counters = await in_thread(_counters, self._thread)
+            gpu = await in_thread(self._ask_gpu, self._thread, abandon_on_cancel=True)
+        except (OSError, ValueError):  # no /proc, no thread: what the kernel averages is still there
             return
         earlier, self._counters = self._counters, counters
         self._counted_at = trio.current_time()

@@ -10,11 +10,11 @@ problem, and tries again. Must not know `Execution`: callers hand in the records
 """
 
 import contextlib
-import errno
 import logging
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +32,7 @@ from ccexecd.storage.queue_file import QueueFile
 from ccexecd.storage.receipts import Receipts
 from ccexecd.storage.spool import Retention, Spool
 from ccexecd.storage.stored_log import StoredLog
+from ccexecd.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +198,7 @@ class Archive:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._proceed)
-                await self._in_thread(self._open)
+                await in_thread(self._open, self._thread)
                 self.opened.set()
                 self._wake()  # some of it may have become too old
                 while True:
@@ -213,7 +214,7 @@ class Archive:
                 while not (self.is_settled or self._problem):  # one write takes no more than `MOST_AT_ONCE`
                     await self._write()
                 with contextlib.suppress(OSError):  # it is closed with the process then
-                    await self._in_thread(self._close)
+                    await in_thread(self._close, self._thread)
 
     # Writing
 
@@ -251,7 +252,8 @@ class Archive:
         removed, self._removed = self._removed, []
         self._is_writing = True
         try:
-            await self._in_thread(lambda: self._write_now(list(sessions.values()), records, removed, ended))
+            write = partial(self._write_now, list(sessions.values()), records, removed, ended)
+            await in_thread(write, self._thread)
         except (sqlite3.Error, HistoryError, OSError) as error:
             self._has_failed(error)
             self._sessions = sessions | self._sessions
@@ -297,18 +299,11 @@ class Archive:
         if self._begun is not None or self._damage is not None or self._is_empty:  # the history is not complete
             raise HistoryUnavailableError
         try:
-            return await self._in_thread(question, self._asking)
+            return await in_thread(question, self._asking)
         except (sqlite3.Error, OSError) as error:
             self._has_failed(error)
             self._wake()
             raise HistoryUnavailableError from error
-
-    async def _in_thread(self, deed: Callable[[], T], limiter: trio.CapacityLimiter | None = None) -> T:
-        """Run a blocking function in a thread. Raises what it raises, and OSError if no thread can be started."""
-        try:
-            return await trio.to_thread.run_sync(deed, limiter=limiter or self._thread)
-        except RuntimeError as error:
-            raise OSError(errno.EAGAIN, str(error)) from error
 
     def _has_failed(self, error: Exception) -> None:
         text = str(error) if isinstance(error, HistoryError | OSError) else f"{self._history.path}: {error}"

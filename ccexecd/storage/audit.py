@@ -10,11 +10,13 @@ not decide what is recorded, nor what is secret; `chain_files` owns the files.
 import logging
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import trio
 
 from ccexecd.storage.chain_files import MAX_RECORD, ChainFiles, sync
+from ccexecd.threads import NoThreadError, in_thread
 
 __all__ = ["MAX_RECORD", "Audit"]
 
@@ -89,11 +91,11 @@ class Audit(ChainFiles):
             retired, self._retired = self._retired, []
             # The descriptor stays open meanwhile: others only add it to `_retired`, and `sync` closes what is in there.
             try:
-                fault = await trio.to_thread.run_sync(sync, self._fd, retired, limiter=limiter)
-            except RuntimeError as error:  # no thread could be started: try again next time
+                fault = await in_thread(partial(sync, self._fd, retired), limiter)
+            except NoThreadError as error:  # try again next time
                 self._retired = retired + self._retired
                 self._unsynced.set()
-                fault = str(error)
+                fault = error.strerror
             if fault is not None:
                 self._tell(f"cannot make the audit in {self.directory} last: {fault}")
             self._fault_of_sync = self.problem if fault is not None else None

@@ -4,7 +4,6 @@ Owns the waiting for a receipt that is still being written, and the thread in wh
 the history is not held up. Must not write anything but the key.
 """
 
-import errno
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ import trio
 from ccexecd.storage.history import Record
 from ccexecd.storage.notary import Notary
 from ccexecd.storage.verification import verified
+from ccexecd.threads import in_thread
 
 T = TypeVar("T")
 
@@ -101,8 +101,4 @@ class Evidence:
         return record
 
     async def _look(self, look: Callable[[], T]) -> T:
-        """Run a blocking function in a thread. Raises what it raises, and OSError if no thread can be started."""
-        try:
-            return await trio.to_thread.run_sync(look, limiter=self._thread, abandon_on_cancel=True)
-        except RuntimeError as error:
-            raise OSError(errno.EAGAIN, str(error)) from error
+        return await in_thread(look, self._thread, abandon_on_cancel=True)

@@ -1,9 +1,11 @@
 """What a monitoring system reads."""
 
+import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
-from ccexecd.external.metrics import CONTENT_TYPE, written
+from ccexecd.external.metrics import CONTENT_TYPE, metrics_route, written
+from ccexecd.external.request import Request
 from ccexecd.service.figures import Figure, one
 from tests.e2e.client import PATIENCE
 from tests.e2e.daemon_process import eventually
@@ -89,3 +91,12 @@ def test_whatever_a_label_says_it_can_be_read():
     assert samples_of(text) == {("a_total", 'say "no"\\'): 1.0, ("a_total", "two\nlines"): 2.0, ("b",): 1.5}
     assert "# TYPE a_total counter" in text
     assert "# TYPE b gauge" in text
+
+
+@pytest.mark.usefixtures("no_thread")
+async def test_without_a_thread_the_figures_are_told_all_the_same():
+    """When every process that there may be is taken is when people look at them."""
+    route = metrics_route(lambda: [one("ccexecd_up_seconds", "gauge", "time since the start", 1.0)])
+    response = await route.answer(Request("GET", "/metrics", "", {}, "127.0.0.1:1"))
+    assert isinstance(response.body, bytes)
+    assert samples_of(response.body.decode()) == {("ccexecd_up_seconds",): 1.0}

@@ -161,3 +161,13 @@ async def test_the_end_of_everything_does_not_lose_it():
         await engine.end_all(0.0)
         await wait_for(lambda: execution.outcome, "it has ended")
         assert execution.outcome.reason is Reason.SHUTDOWN
+
+
+@needs_stdbuf
+@pytest.mark.usefixtures("no_thread")
+async def test_without_a_thread_it_is_refused_and_says_so():
+    """Nobody is told that stdbuf is missing, or of a fault of the daemon; later it is looked for again."""
+    looking = LineBuffering(PATH)
+    with pytest.raises(SpawnError, match=r"stdbuf: no thread can be started .*; try again"):
+        await looking.find()
+    assert not looking.is_known

@@ -33,6 +33,13 @@ async def test_a_tree_is_told_as_the_kernel_counts_it():
         assert used["memory_bytes"] == sum(each["memory_bytes"] for each in used["processes"])
 
 
+@pytest.mark.usefixtures("no_thread")
+async def test_without_a_thread_it_is_measured_all_the_same():
+    """A fork bomb that has taken every thread does not make a silent agent look stalled, nor `status` fail."""
+    (told,) = (await usage([os.getpid()]))["processes"]
+    assert told["cpu_seconds"] > 0
+
+
 async def test_what_has_ended_counts_nothing():
     """A pid of nobody is left out, and is no error."""
     async with open_stage() as stage:
