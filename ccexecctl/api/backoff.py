@@ -1,7 +1,6 @@
-"""How long to wait before the next attempt.
+"""Delays between the attempts of what is tried again: a lost connection, an agent whose model is overloaded.
 
-Owns the delays of everything that is tried again: a lost connection, an agent whose model is overloaded. Must not wait
-itself.
+Owns how the delays grow. Must not wait itself.
 """
 
 import random
@@ -16,7 +15,7 @@ class Backoff:
 
     Attributes:
         first: seconds of the first delay, before jitter.
-        longest: seconds that no delay exceeds.
+        longest: upper bound of a delay, in seconds.
         factor: how much longer each one is than the one before.
     """
 
@@ -25,7 +24,10 @@ class Backoff:
     factor: float = 2.0
 
     def delays(self) -> Iterator[float]:
-        """Seconds to wait, without end: each between a half and the whole of what it has grown to ("equal jitter")."""
+        """Yield delays in seconds, without end: each is random between half of the grown delay and all of it.
+
+        This is known as "equal jitter".
+        """
         grown = self.first
         while True:
             yield grown * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, guards nothing

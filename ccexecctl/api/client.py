@@ -1,4 +1,4 @@
-"""A program's way to the daemon: a few sessions that share the work.
+"""A program's client of the daemon: a few sessions that share the work.
 
 Owns how many connections there are, and their end. Must not know what is executed.
 """
@@ -29,9 +29,9 @@ class Started:
 
     Attributes:
         execution_id: its UUID.
-        told: the daemon's answer, as docs/protocol.md has it.
-        watch: what it tells of it, from the start.
-        link: where it can be asked about.
+        told: the daemon's answer to `execute` (docs/protocol.md); empty after `Client.attach`.
+        watch: its notifications: from the start, or after `Client.attach` from the position that was asked for.
+        link: the session in which it is watched and controlled.
     """
 
     execution_id: str
@@ -40,19 +40,30 @@ class Started:
     link: Link
 
     async def control(self, deed: str, **params: Any) -> Any:
-        """PAUSE, RESUME, CANCEL or KILL it. Raises CtlError when that is refused."""
+        """Control the execution.
+
+        Args:
+            deed: `PAUSE`, `RESUME`, `CANCEL` or `KILL`.
+            **params: further params of `control` (docs/protocol.md).
+
+        Returns:
+            The daemon's answer.
+
+        Raises:
+            CtlError: it was refused, or the daemon cannot be reached.
+        """
         return await self.link.call("control", {"execution_id": self.execution_id, "type": deed, **params})
 
     def forget(self) -> None:
-        """Be told of it no longer."""
+        """End the watch; the execution goes on."""
         self.link.forget(self.watch)
 
 
 class Client:
     """An open client, made by `connect`: an asynchronous context manager.
 
-    Its connections are opened when they are needed, and again when they are cut. When it is left, what still runs for
-    it is ended, unless it was to outlive it.
+    Its connections are opened when they are needed, and again when they are cut. When its context is left, the daemon
+    ends the executions that still run for it, except those with `on_disconnect="detach"`.
 
     Args:
         endpoint: the daemon.
@@ -75,7 +86,7 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        """Say goodbye on all connections."""
+        """Close all connections."""
         tasks, self._tasks = self._tasks, None
         if tasks is None:
             return None
@@ -90,12 +101,12 @@ class Client:
 
     @property
     def name(self) -> str:
-        """Which daemon it is a client of, in words."""
+        """The daemon and its address, for messages."""
         return self._endpoint.name
 
     @property
     def is_local(self) -> bool:
-        """Whether it is this machine's, by its control socket: so paths mean the same there."""
+        """Whether the daemon is reached by a control socket, and so runs on this machine: paths mean the same there."""
         return isinstance(self._endpoint, ControlSocket)
 
     async def call(self, method: str, **params: Any) -> Any:
@@ -113,7 +124,10 @@ class Client:
         """Have a command executed, once, whatever happens to the connection.
 
         Args:
-            **params: those of `execute` in docs/protocol.md: `argv`, `cwd`, `timeout`, …
+            **params: params of `execute` in docs/protocol.md: `argv`, `cwd`, `timeout`, …
+
+        Returns:
+            The execution, which runs or waits for its turn.
 
         Raises:
             CtlError: it was refused, or the daemon cannot be reached.
@@ -125,6 +139,10 @@ class Client:
     async def attach(self, execution_id: str, from_seq: int = 0) -> Started:
         """Watch an execution from a position of its log on.
 
+        Args:
+            execution_id: the execution's UUID.
+            from_seq: number of the first entry of its log that is wanted; 0 for the start.
+
         Raises:
             CtlError: it is not known, or the daemon cannot be reached.
         """
@@ -133,7 +151,7 @@ class Client:
         return Started(execution_id, {}, watch, link)
 
     def _link(self) -> Link:
-        """The one with the least to do; a new one when all have something."""
+        """Return the session with the least to do; a new one if all are in use and `connections` allows it."""
         if self._tasks is None:
             raise CtlError("the client is not open", "use it so: async with connect() as client")
         least = min(self._links, key=lambda link: link.load, default=None)
@@ -155,20 +173,20 @@ def connect(
     connections: int = CONNECTIONS,
     backoff: Backoff | None = None,
 ) -> Client:
-    """Name the daemon to be a client of, for ``async with``.
+    """Make a client of a daemon, for ``async with``. It connects when it is first used.
 
     Args:
-        url: `ws://` or `wss://` address; None for the control socket of this machine.
+        url: `ws://` or `wss://` address; None for a control socket of this machine.
         token: bearer token for the address; None for the one in the environment variable `CCEXEC_TOKEN`.
-        state_dir: the daemon that keeps everything there; None for this user's.
-        control_socket: the daemon behind this socket.
-        start: start the daemon of this user when none runs.
-        tls: whom to trust, for `wss://`; None for the certificates of this machine.
+        state_dir: state directory of a daemon of this machine; None for the usual places.
+        control_socket: path of a daemon's control socket; None for the usual places.
+        start: whether to start the daemon of this user when none runs.
+        tls: TLS context for `wss://`; None: the certificates of this machine are trusted.
         connections: how many to have at most.
-        backoff: delays before a lost connection is opened again.
+        backoff: delays before a lost connection is opened again; None for those of `Backoff()`.
 
     Raises:
-        CtlError: where the daemon is cannot be told from this.
+        CtlError: the arguments do not go together, or name no daemon.
     """
     if connections < 1:
         raise CtlError("a client needs at least one connection")

@@ -21,7 +21,7 @@ class Call:
 
     Attributes:
         argv: the command.
-        stdin: what it reads; None for nothing.
+        stdin: the prompt, if it goes to standard input; None if it is in `argv`.
     """
 
     argv: tuple[str, ...]
@@ -29,14 +29,17 @@ class Call:
 
 
 def call_of(prompt: str, options: AgentOptions) -> Call:
-    """How an agent is asked.
+    """Build the command that gives a prompt to an agent.
 
     Args:
-        prompt: what.
-        options: how.
+        prompt: the prompt.
+        options: which agent, and how it does the task.
+
+    Returns:
+        The command; its standard input has the prompt if that is longer than `ARGUMENT_LIMIT` or begins with `-`.
 
     Raises:
-        UsageError: there is no such agent, or it cannot do what the options say.
+        UsageError: there is no such agent, or it has no flag for one of the options.
     """
     build = _BUILDERS.get(options.agent)
     if build is None:

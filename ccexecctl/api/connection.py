@@ -1,7 +1,7 @@
 """JSON-RPC on one connection, from its opening to its end.
 
-Owns requests and their answers, the only task that writes, and noticing that a connection has died. Must not open
-another one, and must not know any method.
+Owns requests and their answers, the only task that writes, and noticing that the connection has died. Must not open
+another connection, and must not know any method.
 """
 
 import itertools
@@ -162,7 +162,7 @@ class Connection:
                 if self._is_closing and not self._unsent and not self._framing.says_goodbye:
                     self._scope.cancel()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            pass  # the reader is told why, too, and what was sent before
+            pass  # `_read` meets the error as well, after all that the daemon had sent before
 
     async def _read(self) -> None:
         try:
@@ -208,7 +208,7 @@ class Connection:
             body = message.get("error")
             pending.settle(message.get("result"), RefusedError(body) if isinstance(body, dict) else None)
         elif isinstance(message.get("error"), dict) and message.get("id") is None:
-            raise RefusedError(message["error"])  # it did not even read what we sent
+            raise RefusedError(message["error"])  # an error without an id: the daemon could not read a request
 
 
 def _given(params: dict[str, Any]) -> dict[str, Any]:

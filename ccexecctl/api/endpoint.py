@@ -1,7 +1,6 @@
 """Where a daemon is, and how a connection to it is opened.
 
-Owns the two ways in: the control socket of this machine, and a WebSocket address. Must not know what is said on a
-connection.
+Owns the two ways to connect: a control socket of this machine, and a WebSocket address. Must not know any method.
 """
 
 import ipaddress
@@ -32,21 +31,22 @@ HANDSHAKE_PATIENCE = 15.0
 WHOM_TO_TRUST = (
     "a certificate of your own: tls=ssl.create_default_context(cafile=...), or the environment's SSL_CERT_FILE"
 )
-"""What to do about a certificate that the machine does not trust."""
+"""Hint of the error about a TLS connection that failed, as it does if this machine does not trust the certificate."""
 
 TOKEN_VARIABLE = "CCEXEC_TOKEN"  # noqa: S105  # the name of a variable
-"""Environment variable with the bearer token, for programs that shall not hold it in their source."""
+"""Environment variable with the bearer token, for programs that do not have it in their source."""
 
 DEFAULT_PATH = "/ws/mcp"
+"""Path of the daemon's WebSocket, for a URL without one."""
 
 
 class Opened(NamedTuple):
     """A connection on which messages can be exchanged.
 
     Attributes:
-        stream: its bytes.
-        framing: what they mean.
-        early: messages that came right behind the handshake.
+        stream: sends and receives bytes.
+        framing: turns messages into bytes and back.
+        early: messages that came together with the end of the handshake.
     """
 
     stream: ByteStream
@@ -55,43 +55,46 @@ class Opened(NamedTuple):
 
 
 class Endpoint(Protocol):
-    """A daemon that can be reached."""
+    """The address of a daemon, and how to connect to it."""
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """The daemon and its address, for messages."""
 
     @property
     def greets(self) -> bool:
-        """Whether it opens the conversation, and its sessions survive a cut."""
+        """Whether the daemon sends a greeting first, and keeps a session whose connection was cut."""
 
     @property
     def patience(self) -> float:
-        """Seconds of trying again after a connection was lost."""
+        """Seconds of attempts to open a lost connection again."""
 
     @property
     def probe_interval(self) -> float:
-        """Seconds of silence after which it is asked for a sign of life; infinite for never."""
+        """Seconds of silence after which the daemon is asked for a sign of life; infinity for never."""
 
     async def open(self) -> Opened:
-        """Connect. Raises CutError where it may work later, and CtlError where not."""
+        """Connect. Raises CutError if a later attempt may succeed, and CtlError if none will."""
 
 
 @attrs.frozen
 class ControlSocket:
-    """The daemon of this user, or of this machine, behind its Unix socket.
+    """The daemon behind a control socket: of this user, or of this machine.
 
     Attributes:
-        place: where it is looked for.
-        starts: a daemon is started when none is there.
-        flags: for that daemon.
+        place: where its socket is looked for.
+        starts: whether a daemon is started when none runs.
+        flags: command line flags of a daemon that is started.
+        greets: false; see `Endpoint`, as for the others.
+        patience: seconds; long enough for a restart of the daemon. Executions do not survive one in any case.
+        probe_interval: infinity: the kernel tells at once when the daemon has gone.
     """
 
     place: Place
     starts: bool = False
     flags: tuple[str, ...] = ()
     greets: bool = attrs.field(default=False, init=False)
-    patience: float = attrs.field(default=20.0, init=False)  # a restart takes some; what ran has ended with it anyway
+    patience: float = attrs.field(default=20.0, init=False)
     probe_interval: float = attrs.field(default=float("inf"), init=False)
 
     @property
@@ -100,10 +103,10 @@ class ControlSocket:
         return f"ccexecd at {self.place.sockets[0]}"
 
     async def open(self) -> Opened:
-        """Connect, and start the daemon first, if that is wanted and there is none.
+        """Connect; if no daemon runs and `starts` is set, start one first.
 
         Raises:
-            CtlError: there is none, or it does not let us in.
+            CtlError: no daemon runs, it cannot be started, or it refuses this user.
         """
         connected = await to_thread.run_sync(self._reach)
         try:
@@ -130,9 +133,10 @@ class WebSocketAddress:
     Attributes:
         url: ws:// or wss://, host, port and path.
         token: bearer token; empty for none, which is enough for the daemon's own user on its machine.
-        tls: for wss://; None for the machine's certificates.
-        patience: as long as the daemon keeps the session of a connection that was cut (`resume_window`).
-        probe_interval: as often as the daemon itself pings (`ws_ping_interval`).
+        tls: TLS context for wss://; None: the certificates of this machine are trusted.
+        greets: true; see `Endpoint`.
+        patience: seconds; as long as the daemon keeps the session of a connection that was cut (`resume_window`).
+        probe_interval: seconds; as often as the daemon itself pings (`ws_ping_interval`).
     """
 
     url: str
@@ -148,11 +152,11 @@ class WebSocketAddress:
         return f"ccexecd at {self.url}"
 
     async def open(self) -> Opened:
-        """Connect, and shake hands.
+        """Connect, within `HANDSHAKE_PATIENCE` seconds.
 
         Raises:
-            CutError: it may work later.
-            CtlError: nobody is there, or does not let us in.
+            CutError: it failed in a way that a later attempt may not.
+            CtlError: no daemon listens there, TLS fails, or the daemon refuses the connection.
         """
         try:
             with anyio.fail_after(HANDSHAKE_PATIENCE):
@@ -206,14 +210,14 @@ class WebSocketAddress:
 
 
 def _why(error: BaseException) -> str:
-    """The kernel's reason, from below what says that none of the addresses would do."""
+    """The operating system's reason for an error: that of the first one among its causes that has an `errno`."""
     while not getattr(error, "errno", None):
         below = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
         if below is None:
             return str(error)
         error = below
     number = getattr(error, "errno", 0)
-    return (os.strerror(number) if number > 0 else str(error)).lower()  # below 0: getaddrinfo's
+    return (os.strerror(number) if number > 0 else str(error)).lower()  # getaddrinfo's numbers are negative
 
 
 def endpoint_of(
@@ -225,19 +229,22 @@ def endpoint_of(
     start: bool = False,
     tls: ssl.SSLContext | None = None,
 ) -> Endpoint:
-    """Decide which daemon is meant.
+    """Decide which daemon is meant. The arguments are those of `connect`.
 
     Args:
-        url: ws:// or wss:// address; None for the control socket of this machine.
+        url: ws:// or wss:// address; None for a control socket of this machine.
         token: bearer token for the address; None for that of `CCEXEC_TOKEN`, if it is set.
-        state_dir: the daemon that keeps everything there; None for this user's.
-        control_socket: the daemon behind this socket.
-        start: start the daemon of this user when none runs.
-        tls: whom to trust, for wss://; None for the certificates of this machine.
+        state_dir: state directory of a daemon of this machine; None for the usual places.
+        control_socket: path of a daemon's control socket; None for the usual places.
+        start: whether to start the daemon of this user when none runs.
+        tls: TLS context for wss://; None: the certificates of this machine are trusted.
+
+    Returns:
+        The control socket if `url` is None, else the WebSocket address.
 
     Raises:
-        UsageError: they do not go together.
-        CtlError: this user has no place for a daemon.
+        UsageError: the arguments do not go together, or the URL is not one of a WebSocket.
+        CtlError: this user has no home directory, so there is no usual place for a daemon.
     """
     if url is None:
         options = {"state_dir": state_dir, "socket": control_socket}
@@ -259,7 +266,7 @@ def endpoint_of(
 
 
 def _is_this_machine(host: str) -> bool:
-    """Whether nobody else can listen to what is sent there."""
+    """Whether a host is this machine, so that what is sent to it crosses no network."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""`cc_execute` and its companions: what most programs need of this package.
+"""`cc_execute` and `cc_stream`: what most programs need of this package.
 
 Owns the entry points for event loops; those for synchronous code are in `sync`.
 """
@@ -18,10 +18,10 @@ from ccexecctl.api.task import TaskRun
 
 
 class Where(Given, total=False):
-    """The options as keyword arguments, and which daemon.
+    """Keyword arguments: the fields of `AgentOptions`, and which daemon to use.
 
-    `client`: an open one (`connect`), for many tasks. Otherwise the task has one of its own, as `connect` describes:
-    `url`, `token`, `state_dir`, `control_socket`, `start`, `tls`.
+    `client` is an open client (`connect`), for many tasks. Without it, a task opens a client of its own with the
+    arguments of `connect`: `url`, `token`, `state_dir`, `control_socket`, `start`, `tls`.
     """
 
     client: Client | None
@@ -34,6 +34,7 @@ class Where(Given, total=False):
 
 
 PLACES = ("url", "token", "state_dir", "control_socket", "start", "tls")
+"""Keyword arguments that are passed on to `connect`."""
 
 
 async def cc_execute(task: str, options: AgentOptions | None = None, **given: Unpack[Where]) -> AgentResult:
@@ -41,17 +42,18 @@ async def cc_execute(task: str, options: AgentOptions | None = None, **given: Un
 
     Args:
         task: what is to be done.
-        options: how; the keyword arguments change some of it.
-        **given: each of `AgentOptions`, and which daemon (`Where`).
+        options: how it is to be done; None for the defaults.
+        **given: fields of `AgentOptions` that replace those of `options`, and which daemon to use (`Where`).
 
     Returns:
-        What came of it, also when the agent failed or its time was up: `error`, `verdict` and `partial` tell.
-        `result.check()` raises instead.
+        The result, also if the agent failed or timed out: `error`, `verdict` and `partial` tell. `result.check()`
+        raises an exception for a failure.
 
     Raises:
-        JsonReplyError: JSON was asked for, and is not what came, not even the second time. It holds the raw text.
-        AgentMissingError: the agent's program is not there.
-        CtlError: the daemon refused it, or cannot be reached.
+        JsonReplyError: JSON was asked for, and neither the first reply nor the second is JSON that conforms.
+        AgentMissingError: the daemon cannot start the agent's program, usually since it is not installed.
+        UsageError: the task is empty or too long, or the options do not go together.
+        CtlError: the daemon refused the execution, or cannot be reached.
     """
     async with opened(given) as client:
         return await TaskRun(client, task, options_of(options, given)).do()
@@ -61,17 +63,22 @@ async def cc_execute(task: str, options: AgentOptions | None = None, **given: Un
 async def cc_stream(task: str, options: AgentOptions | None = None, **given: Unpack[Where]) -> AsyncIterator[AgentRun]:
     """Follow an agent while it works, event by event: ``async for event in run``.
 
-    One agent, one attempt: `json_mode`, `validation_prompt`, `amend_prompt` and `retries` are for `cc_execute`.
-    Leaving it early cancels the agent; `run.result` has what there was, also after a cancellation.
+    The agent is started once, with the task as it is: `json_mode`, `json_schema`, `validation_prompt`, `amend_prompt`,
+    `expect_uuid` and `retries` have an effect in `cc_execute` only. Leaving the context early cancels the agent;
+    `run.result` then holds what it has reported.
 
     Args:
         task: what is to be done.
-        options: how; the keyword arguments change some of it.
-        **given: each of `AgentOptions`, and which daemon (`Where`).
+        options: how it is to be done; None for the defaults.
+        **given: fields of `AgentOptions` that replace those of `options`, and which daemon to use (`Where`).
+
+    Yields:
+        The run, an asynchronous iterator over the agent's events.
 
     Raises:
-        AgentMissingError: the agent's program is not there.
-        CtlError: the daemon refused it, or cannot be reached.
+        AgentMissingError: the daemon cannot start the agent's program, usually since it is not installed.
+        UsageError: the task is empty or too long, or the options do not go together.
+        CtlError: the daemon refused the execution, or cannot be reached.
     """
     async with opened(given) as client:
         chosen = options_of(options, given)
@@ -82,7 +89,10 @@ async def cc_stream(task: str, options: AgentOptions | None = None, **given: Unp
 
 @asynccontextmanager
 async def opened(given: Where) -> AsyncIterator[Client]:
-    """The client that keyword arguments name; what says so is taken out of them."""
+    """Open the client that keyword arguments name, and remove those arguments from `given`.
+
+    An open client that was passed as `client` is used as it is, and stays open.
+    """
     client = given.pop("client", None)
     where = {name: given.pop(name) for name in PLACES if name in given}  # type: ignore[misc]
     if client is not None:

@@ -1,7 +1,7 @@
 """From messages to the bytes of a connection and back, for both doors of the daemon.
 
-Owns the two framings, without I/O: what arrived goes in, messages and what has to be answered come out. Must not know
-what a message says.
+Owns the two framings, without I/O: received bytes go in, messages and bytes that have to be sent come out. Must not
+know what a message says.
 """
 
 from collections.abc import Iterator
@@ -28,23 +28,23 @@ from ccexecd.protocol.errors import CloseCode
 from ccexecd.protocol.framing import LineBuffer, LineTooLongError
 
 SUBPROTOCOL = "ccexec.v1"
-"""The manner of speaking that the daemon is asked for (docs/protocol.md)."""
+"""WebSocket subprotocol that the daemon is asked for (docs/protocol.md)."""
 
 REASON_LIMIT = 500
-"""Characters that are shown of what a server says with a refused handshake."""
+"""Characters of the body of a refused handshake that the error shows."""
 
 
 class CutError(Exception):
-    """The connection is over, and nobody meant it to be: another one may go on with what it was used for."""
+    """The connection has been lost or cannot be had now; a later one may go on where this one ended."""
 
 
 class Arrived(NamedTuple):
-    """What a piece of input comes to.
+    """What received bytes contain.
 
     Attributes:
-        messages: whole ones, in order.
-        replies: bytes that have to be sent now.
-        ending: why the connection is over once the messages have been read; None while it is open.
+        messages: the messages that are complete by now, in order.
+        replies: bytes that have to be sent now, such as a pong.
+        ending: why the connection is over after these messages; None while it is open.
     """
 
     messages: list[bytes]
@@ -53,10 +53,10 @@ class Arrived(NamedTuple):
 
 
 class Framing(Protocol):
-    """One connection's way of telling where a message ends.
+    """How messages are put into bytes on one connection.
 
     Attributes:
-        says_goodbye: an end by intent is told, and answered; else every end is one.
+        says_goodbye: whether an intended end is announced by `farewell` and answered. If not, every end is intended.
     """
 
     says_goodbye: bool
@@ -65,17 +65,17 @@ class Framing(Protocol):
         """Return the bytes that carry one message."""
 
     def feed(self, received: bytes) -> Arrived:
-        """Take what arrived. Raises CutError, or CtlError where another connection would fare no better."""
+        """Take received bytes. Raises CutError, or CtlError if another connection would fail as well."""
 
     def probe(self) -> bytes:
-        """Return bytes that a living peer answers."""
+        """Return bytes that a living daemon answers."""
 
     def farewell(self) -> bytes:
-        """Return bytes that say that the connection ends by intent."""
+        """Return bytes which say that the connection ends on purpose."""
 
 
 class Lines:
-    """One message a line: the control socket."""
+    """The framing of the control socket: each message is a line."""
 
     says_goodbye = False
 
@@ -87,10 +87,10 @@ class Lines:
         return message + b"\n"
 
     def feed(self, received: bytes) -> Arrived:
-        """Take what arrived.
+        """Take received bytes.
 
         Raises:
-            UnreachableError: this is not the daemon's control socket.
+            UnreachableError: a line is too long, so this is not the daemon's control socket.
         """
         try:
             return Arrived(self._buffer.feed(received))
@@ -98,24 +98,24 @@ class Lines:
             raise UnreachableError(f"cannot understand the daemon: {error}", "is that socket ccexecd's?") from error
 
     def probe(self) -> bytes:
-        """Nothing: the kernel tells at once when the other end of a Unix socket goes."""
+        """Return nothing: the kernel tells at once when the other end of a Unix socket has gone."""
         return b""
 
     def farewell(self) -> bytes:
-        """Nothing: on a Unix socket every end is meant."""
+        """Return nothing: on a Unix socket, every end is intended."""
         return b""
 
 
 class WebSocket:
-    """One message a text frame, after a handshake over HTTP.
+    """The framing of a WebSocket: each message is a text message, after a handshake over HTTP.
 
     Args:
-        host: for the Host header, with its port.
-        target: path and query.
+        host: value of the header Host, with the port.
+        target: path and query of the URL.
         token: bearer token; empty for none.
 
     Attributes:
-        is_open: the handshake has been accepted.
+        is_open: whether the handshake has been accepted.
     """
 
     says_goodbye = True
@@ -135,7 +135,7 @@ class WebSocket:
         self._reason = b""
 
     def handshake(self) -> bytes:
-        """Return the bytes that ask for the connection."""
+        """Return the bytes of the handshake's request."""
         return self._protocol.send(self._request)
 
     def frame(self, message: bytes) -> bytes:
@@ -143,12 +143,15 @@ class WebSocket:
         return self._protocol.send(TextMessage(message.decode()))
 
     def feed(self, received: bytes) -> Arrived:
-        """Take what arrived. Where messages came before the end, `ending` has what is raised else.
+        """Take received bytes.
+
+        If complete messages precede what ends the connection, the error is returned in `ending` rather than raised.
 
         Raises:
-            CutError: the peer has closed, or what it sent is no WebSocket's.
-            NotPermittedError: it does not let us in, or no longer.
-            UnreachableError: it does not speak WebSocket there.
+            CutError: the daemon has closed the connection, is too busy for one, or broke the rules of WebSocket.
+            NotPermittedError: the daemon does not accept the token, or no longer does.
+            UnreachableError: there is no WebSocket of a daemon at this address, or a message is too long.
+            CtlError: another connection has taken over the session.
         """
         try:
             self._protocol.receive_data(received)
@@ -172,7 +175,7 @@ class WebSocket:
         match event:
             case TextMessage():
                 messages.extend(self._completed(event))
-            case Ping() if self._protocol.state is ConnectionState.OPEN:  # after a close frame there is no other
+            case Ping() if self._protocol.state is ConnectionState.OPEN:  # nothing may follow a close frame
                 return self._protocol.send(event.response())
             case AcceptConnection():
                 self.is_open = True
@@ -219,11 +222,11 @@ class WebSocket:
         raise UnreachableError(message, "the daemon's WebSocket is at /ws/mcp: ws://127.0.0.1:8003/ws/mcp")
 
     def probe(self) -> bytes:
-        """Return a ping; nothing, once either side has closed."""
+        """Return a ping; nothing after either side's close frame."""
         return self._protocol.send(Ping()) if self._protocol.state is ConnectionState.OPEN else b""
 
     def farewell(self) -> bytes:
-        """Return a close frame; nothing, once the other side has closed."""
+        """Return a close frame; nothing before the handshake's end, or if none may be sent any more."""
         try:
             return self._protocol.send(CloseConnection(CloseCode.NORMAL)) if self.is_open else b""
         except ProtocolError:

@@ -1,7 +1,7 @@
-"""Finding the JSON in what an agent replied, and holding it against a schema.
+"""Finds the JSON in an agent's reply, and validates it by a JSON Schema.
 
-Owns where it is looked for: the whole reply, code fences, anything in braces between other text; as it is first, then
-repaired. Must not start anything. The libraries for repair and schemas are loaded when a reply needs them.
+Owns where JSON is looked for: the whole reply, code fences, objects and lists between other text; first as it is, then
+repaired. Must not start anything. The libraries for repair and schemas are imported when a reply needs them.
 """
 
 import json
@@ -14,23 +14,23 @@ from ccexecctl.errors import UsageError
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE)
 
 MOST_STARTS = 200
-"""Braces and brackets in the text around the JSON that are tried as its beginning."""
+"""The first braces and brackets of a reply, so many at most, are tried as the beginning of JSON between other text."""
 
 SHOWN = 200
-"""Characters of a problem's place and of a value that are shown."""
+"""Characters of the validator's message that an error shows."""
 
 
 class ReplyError(ValueError):
-    """A reply is not the JSON that it was to be; the text says why, in words for the agent too."""
+    """A reply is not the JSON that was asked for; the text says why, and is also sent to the agent."""
 
 
 def require_schema(schema: Mapping[str, Any]) -> None:
-    """See that a schema can be held against anything.
+    """Make sure that a schema is a JSON Schema.
 
     Raises:
-        UsageError: it is no JSON Schema.
+        UsageError: it is not.
     """
-    from jsonschema import SchemaError  # noqa: PLC0415  # 80 ms
+    from jsonschema import SchemaError  # noqa: PLC0415  # takes 80 ms
     from jsonschema.validators import validator_for  # noqa: PLC0415
 
     try:
@@ -43,14 +43,17 @@ def require_schema(schema: Mapping[str, Any]) -> None:
 
 
 def read_reply(text: str, schema: Mapping[str, Any] | None = None) -> Any:
-    """The JSON in a reply.
+    """Find the JSON in a reply.
 
     Args:
-        text: all of it.
-        schema: what it has to conform to; None for any object or list.
+        text: the whole reply.
+        schema: JSON Schema that the value has to conform to; None for any object or list.
+
+    Returns:
+        The value.
 
     Raises:
-        ReplyError: there is none, or none that conforms.
+        ReplyError: the reply has no JSON, or none that conforms.
     """
     problems: list[str] = []
     for value in _candidates(text):
@@ -77,7 +80,7 @@ def _kind(value: Any) -> str:
 
 
 def _candidates(text: str) -> Iterator[Any]:
-    """Values that the reply may be, the likeliest first; what nobody has to repair comes before what has been."""
+    """Yield the values that a reply may mean, the likeliest first; repaired ones come last."""
     whole = text.strip()
     fenced = [match[3].strip() for match in reversed(list(_FENCE.finditer(text)))]
     yield from _strict(whole)
@@ -97,17 +100,17 @@ def _strict(text: str) -> Iterator[Any]:
 
 
 def _refuse(constant: str) -> Any:
-    """NaN and Infinity are Python's, not JSON's."""
+    """Refuse NaN and Infinity, which Python's parser accepts and JSON does not have."""
     raise ValueError(constant)
 
 
 def _embedded(text: str) -> Iterator[tuple[int, Any]]:
-    """Objects and lists between other text, each with its length."""
+    """Yield the objects and lists between other text, each as its length in characters and its value."""
     decoder = json.JSONDecoder(parse_constant=_refuse)
     end = 0
     for start in [match.start() for match in re.finditer(r"[{\[]", text)][:MOST_STARTS]:
         if start < end:
-            continue  # inside of one that was found
+            continue  # inside of a value that was found
         try:
             value, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
@@ -116,7 +119,7 @@ def _embedded(text: str) -> Iterator[tuple[int, Any]]:
 
 
 def _braced(text: str) -> str:
-    """From the first brace or bracket to the last one; to the end, where the reply was cut before that."""
+    """Return the text from the first brace or bracket to the last closing one; to its end if there is none."""
     start = min((at for at in (text.find("{"), text.find("[")) if at >= 0), default=len(text))
     end = max(text.rfind("}"), text.rfind("]")) + 1
     return text[start : end if end > start else None]
@@ -125,7 +128,7 @@ def _braced(text: str) -> str:
 def _repaired(text: str) -> Iterator[Any]:
     if not text.startswith(("{", "[")):
         return
-    from json_repair import repair_json  # noqa: PLC0415  # 20 ms, and only when nothing else will do
+    from json_repair import repair_json  # noqa: PLC0415  # takes 20 ms, and is the last resort
 
     try:
         value = repair_json(text, return_objects=True)

@@ -62,10 +62,10 @@ class Link:
         self.watches: dict[str, list[Watch]] = {}
         self._endpoint = endpoint
         self._backoff = backoff
-        self._scope = anyio.CancelScope(shield=True)  # who is cancelled still says goodbye: see `close`
+        self._scope = anyio.CancelScope(shield=True)  # a program that is cancelled still closes the session: `close`
         self._connection: Connection | None = None
         self._calls = 0
-        self._cut_calls = 0  # of those, the ones whose request may have been heeded
+        self._cut_calls = 0  # of those, the ones whose connection was lost: their request may have been carried out
         self._is_wanted = False
         self._changed = anyio.Event()
         self._attempt = 0
@@ -92,7 +92,7 @@ class Link:
                     self._fail(error)
 
     async def close(self) -> None:
-        """Say goodbye, and end `run`: what runs for this session is ended, unless it was to outlive it."""
+        """Close the connection and end `run`; the daemon ends the session's executions but those to be detached."""
         if self._connection is not None:
             await self._connection.close()
         self._scope.cancel()
@@ -122,12 +122,12 @@ class Link:
 
         def begun(told: dict[str, Any]) -> None:
             execution_id = told["execution_id"]
-            if is_orphaned:  # who wanted it has been cancelled meanwhile
+            if is_orphaned:  # the caller has been cancelled meanwhile
                 self.tell("control", {"execution_id": execution_id, "type": "CANCEL", "wait": False})
             else:
                 is_sent_already = execution_id in self.watches
                 watches.append(self._watch(execution_id))
-                if is_sent_already:  # somebody here watches it, so the daemon goes on from there: from the start, then
+                if is_sent_already:  # it is watched here already, so the daemon would not send its log from the start
                     self.tell("attach", {"execution_id": execution_id, "from_seq": 0})
 
         try:
@@ -266,10 +266,10 @@ class Link:
         raise AssertionError("delays have no end")
 
     async def _take_up(self, connection: Connection) -> None:
-        """Go on where the last connection was cut: with its session, and in the log of all that is watched.
+        """Go on where the last connection was cut: resume its session, and attach to all executions that are watched.
 
         Raises:
-            CutError: this one was cut meanwhile.
+            CutError: this connection has been cut, too.
         """
         if self._endpoint.greets:
             with anyio.move_on_after(GREETING_PATIENCE):
@@ -288,19 +288,19 @@ class Link:
             try:
                 await connection.request("resume_session", named)
                 self.session = before
-            except RefusedError as refused:  # it has ended; what it ran is known all the same
+            except RefusedError as refused:  # the session has ended; its executions can still be attached to
                 if refused.code != ErrorCode.PROCESS_NOT_FOUND:
                     raise
 
     async def _attach_again(self, connection: Connection, execution_id: str) -> None:
         from_seq = min((watch.next_seq for watch in self.watches.get(execution_id, ())), default=None)
-        if from_seq is None:  # nobody wants it any more
+        if from_seq is None:  # its watches have ended
             return
         wanted = {"execution_id": execution_id, "from_seq": from_seq}
         try:
             await connection.request("attach", wanted)
         except RefusedError as refused:
-            if refused.code == ErrorCode.OUTPUT_GONE:  # from what is left of it; a gap will tell
+            if refused.code == ErrorCode.OUTPUT_GONE:  # take what is left; a `process.gap` tells what is lost
                 await connection.request("attach", wanted | {"from_seq": 0})
             elif refused.code == ErrorCode.PROCESS_NOT_FOUND:
                 for watch in self.watches.pop(execution_id, []):

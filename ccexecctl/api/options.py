@@ -1,6 +1,6 @@
-"""How a task is to be done: everything that may be said with it.
+"""The options of a task: which agent does it, how, and what becomes of its answer.
 
-Owns the options, and what is wrong with them before anything is started. Must not know how an agent is called.
+Owns the options, and the checks of their values before anything is started. Must not know how an agent is called.
 """
 
 import math
@@ -16,11 +16,12 @@ import attrs
 from ccexecctl.errors import UsageError
 
 PROMPT_LIMIT = 800_000
-"""Bytes of a prompt: about the 200,000 tokens that a model reads at once, at four bytes a token."""
+"""Bytes of the longest task, unless `prompt_limit` is set: about 200,000 tokens, at four bytes each, which is what
+Claude models read at once."""
 
 
 class Kind(Enum):
-    """What an update of the progress is about."""
+    """The kinds of updates on the progress of a task."""
 
     STARTED = "started"
     QUEUED = "queued"
@@ -34,10 +35,10 @@ class Kind(Enum):
 
 @attrs.frozen
 class Progress:
-    """How a task gets on.
+    """An update on the progress of a task.
 
     Attributes:
-        kind: what this is about.
+        kind: what has happened.
         message: the same in words, on one line.
         elapsed: seconds since the task was begun.
     """
@@ -51,18 +52,19 @@ class Progress:
 
 
 Told = Callable[[Progress], Awaitable[object] | object]
-"""Called with each update; what it returns is awaited if it can be. What it raises ends the task."""
+"""Called with each update; if it returns an awaitable, that is awaited. An exception that it raises ends the task."""
 
 
 @attrs.frozen
 class Retries:
-    """How often an agent is asked again whose model is overloaded or whose account is at a limit.
+    """How an agent is tried again when its model is overloaded, its account at a limit, or the daemon's queue full.
 
     Attributes:
-        most: attempts beyond the first; 0 for none.
-        first: seconds before the first of them, before jitter; each following one waits twice as long.
-        longest: seconds that no wait exceeds, but for the time at which a limit is said to end.
-        patience: seconds that such a time may be away. Later than that, the result says so instead.
+        most: attempts after the first one; 0 for none.
+        first: seconds to wait before the first of these, before jitter; each following wait is twice as long.
+        longest: upper bound of these waits, in seconds. Where the end of a limit is known, that is waited for instead.
+        patience: the end of a limit is waited for if it is no more than so many seconds away; else the result tells
+            when it is.
     """
 
     most: int = 3
@@ -72,7 +74,7 @@ class Retries:
 
 
 class Given(TypedDict, total=False):
-    """The options as keyword arguments; `AgentOptions` says what each means."""
+    """The options as keyword arguments; `AgentOptions` documents them."""
 
     agent: str
     program: str | Sequence[str] | None
@@ -117,15 +119,15 @@ _IN_WORDS = {
     Callable: "a function",
     Retries: "Retries",
 }
-"""What an option takes."""
+"""Types of options in words, for errors."""
 
 
 def accepts(name: str, value: object) -> bool:
-    """Whether an option takes a value of this type.
+    """Whether a value has a type that an option takes.
 
     Args:
-        name: of an option that exists.
-        value: what is proposed.
+        name: the option's name; it has to exist.
+        value: the value.
     """
     return _is_one(value, Given.__annotations__[name])
 
@@ -156,7 +158,7 @@ def _in_words(name: str) -> str:
 
 
 def _words(value: Any) -> Any:
-    """One word or several as a tuple; what is neither stays, and is refused with the others."""
+    """Make a tuple of one word or of several; return anything else as it is, for the check of types to refuse."""
     if value is None:
         return ()
     return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else value
@@ -164,41 +166,49 @@ def _words(value: Any) -> Any:
 
 @attrs.frozen(kw_only=True)
 class AgentOptions:
-    """How a task is to be done.
+    """The options of a task.
 
     Attributes:
-        agent: which agent does it: `claude`, `codex` or `gemini`.
-        program: the words that start it, where that is not the agent's name on the daemon's PATH.
-        model: which model; None for the agent's own choice.
-        cwd: where it works. None is this process's directory for the daemon of this machine, else the daemon's choice.
-        env: environment variables for it, besides the daemon's.
-        timeout: seconds of wall time after which it is ended, and the result is partial; None leaves it to the daemon.
-        stall_timeout: seconds without a byte of output after which it is ended. Silence is normal for agents.
-        allowed_tools: tools that it may use unasked.
-        disallowed_tools: tools that it may not use.
-        permission_mode: what else it may do, in its own word, such as `acceptEdits` or `bypassPermissions`.
-        max_turns: how often it may ask its model.
-        system_prompt: what is added to its system prompt.
-        mcp_config: file, or JSON, that names MCP servers for it.
-        resume: session id of the conversation that it is to go on with.
-        arguments: further words for its command line, as they are.
-        json_mode: the reply is to be a JSON object or list, which becomes the `result`.
+        agent: which agent does the task: `claude`, `codex` or `gemini`.
+        program: the program, and words that come first in its command line; empty: the agent's name, which the daemon
+            looks up on its PATH.
+        model: the model's name; None for the agent's own choice.
+        cwd: the agent's working directory. None: this process's own with a daemon behind a control socket, else the
+            daemon's choice.
+        env: environment variables for the agent, added to the daemon's.
+        timeout: seconds of wall time after which an attempt is ended, and its result is partial; None leaves the
+            time-out to the daemon.
+        stall_timeout: seconds without a byte of output after which an attempt is ended; None for no such limit. Silence
+            is normal for agents.
+        allowed_tools: tools that the agent may use without asking for permission.
+        disallowed_tools: tools that the agent may not use.
+        permission_mode: the agent's own name of a mode, such as `acceptEdits`; Codex takes a sandbox mode here, and
+            Gemini CLI an approval mode.
+        max_turns: most turns of the agent; None for no limit.
+        system_prompt: text that is added to the agent's system prompt.
+        mcp_config: MCP servers for the agent: path of a file, or JSON.
+        resume: session id of a conversation that the agent is to go on with; None for a new one.
+        arguments: further words for the agent's command line, unchanged.
+        json_mode: whether the reply has to be a JSON object or list, which becomes the `result`.
         json_schema: JSON Schema that the reply has to conform to; implies `json_mode`.
-        validation_prompt: what a fresh agent is to judge the answer by; `{task}` and `{response}` in it are replaced.
-        amend_prompt: a fresh agent first rewrites the task so that it cannot be misunderstood.
-        expect_uuid: the agent is to end its reply with a UUID that is made up for it, and the execution's receipt says
-            whether it has (docs/evidence.md); not in JSON mode, whose reply is nothing but JSON.
-        prompt_limit: bytes of the longest prompt that is sent.
-        partial_messages: have what it says while it says it, not sentence by sentence: so nothing is missing when it is
-            cut off. It costs some 50 times the output; Claude Code 1.0.60 does not know it.
-        stream: print what the agent says, the moment it does, to stdout.
-        progress: told how it gets on.
-        retries: how often it is tried again when the model is overloaded or the account at a limit.
-        labels: marks of its executions, for `list` and `ccexecctl ps`.
-        lane: the lane that it waits its turn in.
-        priority: it begins before what waits with a lower one.
-        on_disconnect: what a lost client means for it: `auto`, `cancel` or `detach` (docs/protocol.md).
-        idempotency_key: by which a repeated call means the same execution; None for a new one.
+        validation_prompt: what a fresh agent judges the answer by; None for no judgement. `{task}` and `{response}` in
+            it are replaced; if it has neither, both are appended.
+        amend_prompt: whether a fresh agent first rewrites the task so that it cannot be misunderstood.
+        expect_uuid: whether the agent is asked to end its reply with a UUID, made for this task; the execution's
+            receipt tells whether it has (docs/evidence.md). Not in JSON mode, whose reply is nothing but JSON.
+        prompt_limit: bytes of the longest task that is accepted.
+        partial_messages: whether Claude Code reports its words as they are generated, and not message by message; so
+            none are missing when it is cut off. This takes some 50 times the output; Claude Code 1.0.60 has no such
+            flag.
+        stream: whether the agent's words and the tools that it uses are printed to stdout as they are reported.
+        progress: called with each update of the progress; None for nothing.
+        retries: when the agent is started again after a failure that passes.
+        labels: labels of the executions, which `list` and `ccexecctl ps` show.
+        lane: lane of the daemon's queue in which the executions wait for their turn.
+        priority: the highest in a lane begins first: -1000 to 1000; None for 0.
+        on_disconnect: what becomes of a running execution when the client's connection ends: `auto`, `cancel` or
+            `detach` (docs/protocol.md).
+        idempotency_key: a call that is repeated with the same key gets the same executions; None starts new ones.
     """
 
     agent: str = "claude"
@@ -253,10 +263,14 @@ class AgentOptions:
 
 
 def options_of(base: AgentOptions | None, given: Given) -> AgentOptions:
-    """Options with some of them changed.
+    """Return options of which some are replaced.
+
+    Args:
+        base: the options; None for the defaults.
+        given: the replacements, by name.
 
     Raises:
-        UsageError: one of them does not exist, or does not go with the others.
+        UsageError: an option does not exist, has a wrong value, or does not go with the others.
     """
     unknown = given.keys() - Given.__annotations__.keys()
     if unknown:

@@ -38,14 +38,14 @@ ENDINGS = {
 """Error and suggestion for each reason by which an execution is ended from outside."""
 
 WRITES_FILES = {"Write", "NotebookEdit", "write_file"}
-"""Tools that make a file; the summary of their use is its path."""
+"""Tools of agents that write a file; the summary of such a `ToolUse` is the file's path."""
 
 
 def adapter_of(agent: str) -> Adapter:
-    """What is known of an agent.
+    """Return the adapter of an agent.
 
     Raises:
-        UsageError: nothing.
+        UsageError: there is no agent of this name.
     """
     adapter = agent_named([agent])
     if adapter is None:
@@ -76,8 +76,9 @@ class Record:
         dropped_bytes: bytes of output that are lost.
         ending: the params of `process.completed`; empty before.
         lost: why its end cannot be known; None otherwise.
-        is_over: nothing more will come.
+        is_over: whether nothing more will be known.
         elapsed: seconds that it took.
+        files: paths of the files that the agent has written, in order; the values are None.
     """
 
     task: str

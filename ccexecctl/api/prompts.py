@@ -11,7 +11,7 @@ from typing import Any
 from ccexecctl.errors import UsageError
 
 FEW_WORDS = 3
-"""Words below which a task says too little to be understood in one way only; `What is 2+2?` has three."""
+"""A task with fewer words gets a warning that it is too short to be clear; `What is 2+2?` has three."""
 
 _NOTICED = (
     (
@@ -45,10 +45,7 @@ _NOTICED = (
 
 
 def ambiguities(task: str) -> tuple[str, ...]:
-    """What in a task can be understood in more than one way, or not at all by an agent that knows nothing else.
-
-    Only warnings come of it: what a task means is its author's business.
-    """
+    """Return a warning for each sign that an agent which knows nothing but the task may misunderstand it."""
     found = [] if len(task.split()) >= FEW_WORDS else ["it is very short: say what is to be done, and with what"]
     for pattern, remark in _NOTICED:
         match = pattern.search(task)
@@ -58,7 +55,7 @@ def ambiguities(task: str) -> tuple[str, ...]:
 
 
 def require_fit(task: str, limit: int) -> None:
-    """See that a task can be sent.
+    """Make sure that a task can be sent.
 
     Args:
         task: the task.

@@ -13,10 +13,10 @@ from ccexecctl.render import printable
 from ccexecd.agents.events import ApiRetry, Delta, Event, Init, Text, Thinking, ToolUse
 
 THINKING_INTERVAL = 2.0
-"""Seconds of silence after which it is told that the agent still thinks."""
+"""Seconds of silence after which an update says that the agent still thinks."""
 
 EXCERPT = 100
-"""Characters of an agent's words in an update."""
+"""Characters of an agent's words in an update; the rest is cut off."""
 
 
 class Reports:
@@ -92,7 +92,7 @@ class Reports:
                 pass
 
     def _write(self, text: str) -> None:
-        """Print what an agent says, less control characters that could take over the terminal."""
+        """Print an agent's words; control characters, which could take over the terminal, are escaped."""
         lines = ("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
         sys.stdout.write("\n".join(lines))
         sys.stdout.flush()

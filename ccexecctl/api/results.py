@@ -1,6 +1,6 @@
-"""What comes of a task.
+"""The result of a task.
 
-Owns the records that callers get, and the exceptions that hold one. Must not know how they come about.
+Owns the records that callers get, and the exceptions that hold one. Must not know how a result is made.
 """
 
 from collections.abc import Mapping
@@ -12,18 +12,19 @@ from ccexecctl.errors import CtlError
 from ccexecd.agents.events import Event
 
 KNOWN_TOKENS = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+"""Kinds of tokens that have a field in `Usage`; the names are those of Claude's API."""
 
 
 @attrs.frozen
 class Usage:
-    """Tokens that a task took.
+    """Numbers of tokens that a task took.
 
     Attributes:
-        input_tokens: read, without those of the cache.
-        output_tokens: written.
+        input_tokens: read by the model, without those of the cache.
+        output_tokens: written by the model.
         cache_creation_input_tokens: read, and put into the cache.
         cache_read_input_tokens: read from the cache.
-        others: what else the agent counts, by its own names.
+        others: further kinds that the agent counts: its own name of each, and the number.
     """
 
     input_tokens: int = 0
@@ -34,12 +35,12 @@ class Usage:
 
     @classmethod
     def of(cls, counts: Mapping[str, int]) -> "Usage":
-        """Sort an agent's figures."""
+        """Make a record of an agent's figures: name -> number of tokens."""
         known = {name: counts.get(name, 0) for name in KNOWN_TOKENS}
         return cls(**known, others=tuple((name, n) for name, n in counts.items() if name not in KNOWN_TOKENS))
 
     def plus(self, other: "Usage") -> "Usage":
-        """Both together."""
+        """Return the sum of two records."""
         others = dict(self.others)
         for name, count in other.others:
             others[name] = others.get(name, 0) + count
@@ -48,18 +49,18 @@ class Usage:
 
     @property
     def total_tokens(self) -> int:
-        """All tokens that were read or written."""
+        """Number of all tokens that were read or written, without `others`."""
         return sum(getattr(self, name) for name in KNOWN_TOKENS)
 
 
 @attrs.frozen
 class Validation:
-    """What a fresh agent says of an answer.
+    """The judgement of a fresh agent on an answer.
 
     Attributes:
-        is_valid: whether it is right.
+        is_valid: whether the answer is right.
         reason: why, or why not.
-        execution_uuid: of the execution that judged.
+        execution_uuid: UUID of the execution that judged.
     """
 
     is_valid: bool
@@ -69,35 +70,39 @@ class Validation:
 
 @attrs.frozen
 class AgentResult:
-    """What comes of a task.
+    """The result of a task.
+
+    A task may take several executions: attempts, a second question for JSON, a rewriting and a judging agent. Figures
+    are sums over all of them (`execution_time`, `usage`, `cost`, `turns`, `attempts`); the other fields are about the
+    execution that gave the answer.
 
     Attributes:
-        execution_uuid: by which the daemon knows the execution: `ccexecctl logs UUID`. Of several attempts, the last.
-        session_id: the agent's own name for the conversation, for `resume=`; empty if it gave none.
-        timestamp: when it was begun: ISO 8601, UTC.
-        task: what the agent was asked, as it was given.
-        output: all that the agent said, also when it was cut off in the middle.
-        result: the answer: text, or in JSON mode the value; None when there is none.
-        error: what went wrong, in a sentence; None when nothing has.
-        suggestion: what to do about it; empty where nothing is known.
-        verdict: how it went, in a word: `success`, `rate_limited`, `token_limit`, `truncated`, `timeout`, …
-        return_code: the agent's exit code, -N after signal N; None when that is not known.
+        execution_uuid: UUID of the execution: `ccexecctl logs UUID`.
+        session_id: the agent's id of the conversation, for `resume=`; empty if it gave none.
+        timestamp: when the first execution was begun: ISO 8601, UTC.
+        task: the task, as the caller gave it.
+        output: all that the agent said, also if it was cut off in the middle.
+        result: the answer: text, or in JSON mode the value; None if there is none.
+        error: what went wrong, in a sentence; None if nothing has.
+        suggestion: what to do about the error; empty if nothing is known.
+        verdict: how the task went, in a word: `success`, `rate_limited`, `token_limit`, `truncated`, `timeout`, …
+        return_code: the agent's exit code, -N after signal N; None if it is not known.
         reason: why the execution ended (docs/protocol.md): `exited`, `timeout`, `cancelled`, `lost`, …
-        execution_time: seconds from the beginning to the end of all attempts.
-        usage: tokens.
-        cost: US dollars; None if the agent did not say.
-        files_created: paths that the agent has written as new files by its own tool, in order. What its shell commands
-            made is not known.
-        partial: it was cut off: output and events are what there was until then.
-        model: which model answered; empty if the agent did not say.
-        turns: how often the model was asked.
-        stderr: the end of the agent's error output.
-        events: what the agent reported, in order.
-        attempts: how often the agent was started for this.
+        execution_time: seconds that the executions took, without the waits between them.
+        usage: numbers of tokens.
+        cost: US dollars; None if the agent did not report any.
+        files_created: paths of files that the agent has written with its own tools, in order. Files that its shell
+            commands made are not known.
+        partial: whether the agent was cut off: `output` and `events` are what it had reported until then.
+        model: the model that answered; empty if the agent did not report it.
+        turns: turns, as the agent counts them.
+        stderr: the end of the agent's standard error, 16 KiB at most.
+        events: the agent's reports, in order.
+        attempts: number of executions.
         warnings: what is doubtful in the task, and what was noticed on the way.
-        dropped_bytes: output that the daemon no longer had; 0 unless a reader was away for very long.
-        validation: what was said of the answer; None where nobody was asked.
-        amended_task: the task as the agent was really given it; None if that was not changed.
+        dropped_bytes: bytes of output that the daemon no longer had; 0 unless this client was away for very long.
+        validation: the judgement on the answer; None without one.
+        amended_task: the task as a fresh agent rewrote it, which is what was done; None if it was not rewritten.
     """
 
     execution_uuid: str
@@ -128,11 +133,11 @@ class AgentResult:
 
     @property
     def is_success(self) -> bool:
-        """Whether the agent did what it was asked, as far as it can be told."""
+        """Whether the task succeeded, as far as can be known: there is no `error`."""
         return self.error is None
 
     def check(self) -> "AgentResult":
-        """Itself, if it is a success.
+        """Return this result if it is a success.
 
         Raises:
             AgentError: it is not.
@@ -142,14 +147,18 @@ class AgentResult:
         return self
 
     def as_dict(self) -> dict[str, Any]:
-        """What JSON can hold of it: everything but the events."""
+        """Return all fields but `events` as values that JSON can hold."""
         told = attrs.asdict(self, filter=lambda field, _: field.name != "events")
         told["usage"]["others"] = dict(self.usage.others)
         return told
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> "AgentResult":
-        """The same again from what `as_dict` has told; without its events."""
+        """Make a result, which has no events, of what `as_dict` has returned.
+
+        Raises:
+            AttributeError, KeyError, TypeError, ValueError: `told` is something else.
+        """
         values = {field.name: told[field.name] for field in attrs.fields(cls) if field.name in told}
         for name in ("files_created", "warnings"):
             values[name] = tuple(values.get(name, ()))
@@ -163,7 +172,7 @@ class AgentError(CtlError):
     """A task has failed.
 
     Attributes:
-        result: what came of it.
+        result: the result, with `error` set.
     """
 
     name = "AGENT_FAILED"
@@ -175,11 +184,11 @@ class AgentError(CtlError):
 
 
 class JsonReplyError(AgentError):
-    """An agent's reply is not the JSON that was asked for, not even when it was asked again.
+    """Neither the first nor the second reply of an agent is the JSON that was asked for.
 
     Attributes:
-        raw: the reply as it came.
-        problem: what is wrong with it.
+        raw: the second reply, as it came.
+        problem: what is wrong with that reply.
     """
 
     name = "NOT_JSON"
@@ -191,10 +200,10 @@ class JsonReplyError(AgentError):
 
 
 class InterruptedTaskError(KeyboardInterrupt):
-    """Ctrl-C, with what there was until then.
+    """Ctrl-C was pressed while a task was under way; its agent has been cancelled.
 
     Attributes:
-        result: that.
+        result: the result until then.
     """
 
     def __init__(self, result: AgentResult) -> None:

@@ -1,7 +1,7 @@
-"""One agent at work: started once, followed to its end, and ended when nobody wants it any more.
+"""One run of an agent: started once, followed to its end, and cancelled when nobody wants it any more.
 
-Owns an execution of an agent from the request to its result, whatever cuts it short. Must not start it again: that is
-for whoever wants the task done (`tasks`).
+Owns an execution of an agent from the request to its result, whatever cuts it short. Must not start the agent again:
+that is decided in `task`.
 """
 
 from datetime import UTC, datetime
@@ -24,17 +24,17 @@ from ccexecd.agents.events import Event
 from ccexecd.protocol.errors import ErrorCode
 
 STDIN_PIECE = 256 * 1024
-"""Bytes of a prompt that travel in one message."""
+"""Bytes of a prompt that one `write_stdin` request carries."""
 
 ENDING_PATIENCE = 5.0
-"""Seconds to wait for the last words of an agent that is cancelled; the daemon sees to its end in any case."""
+"""Seconds to wait for the last output of an agent that is cancelled; the daemon ends the agent in any case."""
 
 INSTALLING = {
     "claude": "npm install -g @anthropic-ai/claude-code",
     "codex": "npm install -g @openai/codex",
     "gemini": "npm install -g @google/gemini-cli",
 }
-"""How a missing agent is had."""
+"""Command that installs each agent, for the hint of `AgentMissingError`."""
 
 
 class AgentMissingError(CtlError):
@@ -45,16 +45,22 @@ class AgentMissingError(CtlError):
 
 
 class AgentRun:
-    """One agent at work: ``async with`` starts it, ``async for`` gives what it reports, `result` is what came of it.
+    """One run of an agent: ``async with`` starts the agent, ``async for`` yields its events, `result` is the result.
 
-    Leaving it before its end cancels the agent; `result` then has what there was.
+    Leaving the context before the agent's end cancels the agent; `result` then holds what it had reported.
 
     Args:
-        client: the daemon.
-        task: what the caller asked for.
-        options: how it is done.
-        prompt: what the agent is really told; None for the task.
-        reports: where it is told how it gets on; None for what the options say.
+        client: the client of the daemon.
+        task: the task, as the caller gave it.
+        options: which agent, and how it does the task.
+        prompt: the text that the agent gets; None for the task.
+        reports: reports the progress; None: made from `options`.
+
+    Raises:
+        UsageError: there is no such agent, or it has no flag for one of the options.
+
+    Attributes:
+        record: all that is known of the run.
     """
 
     def __init__(
@@ -77,20 +83,20 @@ class AgentRun:
 
     @property
     def result(self) -> AgentResult:
-        """What came of it, or has come of it so far."""
+        """The result; before the agent's end, the result so far."""
         return result_of(self.record)
 
     @property
     def execution_uuid(self) -> str:
-        """By which the daemon knows it; empty before it has been started."""
+        """UUID of the execution; empty before the agent has been started."""
         return self.record.execution_uuid
 
     async def __aenter__(self) -> Self:
-        """Start it.
+        """Start the agent.
 
         Raises:
-            AgentMissingError: its program is not there.
-            CtlError: the daemon refused it, or cannot be reached.
+            AgentMissingError: the daemon cannot start the agent's program, usually since it is not installed.
+            CtlError: the daemon refused the execution, or cannot be reached.
         """
         self._reports = self._reports or Reports(self._options)
         self.record.begun = anyio.current_time()
@@ -114,7 +120,7 @@ class AgentRun:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End it, if it has not ended."""
+        """Cancel the agent if it has not ended."""
         await self._end()
 
     def __aiter__(self) -> Self:
@@ -131,7 +137,7 @@ class AgentRun:
         return event
 
     async def cancel(self) -> None:
-        """End the agent: TERM, grace, KILL. Its last words are still given.
+        """End the agent: TERM, grace, KILL. Events that it still reports are yielded.
 
         Raises:
             CtlError: the daemon cannot be reached.
@@ -169,7 +175,7 @@ class AgentRun:
         return AgentMissingError(f"cannot start {program}: {str(facts.get('strerror', '')).lower()}", hint)
 
     async def _write(self, started: Started, text: bytes) -> None:
-        """Give it its prompt; what a program that ends early does not read is no error of ours."""
+        """Write the prompt to the agent's standard input. An agent that ends before it has read all is no error."""
         named = {"execution_id": started.execution_id}
         try:
             for number, start in enumerate(range(0, len(text), STDIN_PIECE)):
@@ -181,7 +187,7 @@ class AgentRun:
                 raise
 
     async def _hear(self) -> None:
-        """Wait for the next notification, and tell of the silence meanwhile."""
+        """Wait for one notification and take it, or report that the agent has been silent for a while."""
         if self._started is None or self._reports is None:
             raise UsageError("the agent is not started", "use it so: async with cc_stream(task) as run")
         try:
@@ -213,7 +219,7 @@ class AgentRun:
                 record.end(params, anyio.current_time())
 
     async def _end(self) -> None:
-        """Have it ended, and take its last words: in peace, also when we are being cancelled."""
+        """Cancel the agent if it has not ended, and take its last events, also while this task is being cancelled."""
         if self._started is None:
             return
         if not self.record.is_over:
@@ -232,7 +238,7 @@ class AgentRun:
 
 
 def _between_characters(text: bytes, start: int, end: int) -> str:
-    """A piece of UTF-8, moved to where no character is cut."""
+    """Return a part of a UTF-8 text; both bounds are moved back to where no character is cut."""
     return text[_back(text, start) : _back(text, end)].decode()
 
 

@@ -1,7 +1,7 @@
-"""The same for programs without an event loop.
+"""The functions of this package for programs without an event loop.
 
-Owns running one for as long as a call takes, in a thread of its own: so it works where this thread has one already (in
-a notebook, for instance), and Ctrl-C ends the wait, not the clean-up.
+Owns an event loop in a thread of its own, for as long as a call takes. So a call works where this thread has an event
+loop already (in a notebook, for instance), and Ctrl-C ends the wait, but not the clean-up.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from ccexecctl.api.task_list import ListResult, Memory, Task, Watcher, cc_execut
 from ccexecd.agents.events import Event
 
 BACKEND = "asyncio"
-"""Which event loop: the one that is loaded in a third of the time."""
+"""The event loop: asyncio is imported in a third of the time that Trio takes."""
 
 R = TypeVar("R")
 
@@ -29,12 +29,16 @@ def cc_execute_sync(task: str, options: AgentOptions | None = None, **given: Unp
 
     Args:
         task: what is to be done.
-        options: how; the keyword arguments change some of it.
-        **given: each of `AgentOptions`, and which daemon (`Where`) but for `client`.
+        options: how it is to be done; None for the defaults.
+        **given: fields of `AgentOptions` that replace those of `options`, and which daemon to use (`Where`); not
+            `client`, which belongs to the event loop that it was opened in.
+
+    Returns:
+        The result, as `cc_execute` returns it.
 
     Raises:
-        InterruptedTaskError: Ctrl-C; the agent has been cancelled, and what there was is in it.
-        CtlError: as `cc_execute`.
+        InterruptedTaskError: Ctrl-C was pressed; the agent has been cancelled, and the exception holds the result.
+        CtlError: as `cc_execute` raises it.
     """
     begun: list[TaskRun] = []
 
@@ -69,7 +73,12 @@ def cc_execute_list_sync(
 
 
 class SyncRun:
-    """One agent at work: an iterator over what it reports. See `AgentRun`."""
+    """One run of an agent: an iterator over the agent's events. See `AgentRun`.
+
+    Args:
+        portal: runs calls in the event loop.
+        run: the run, which has been started.
+    """
 
     def __init__(self, portal: BlockingPortal, run: AgentRun) -> None:
         self._portal = portal
@@ -77,16 +86,16 @@ class SyncRun:
 
     @property
     def result(self) -> AgentResult:
-        """What came of it, or has come of it so far."""
+        """The result; before the agent's end, the result so far."""
         return self._run.result
 
     @property
     def execution_uuid(self) -> str:
-        """By which the daemon knows it."""
+        """UUID of the execution."""
         return self._run.execution_uuid
 
     def cancel(self) -> None:
-        """End the agent: TERM, grace, KILL. Its last words are still given."""
+        """End the agent: TERM, grace, KILL. Events that it still reports are yielded."""
         self._portal.call(self._run.cancel)
 
     def __iter__(self) -> Self:

@@ -1,7 +1,7 @@
-"""One task, done: asked, asked again where that helps, and its answer read and judged.
+"""Gets one task done: by as many attempts and questions as it takes, until the answer is read and judged.
 
 Owns what follows from an answer: another attempt when the model is overloaded, another question when the reply is not
-the JSON that was asked for, a second opinion where one is wanted. Must not know how an agent is started.
+the JSON that was asked for, the judgement of a fresh agent if one is wanted. Must not know how an agent is started.
 """
 
 import random
@@ -25,29 +25,29 @@ from ccexecd.agents.verdict import Cause, Verdict
 from ccexecd.protocol.errors import ErrorCode
 
 PASSES = {Cause.RATE_LIMITED, Cause.OVERLOADED}
-"""What passes when one waits."""
+"""Causes of failures that pass with time, so that another attempt makes sense."""
 
 GO_ON = "You were interrupted by an error of the model's API, which has passed. Go on where you were."
-"""What an agent is told that had begun to act when its model failed: doing all of it again would do it twice."""
+"""Prompt of another attempt by an agent that had already used tools: the task again would repeat what they did."""
 
 RESET_JITTER = 5.0
-"""Seconds at most that are added to the moment at which a limit ends, so that not everybody comes back at once."""
+"""Upper bound of a random delay in seconds after a limit has ended, so that not all clients come back at once."""
 
 
 class TaskRun:
     """Gets one task done.
 
     Args:
-        client: the daemon.
+        client: the client of the daemon.
         task: what is to be done.
-        options: how.
+        options: how it is to be done.
 
     Raises:
-        UsageError: the task cannot be sent, or the schema is none.
+        UsageError: the task cannot be sent, or `json_schema` is not a JSON Schema.
 
     Attributes:
-        result: what has come of it so far; None before the first agent was started.
-        was_known: a request of it had been sent before, and its execution had ended by now.
+        result: the result so far; None before the end of the first execution.
+        was_known: whether a request's idempotency key was known, and stood for an execution that had already ended.
     """
 
     def __init__(self, client: Client, task: str, options: AgentOptions) -> None:
@@ -65,13 +65,13 @@ class TaskRun:
         self._amended: str | None = None
 
     async def do(self) -> AgentResult:
-        """Do it.
+        """Do the task. Call it once.
 
         Returns:
-            What came of it; also when it failed, timed out, or was cancelled by somebody else.
+            The result, also if the agent failed, timed out, or was cancelled by somebody else.
 
         Raises:
-            JsonReplyError: the reply is not the JSON that was asked for.
+            JsonReplyError: neither the first reply nor the second is the JSON that was asked for.
             CtlError: no agent could be started.
         """
         for warning in self._warnings:
@@ -89,7 +89,7 @@ class TaskRun:
         return result
 
     async def _amend(self) -> str:
-        """Have the task rewritten; when that fails, the task is what it was."""
+        """Have a fresh agent rewrite the task. Returns the new text; the task itself if that failed."""
         alone = self._alone()
         result = await self._ask(prompts.amending(self._task), alone)
         if result.error is None and str(result.result or "").strip():
@@ -101,7 +101,7 @@ class TaskRun:
     async def _ask_plainly(self, prompt: str) -> AgentResult:
         if not self._options.expect_uuid:
             return await self._ask(prompt, self._options)
-        key = self._options.idempotency_key  # whose repetitions have to say the same
+        key = self._options.idempotency_key  # a repeated call with it must send the same params, and so the same UUID
         expected = str(uuid.uuid4() if key is None else uuid.uuid5(uuid.NAMESPACE_URL, key))
         labels = {**(self._options.labels or {}), "expect_uuid": expected}
         asked = prompts.asking_for_uuid(prompt, expected)
@@ -156,7 +156,7 @@ class TaskRun:
         return self._keep(result, validation=validation, error=why, verdict="not_valid", suggestion=advice)
 
     def _alone(self) -> AgentOptions:
-        """Options for a fresh agent that is only to think."""
+        """Return options for a fresh agent that rewrites a task or judges an answer: without tools, not printed."""
         return attrs.evolve(
             self._options,
             resume=None,
@@ -168,7 +168,7 @@ class TaskRun:
         )
 
     async def _ask(self, prompt: str, options: AgentOptions) -> AgentResult:
-        """Have one question answered, in as many attempts as it takes."""
+        """Ask an agent, and start it again after a failure that passes, as often as `retries` allows."""
         self._questions += 1
         retries = self._options.retries
         delays = Backoff(retries.first, retries.longest).delays()
@@ -199,13 +199,13 @@ class TaskRun:
         await anyio.sleep(delay)
 
     def _keyed(self, options: AgentOptions, attempt: int) -> AgentOptions:
-        """Options with a key of its own for each execution, derived from that of the task."""
+        """Return options with an idempotency key for one execution, derived from the task's key if it has one."""
         key = self._options.idempotency_key
         which = f"{self._questions}.{attempt}"
         return options if key is None else attrs.evolve(options, idempotency_key=f"{key}/{which}")
 
     async def _follow(self, run: AgentRun) -> AgentResult:
-        """See one attempt to its end, and add it to what there was."""
+        """Follow one execution to its end. Returns its result, with the figures of the earlier ones added."""
         before = self.result
         try:
             async with run:
@@ -218,7 +218,7 @@ class TaskRun:
         return self.result if self.result is not None else run.result
 
     def _sum(self, before: AgentResult | None, latest: AgentResult) -> AgentResult:
-        """The latest result, with what all attempts together have taken."""
+        """Return the latest result, with the figures of the executions before it added."""
         kept = attrs.evolve(
             latest, warnings=tuple(dict.fromkeys((*self._warnings, *latest.warnings))), amended_task=self._amended
         )
@@ -237,7 +237,7 @@ class TaskRun:
         )
 
     def _keep(self, result: AgentResult, /, **changes: Any) -> AgentResult:
-        """A result with changes, but with what all attempts together have taken."""
+        """Return a result with changes, and with the figures of all executions; it becomes the task's result."""
         total = self.result or result
         self.result = attrs.evolve(
             result,
@@ -255,7 +255,7 @@ class TaskRun:
 
 
 def _delay(verdict: Verdict, grown: float, patience: float) -> float | None:
-    """Seconds until the next attempt; None if the limit ends too late for waiting."""
+    """Return the seconds until the next attempt; None if the limit ends after more than `patience` seconds."""
     if verdict.resets_at is None:
         return grown
     until = verdict.resets_at - time.time()
@@ -265,7 +265,7 @@ def _delay(verdict: Verdict, grown: float, patience: float) -> float | None:
 
 
 def _retry_after(refused: RefusedError, grown: float) -> float:
-    """Seconds that the daemon asks to wait, or those that it has come to if they are more."""
+    """Return the seconds to wait: those that the daemon asks for, or the grown delay if that is longer."""
     told = refused.data.get("retry_after") if isinstance(refused.data, dict) else None
     return max(grown, float(told)) if isinstance(told, int | float) else grown
 

@@ -1,6 +1,6 @@
-"""A list of tasks in a file, TOML or Markdown, and the file beside it that says how far it has come.
+"""A list of tasks in a file, TOML or Markdown, and the state file that tells which of them are done.
 
-Owns both forms. Must not run anything.
+Owns the forms of these files. Must not run anything.
 """
 
 import hashlib
@@ -21,20 +21,20 @@ from ccexecctl.api.task_list import Status, Task, TaskResult, named
 from ccexecctl.errors import CtlError, UsageError
 
 OPTIONS = Given.__annotations__.keys() - {"progress", "stream", "retries", "env"}
-"""Options that a file may set."""
+"""Options that a file of tasks may set."""
 
 VERSION = 1
-"""Of the file that says how far a list has come."""
+"""Version of the state file's form."""
 
 
 @attrs.frozen
 class TaskFile:
-    """A list of tasks, as a file has it.
+    """The content of a file of tasks.
 
     Attributes:
-        tasks: in order, each with its name.
-        options: for all of them.
-        on_failure: `stop` or `continue`.
+        tasks: the tasks in order, each with a name.
+        options: fields of `AgentOptions` for all tasks, by name.
+        on_failure: `stop` or `continue`: what a failure means for the tasks behind it.
     """
 
     tasks: tuple[Task, ...]
@@ -43,13 +43,13 @@ class TaskFile:
 
 
 def read_tasks(path: Path) -> TaskFile:
-    """The tasks in a file: Markdown where its name ends in `.md` or `.markdown`, else TOML.
+    """Read a file of tasks: Markdown if its name ends in `.md` or `.markdown`, else TOML.
 
     Raises:
-        UsageError: it cannot be read, or makes no sense; with the place.
+        UsageError: it cannot be read, or is no list of tasks; the message names the file and the task.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
+        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except OSError as error:
         raise UsageError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
     except UnicodeDecodeError as error:
@@ -102,7 +102,7 @@ def _require_options(options: Any, where: str) -> None:
         if name not in OPTIONS:
             raise UsageError(f"{where}: there is no option {name!r}", f"there are: {', '.join(sorted(OPTIONS))}")
     try:
-        options_of(None, options)  # type: ignore[arg-type]  # which is what is found out
+        options_of(None, options)  # type: ignore[arg-type]  # the call checks the types
     except UsageError as error:
         raise UsageError(f"{where}: {error.message}", error.hint) from error
 
@@ -114,13 +114,13 @@ def _choice(on_failure: Any) -> str:
 
 
 def _markdown(text: str) -> TaskFile:
-    """Each heading of the second level is a task's name, and what is below it, as it is written, its prompt.
+    """Read Markdown: each heading of the second level is a task's name, the text below it is the task's prompt.
 
-    Lines `name: value` directly below the heading are its options; `depends: a, b` is one.
+    Lines `name: value` directly below the heading are the task's options, or `depends: a, b`.
     """
     from markdown_it import MarkdownIt  # noqa: PLC0415  # 40 ms
 
-    lines = text.split("\n")  # as CommonMark counts them; `splitlines` finds further ends of lines
+    lines = text.split("\n")  # CommonMark's lines; `splitlines` would split at further characters
     tokens = MarkdownIt("commonmark").parse(text)
     headings = [
         (token.map, following.content)
@@ -150,7 +150,7 @@ def _is_option(line: str) -> bool:
 
 
 def _value(name: str, text: str) -> Any:
-    """A value as TOML would have it, or plain words; a list may be words between commas."""
+    """Read an option's value: TOML, or else plain text. A list may be words separated by commas."""
     if name in ("depends", "allowed_tools", "disallowed_tools") and not text.startswith("["):
         return [each.strip() for each in text.split(",") if each.strip()]
     try:
@@ -161,13 +161,13 @@ def _value(name: str, text: str) -> Any:
 
 
 class State:
-    """How far a list has come, in a file that is replaced as a whole at every step.
+    """The state of a list, in a file that is replaced as a whole with every change; it is a `Memory`.
 
     Args:
-        path: of the file; it need not exist.
+        path: the file; it need not exist.
 
     Raises:
-        CtlError: there is one that is not such a file.
+        CtlError: the file cannot be read, or is not the state of a list.
     """
 
     def __init__(self, path: Path) -> None:
@@ -187,22 +187,25 @@ class State:
         self._run, self._tasks = document["run"], document["tasks"]
 
     def recall(self, task: Task, prompt: str) -> TaskResult | None:
-        """What is known of a task that is done; None if it is not, or is another one by now."""
+        """Return the result of a task that is done; None if it is not, or its prompt or options have changed since."""
         known = self._tasks.get(task.name)
         if known is None or known["digest"] != _digest(task, prompt) or known["status"] != Status.DONE.value:
             return None
         return TaskResult(task.name, Status.DONE, AgentResult.from_dict(known["result"]))
 
     def begin(self, task: Task, prompt: str, *, anew: bool = False) -> str:
-        """Note that a task begins.
+        """Record that a task begins.
 
         Args:
-            task: which.
-            prompt: what it really asks.
-            anew: what its key stood for has ended without being done.
+            task: the task.
+            prompt: its prompt, with the outputs of other tasks filled in.
+            anew: whether a new key is needed, since the execution of the last one ended without doing the task.
 
         Returns:
-            Its idempotency key: that of the last time, if it was under way then.
+            The task's idempotency key: the last one, if the same task was running when the list was last left.
+
+        Raises:
+            CtlError: the file cannot be written.
         """
         digest = _digest(task, prompt)
         known = self._tasks.get(task.name, {})
@@ -212,7 +215,11 @@ class State:
         return f"{self._run}/{digest[:16]}/{attempt}"
 
     def note(self, result: TaskResult) -> None:
-        """Keep what became of a task."""
+        """Record the result of a task that is done or has failed.
+
+        Raises:
+            CtlError: the file cannot be written.
+        """
         known = self._tasks.get(result.name)
         if known is not None and result.status in (Status.DONE, Status.FAILED):
             told = result.result.as_dict() if result.result is not None else None
@@ -230,7 +237,7 @@ class State:
 
 
 def _is_state(document: Any) -> bool:
-    """Whether this is what `State` writes: it is somebody's file, and may have been cut off or edited."""
+    """Whether a document has the form that `State` writes: the file may have been edited, or be another one."""
     if not isinstance(document, dict) or document.get("version") != VERSION or not isinstance(document.get("run"), str):
         return False
     tasks = document.get("tasks")
@@ -247,5 +254,5 @@ def _is_known(known: Any) -> bool:
 
 
 def _digest(task: Task, prompt: str) -> str:
-    """By what a task is known to be the same: what it asks, with the outputs in it, and how."""
+    """Return the SHA-256 of a task's prompt, outputs filled in, and options: an unchanged task is recognised by it."""
     return hashlib.sha256(json.dumps([prompt, dict(task.options)], sort_keys=True, default=str).encode()).hexdigest()

@@ -21,11 +21,11 @@ from ccexecctl.errors import CtlError, NotPermittedError, NotRunningError, Refus
 from ccexecd.protocol.errors import ErrorCode
 
 NAME = re.compile(r"[^\s{}]+(?: [^\s{}]+)*")
-"""What a task may be called: it stands between braces in the prompts of others."""
+"""Names of tasks: without braces, since a name stands between braces in the prompts of other tasks."""
 
 
 class Status(Enum):
-    """How a task of a list stands."""
+    """The status of a task in a list."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -39,10 +39,11 @@ class Task:
     """One task of a list.
 
     Attributes:
-        prompt: what is to be done; `{{name}}` in it stands for what the task of that name has said.
-        name: by which others depend on it; empty for its number.
-        depends: names of earlier tasks whose output it needs: where no `{{name}}` asks for it, it is put behind.
-        options: of `AgentOptions`, for this task alone.
+        prompt: what is to be done; `{{name}}` is replaced by the output of the task `name`, which must be in `depends`.
+        name: the task's name, for `depends` of later tasks; empty for its number in the list, from 1.
+        depends: names of earlier tasks that must be done. The output of each that has no `{{name}}` in the prompt is
+            appended to it.
+        options: fields of `AgentOptions` for this task alone, by name.
     """
 
     prompt: str
@@ -53,13 +54,13 @@ class Task:
 
 @attrs.frozen
 class TaskResult:
-    """What became of one task of a list.
+    """The status of one task in a list, and its result.
 
     Attributes:
-        name: of the task.
-        status: how it stands.
-        result: what came of it; None when no agent was started.
-        error: why it failed or was skipped; None otherwise.
+        name: the task's name.
+        status: the task's status.
+        result: the result; None if no agent was started, or it is still at work.
+        error: why the task failed or was skipped; None otherwise.
     """
 
     name: str
@@ -68,37 +69,37 @@ class TaskResult:
     error: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """What JSON can hold of it."""
+        """Return the fields as values that JSON can hold; the result is without its events."""
         result = self.result.as_dict() if self.result is not None else None
         return {"name": self.name, "status": self.status.value, "error": self.error, "result": result}
 
 
 @attrs.frozen
 class ListResult:
-    """What became of a list.
+    """The result of a list.
 
     Attributes:
-        tasks: one for each, in order.
+        tasks: the results of all tasks, in order.
     """
 
     tasks: tuple[TaskResult, ...]
 
     @property
     def is_success(self) -> bool:
-        """Whether all of them are done."""
+        """Whether all tasks are done."""
         return all(each.status is Status.DONE for each in self.tasks)
 
     @property
     def outputs(self) -> dict[str, str]:
-        """What each has said that is done, by name."""
+        """The output of each task that is done, by the task's name."""
         return {each.name: each.result.output for each in self.tasks if each.result and each.status is Status.DONE}
 
     def check(self) -> "ListResult":
-        """Itself, if all is done.
+        """Return this result if all tasks are done. Else raise an exception about the first one that is not.
 
         Raises:
-            AgentError: a task has failed; the first one.
-            CtlError: a task could not be started, or was skipped.
+            AgentError: the task's agent has failed.
+            CtlError: the task could not be started, or was skipped.
         """
         for each in self.tasks:
             if each.status is not Status.DONE:
@@ -109,31 +110,31 @@ class ListResult:
 
 
 Watcher = Callable[[TaskResult], Awaitable[object] | object]
-"""Called whenever a task stands otherwise than before; what it returns is awaited if it can be."""
+"""Called when the status of a task has changed; if it returns an awaitable, that is awaited."""
 
 
 class Memory(Protocol):
-    """What remembers how far a list has come, so that it may be run again and goes on there."""
+    """Remembers which tasks of a list are done, so that a list that is run again goes on there."""
 
     def recall(self, task: Task, prompt: str) -> TaskResult | None:
-        """Return what came of a task that is done."""
+        """Return the result of a task that is done; None if it is not done."""
 
     def begin(self, task: Task, prompt: str, *, anew: bool = False) -> str:
-        """Note that a task begins, and return its idempotency key: that of the last time, if it was under way then."""
+        """Record that a task begins. Returns its idempotency key; it is the last one if the task was running then."""
 
     def note(self, result: TaskResult) -> None:
-        """Keep what became of a task."""
+        """Record the status of a task, and its result if it has one."""
 
 
 INTERRUPTED = {"cancelled", "disconnected", "session_expired", "shutdown", "lost"}
-"""Reasons for which an execution has ended that was not done: its task is begun anew when its list is run again."""
+"""Reasons of an execution's end that leave its task undone: when the list is run again, the task is begun anew."""
 
 
 def named(tasks: Iterable[str | Task]) -> list[Task]:
-    """The tasks of a list, each with a name.
+    """Return tasks of which each has a name: its own, or else its number in the list, from 1.
 
     Raises:
-        UsageError: two have the same, or one depends on what does not come before it.
+        UsageError: a name is not valid or is used twice, or a task depends on one that does not come before it.
     """
     given = [each if isinstance(each, Task) else Task(each) for each in tasks]
     found = [each if each.name else attrs.evolve(each, name=str(number)) for number, each in enumerate(given, 1)]
@@ -165,19 +166,19 @@ async def cc_execute_list(
     """Have several tasks done, strictly in order, each with a fresh context.
 
     Args:
-        tasks: prompts, or `Task`.
-        options: how; the keyword arguments change some of it, and each task's own options some more.
-        on_failure: `stop`: what comes behind a task that failed is skipped; `continue`: only what depends on it.
-        watcher: told of each task when it begins and when it has ended.
-        memory: what is done is not done again, and what was under way is gone on with.
-        **given: each of `AgentOptions`, and which daemon (`Where`).
+        tasks: the tasks, each a `Task` or only a prompt.
+        options: how the tasks are to be done; None for the defaults. A task's own options replace some of them.
+        on_failure: after a task that failed, `stop` skips all later tasks, `continue` only those that depend on it.
+        watcher: called when a task begins, has ended or is skipped; None for nothing.
+        memory: knows what earlier runs of the list have done, which is not done again; None for nothing.
+        **given: fields of `AgentOptions` that replace those of `options`, and which daemon to use (`Where`).
 
     Returns:
-        What became of each.
+        The results of all tasks, also if some have failed.
 
     Raises:
-        UsageError: the list makes no sense.
-        CtlError: the daemon cannot be reached.
+        UsageError: names, dependencies or options are not valid.
+        CtlError: the daemon cannot be reached, or does not permit this.
     """
     if on_failure not in ("stop", "continue"):
         raise UsageError(f'on_failure is "stop" or "continue", not {on_failure!r}')
@@ -193,12 +194,12 @@ class TaskList:
     """Gets the tasks of a list done.
 
     Args:
-        client: the daemon.
-        tasks: them, with names.
-        options: how, for all of them.
-        stops: whether a failure ends the list.
-        watcher: told of each.
-        memory: what remembers how far it has come.
+        client: the client of the daemon.
+        tasks: the tasks, each with a name.
+        options: options for all tasks.
+        stops: whether all tasks behind one that failed are skipped.
+        watcher: called when a task begins, has ended or is skipped; None for nothing.
+        memory: knows what earlier runs of the list have done; None for nothing.
     """
 
     def __init__(
@@ -220,7 +221,11 @@ class TaskList:
         self._results: dict[str, TaskResult] = {}
 
     async def do(self) -> ListResult:
-        """Do them. Raises CtlError when the daemon cannot be reached any more."""
+        """Do the tasks, one after another. Returns the results of all.
+
+        Raises:
+            CtlError: the daemon cannot be reached any more, or does not permit this.
+        """
         is_stopped = False
         for task in self._tasks:
             reason = "an earlier task has failed" if is_stopped else self._obstacle(task)
@@ -263,7 +268,7 @@ class TaskList:
             if not (run.was_known and result.reason in INTERRUPTED):
                 return result
         except RefusedError as refused:
-            if refused.code != ErrorCode.IDEMPOTENCY_CONFLICT:  # else it was begun with another environment, say
+            if refused.code != ErrorCode.IDEMPOTENCY_CONFLICT:  # else it was begun with other params
                 raise
         key = self._memory.begin(task, prompt, anew=True)
         return await TaskRun(self._client, prompt, attrs.evolve(options, idempotency_key=key)).do()

@@ -1,6 +1,7 @@
-"""One execution, as its notifications tell of it: each once, in order, however many connections it takes.
+"""The notifications of one execution: each once and in order, over however many connections.
 
-Owns the position in the log of an execution, and what has been read but not been taken. Must not send anything.
+Owns the position in the execution's log, and the notifications that have arrived and not been taken. Must not send
+anything.
 """
 
 from collections import deque
@@ -13,11 +14,11 @@ COMPLETED = "process.completed"
 
 
 class Notification(NamedTuple):
-    """What the daemon tells of an execution.
+    """A notification about an execution.
 
     Attributes:
-        method: `process.output`, for instance.
-        params: as docs/protocol.md has them.
+        method: its method, such as `process.output`.
+        params: its params (docs/protocol.md).
     """
 
     method: str
@@ -25,17 +26,17 @@ class Notification(NamedTuple):
 
 
 class Watch:
-    """An iterator over the notifications of one execution; it ends behind `process.completed`.
+    """An asynchronous iterator over the notifications of one execution, which ends after `process.completed`.
 
-    What has arrived waits here without a bound: whoever follows an agent collects what it says anyway.
+    Notifications that have arrived wait here without a bound: the result of an agent's run holds all of them anyway.
 
     Args:
-        execution_id: whose.
+        execution_id: UUID of the execution.
 
     Attributes:
-        execution_id: whose.
-        next_seq: the first position of its log that has not arrived.
-        is_complete: its last notification has arrived.
+        execution_id: UUID of the execution.
+        next_seq: number of the first entry of its log that has not arrived.
+        is_complete: whether its last notification has arrived, or nothing more can be known.
     """
 
     def __init__(self, execution_id: str) -> None:
@@ -58,7 +59,7 @@ class Watch:
         self._append(Notification(method, params), is_last=method == COMPLETED)
 
     def failed(self, why: Exception) -> None:
-        """Tell whoever iterates that nothing more can be known; it is raised once."""
+        """End the iteration by raising this exception, after the notifications that have arrived."""
         if not self.is_complete:
             self._append(why, is_last=True)
 
