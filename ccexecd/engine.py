@@ -230,7 +230,7 @@ class Engine:
             )
         self.turns.require_room(session, spec.lane)
         ruling = self.gate.ruling(session, spec)
-        spec = with_stdio(ruling.spec)
+        spec = with_stdio(ruling.spec, self._pump)
         execution = self._made(spec, session)
         self.gate.admitted(session, execution, ruling)
         self.executions[execution.id] = session.executions[execution.id] = execution

@@ -13,8 +13,10 @@ from ccexecd.config import Config
 from ccexecd.core.shells import is_plain
 from ccexecd.core.spec import Spec
 from ccexecd.process.execution import Execution
+from ccexecd.process.files import can_watch
 from ccexecd.process.leader import Launch, user_of
 from ccexecd.process.line_buffering import PRELOAD, LineBuffering
+from ccexecd.process.pump import Pump
 from ccexecd.process.shells import argv_of
 
 REMOVED_WHEN_EMPTY = ("ANTHROPIC_API_KEY",)
@@ -66,9 +68,15 @@ class Launching:
         return Launch(argv, spec.cwd, added, spec.grace, tuple(removed), spec.limits.as_set(), user=user)
 
 
-def with_stdio(spec: Spec) -> Spec:
-    """Decide `stdio: "auto"`: files for agents that exit before a pipe has taken all output, else as it is."""
+def with_stdio(spec: Spec, pump: Pump) -> Spec:
+    """Decide `stdio: "auto"`: files for agents that exit before a pipe has taken all output, else as it is.
+
+    Args:
+        spec: what is to be run.
+        pump: reads the output; where it cannot read files, an agent writes into a pipe rather than not at all.
+    """
     if spec.stdio != "auto" or spec.pty is not None or spec.policy == "block":
         return spec
     agent = agent_of(spec)
-    return attrs.evolve(spec, stdio="file") if agent is not None and agent.loses_its_end else spec
+    is_to_be = agent is not None and agent.loses_its_end and can_watch(pump)
+    return attrs.evolve(spec, stdio="file") if is_to_be else spec

@@ -9,6 +9,7 @@ that writes faster than it is read is not held up by a file, so only what is kno
 import contextlib
 import ctypes
 import fcntl
+import logging
 import os
 import sys
 from typing import cast
@@ -17,6 +18,8 @@ import trio
 
 from ccexecd.process.pump import READ_SIZE, Pump, Sink, nobody
 from ccexecd.sparse import punch_hole
+
+log = logging.getLogger(__name__)
 
 _IN_MODIFY = 0x2  # linux/inotify.h
 _EVENT_SIZE = 16  # bytes of an inotify_event without a name, as those of a file itself are
@@ -50,11 +53,32 @@ def open_file() -> tuple[int, int]:
     return ours, theirs
 
 
+def can_watch(pump: Pump) -> bool:
+    """Whether a pump can read files; what watches them is made with the first one, and may not be to be had.
+
+    All programs of a user, in all containers, share the instances of inotify(7), as a rule 128.
+    """
+    try:
+        _files_of(pump)
+    except OSError as error:
+        log.warning("output files cannot be watched (fs.inotify.max_user_instances): %s", error.strerror)
+        return False
+    return True
+
+
 def source_of(pump: Pump, fd: int, sink: Sink) -> "FileSource":
-    """Have a pump read a file from now on; the source that is returned owns the descriptor."""
+    """Have a pump read a file from now on; the source that is returned owns the descriptor.
+
+    Raises:
+        OSError: no more files can be watched.
+    """
+    return _files_of(pump).add(fd, sink)
+
+
+def _files_of(pump: Pump) -> "Files":
     if pump.files is None:
         pump.also(Files())
-    return cast("Files", pump.files).add(fd, sink)
+    return cast("Files", pump.files)
 
 
 class FileSource:
@@ -123,6 +147,9 @@ class FileSource:
 class Files:
     """All output files of a daemon, for the pump.
 
+    Raises:
+        OSError: no descriptor, or no instance of inotify, is left.
+
     Attributes:
         fds: descriptors for epoll; one of them is readable when a file has grown or has unread output.
         behind: the files that may have unread output.
@@ -132,7 +159,11 @@ class Files:
         self._inotify: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._inotify < 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        try:
+            self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        except OSError:
+            os.close(self._inotify)
+            raise
         self.fds: tuple[int, ...] = (self._inotify, self._bell)
         self._is_open = True
         self.behind: set[FileSource] = set()

@@ -175,9 +175,13 @@ class Pump:
         self.view = memoryview(self.buffer)
 
     def add(self, fd: int, sink: Sink) -> Source:
-        """Read a pipe from now on; the source that is returned closes the descriptor."""
-        source = self._sources[fd] = Source(self, fd, sink)
+        """Read a pipe from now on; the source that is returned closes the descriptor.
+
+        Raises:
+            OSError: the user waits for as many as the system allows (fs.epoll.max_user_watches).
+        """
         self.heed(fd)
+        source = self._sources[fd] = Source(self, fd, sink)
         return source
 
     def also(self, files: "_Backlog") -> None:

@@ -26,7 +26,7 @@ from ccexecd.process.final_result import ResultWatch
 from ccexecd.process.keeper_client import KeeperClient
 from ccexecd.process.keeper_link import close_all
 from ccexecd.process.leader import Launch, Leader, SpawnError
-from ccexecd.process.pump import Pump, Sink, open_pipe
+from ccexecd.process.pump import OutputSource, Pump, Sink, open_pipe
 from ccexecd.process.stalling import heed_silence
 from ccexecd.process.terminal import Terminal, ignores, open_pair
 
@@ -134,7 +134,13 @@ async def supervise(execution: Execution, keeper: KeeperClient, pump: Pump, star
     except SpawnError as error:
         execution.could_not_start(error)
         return
-    _connect(execution, pump, pipes)
+    try:
+        _connect(execution, pump, pipes)
+    except OSError as error:
+        with trio.CancelScope(shield=True):
+            await escalate(keeper, leader, 0.0, execution.hurry)
+        execution.could_not_start(SpawnError(error.errno or 0, error.strerror or str(error), "pipe"))
+        return
     execution.has_started(leader)
     leader.when_beyond(execution.is_beyond)
     try:
@@ -152,16 +158,25 @@ async def supervise(execution: Execution, keeper: KeeperClient, pump: Pump, star
 
 
 def _connect(execution: Execution, pump: Pump, pipes: list[int]) -> None:
-    """Begin to read the output, and to accept standard input."""
+    """Begin to read the output, and to accept standard input.
+
+    Raises:
+        OSError: no more can be waited for (inotify(7), epoll(7)); our ends of the pipes are closed.
+    """
     add = functools.partial(source_of, pump) if execution.spec.stdio == "file" else pump.add
-    output = add(pipes[0], _sink(execution, "stdout"))
-    if execution.terminal is not None:
-        execution.pacing.sources = (output,)
-        return
-    if execution.spec.stdin_open:
+    streams: tuple[Stream, ...] = ("stdout", "stderr") if execution.terminal is None else ("stdout",)
+    sources: list[OutputSource] = []
+    try:
+        for stream, fd in zip(streams, pipes, strict=False):
+            sources.append(add(fd, _sink(execution, stream)))
+    except OSError:
+        for source in sources:
+            source.close()
+        close_all(pipes[len(sources) :])
+        raise
+    execution.pacing.sources = sources
+    if execution.terminal is None and execution.spec.stdin_open:
         execution.stdin.open(pipes[2])
-    errors = add(pipes[1], _sink(execution, "stderr"))
-    execution.pacing.sources = (output, errors)
 
 
 def _sink(execution: Execution, stream: Stream) -> Sink:

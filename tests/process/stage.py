@@ -247,11 +247,15 @@ class Stage:
 
     def begin(self, argv: tuple[str, ...], *, window: int = 1 << 20, **spec: object) -> Execution:
         """Have something executed."""
-        execution = Execution(Spec(argv, argv[0], **{"grace": 5.0, **spec}), "session", self.keeper, self.pump, window)  # type: ignore[arg-type]
-        execution.apply(Event.ADMIT)
-        start = Start(execution, self.keeper, launch_of(execution))
+        execution, start = self.start(argv, window=window, **spec)
         self.nursery.start_soon(supervise, execution, self.keeper, self.pump, start)
         return execution
+
+    def start(self, argv: tuple[str, ...], *, window: int = 1 << 20, **spec: object) -> tuple[Execution, Start]:
+        """Have something started that nobody supervises yet."""
+        execution = Execution(Spec(argv, argv[0], **{"grace": 5.0, **spec}), "session", self.keeper, self.pump, window)  # type: ignore[arg-type]
+        execution.apply(Event.ADMIT)
+        return execution, Start(execution, self.keeper, launch_of(execution))
 
     async def run(self, argv: tuple[str, ...], **spec: object) -> Execution:
         """Have something executed, and wait for its end."""

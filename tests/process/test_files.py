@@ -1,19 +1,27 @@
 """Output that goes into a file: all of it arrives, however late it is read, and nothing of it is kept."""
 
+import errno
 import hashlib
 import os
-from collections.abc import AsyncIterator
+import resource
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
+import attrs
 import pytest
 import trio
 
+from ccexecd.agents.recognition import agent_of
 from ccexecd.core.execution import Reason
+from ccexecd.core.spec import Spec
+from ccexecd.launching import with_stdio
 from ccexecd.process import files
 from ccexecd.process.files import FileSource, open_file, source_of
 from ccexecd.process.pump import Pump
+from ccexecd.process.supervisor import supervise
 
 from .programs import python, sh
-from .stage import PATIENCE, end_of, lines_of, open_descriptors, open_stage, running_pump, text_of, wait_for
+from .stage import PATIENCE, end_of, lines_of, living, open_descriptors, open_stage, running_pump, text_of, wait_for
 
 
 @pytest.fixture
@@ -189,6 +197,44 @@ async def test_a_program_that_does_not_wait_for_a_reader_loses_nothing(stdio, co
         if stdio == "file":
             whole = b"".join(b"%07d " % number for number in range(500_000))
             assert hashlib.md5(text_of(execution, "stdout")).digest() == hashlib.md5(whole).digest()
+
+
+async def test_what_cannot_be_watched_is_ended_and_says_why():
+    """No descriptor is left for inotify: the leader goes, its reason is told, and nothing stays open."""
+    async with open_stage() as stage:
+        before = open_descriptors()
+        execution, start = stage.start(sh("sleep 1000"), stdio="file", stdin_open=True)
+        await start.leader()
+        with no_more_descriptors():
+            await supervise(execution, stage.keeper, stage.pump, start)
+        assert execution.outcome is not None
+        assert execution.outcome.reason is Reason.SPAWN_FAILED
+        assert execution.outcome.error == f"output pipe: {os.strerror(errno.EMFILE)}"
+        assert open_descriptors() == before
+        assert living(stage.keeper.pid) == set()
+        again = await stage.run(sh("echo x"), stdio="file")
+        assert text_of(again, "stdout") == b"x\n"
+
+
+async def test_an_agent_writes_into_a_pipe_where_no_file_can_be_watched(pump):
+    """Rather than not at all; into a file again when one can."""
+    agent = Spec(("claude", "-p", "x"), "claude -p x")
+    assert agent_of(agent)  # what knows of Claude Code is imported with the first one
+    with no_more_descriptors():
+        assert with_stdio(agent, pump).stdio == "auto"
+        assert with_stdio(attrs.evolve(agent, stdio="file"), pump).stdio == "file"
+    assert with_stdio(agent, pump).stdio == "file"
+
+
+@contextmanager
+def no_more_descriptors() -> Iterator[None]:
+    """This process may open nothing more; what is open stays so."""
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
 
 
 async def test_both_streams_arrive_and_the_end_comes_after_them():
