@@ -1,8 +1,8 @@
-"""The command line: global options, the verb, the verb's own words.
+"""The command line: global options, the verb, and what the verb takes.
 
-Owns argparse. A verb's parser is built only when that verb was chosen, so that one verb never pays for the imports of
-another; the top level knows the others by their one-line summaries. Global options are accepted before and after the
-verb, the later one wins.
+Owns argparse. The parser of a verb is built only when that verb was chosen, so that no verb pays for the imports of
+another; the top level knows only a one-line summary of each. Global options are accepted before and after the verb; the
+later one wins.
 """
 
 import argparse
@@ -18,9 +18,10 @@ from ccexecd import __version__
 DESCRIPTION = "Manage ccexecd, the daemon that runs commands and never loses their output, exit or children."
 
 LAST_PORT = 65535
+"""The highest TCP port."""
 
 UNITS = {"w": 604_800, "d": 86_400, "h": 3600, "m": 60, "s": 1}
-"""Seconds of each unit of a time."""
+"""Units of a span of time, each in seconds."""
 
 EXAMPLES = """\
 examples:
@@ -46,7 +47,13 @@ people goes to standard error.
 
 
 class Parser(argparse.ArgumentParser):
-    """Argparse with the options and the layout that every level of ccexecctl has."""
+    """An argument parser with the global options and the layout of help that all parsers of ccexecctl have.
+
+    Args:
+        prog: the words that precede the parsed ones, for messages: `ccexecctl ps`.
+        description: what the verb does, for its help.
+        epilog: examples, for its help.
+    """
 
     def __init__(self, prog: str, description: str, epilog: str) -> None:
         super().__init__(
@@ -63,9 +70,9 @@ class Parser(argparse.ArgumentParser):
         self._command = ""
 
     def add_command(self, what: str) -> None:
-        """Add the words of a command behind "--", where other words of ours come before it, in any order.
+        """Accept a command as the last words, after "--"; the verb's own words and options precede it in any order.
 
-        They become `argv`; without "--" in front of them they are taken only when none looks like an option.
+        The command's words become `argv`. Without "--", they are accepted only if none of them begins like an option.
 
         Args:
             what: what the command is for, in the help.
@@ -74,7 +81,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(self._command, nargs="*", default=[], metavar="-- CMD ARGS", help=what)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse as argparse does, but for the words of a command, which are none of its business."""
+        """Parse as argparse does, but take the words after "--" unparsed if `add_command` was called."""
         if not self._command or "--" not in args:
             return super().parse_known_args(args, namespace)
         end = args.index("--")
@@ -83,7 +90,7 @@ class Parser(argparse.ArgumentParser):
         return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
-        """Refuse a command line as everything else is refused.
+        """Refuse a command line by an exception, where argparse would print and exit.
 
         Raises:
             UsageError: always.
@@ -92,7 +99,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """A fixed width, so that help reads the same in a script as on a terminal (and can be compared by a test)."""
+    """Formats help with a fixed width, so that it is the same on every terminal, and tests can compare it."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=26, width=110)
@@ -105,7 +112,7 @@ def seconds(text: str) -> float:
         Seconds.
 
     Raises:
-        argparse.ArgumentTypeError: neither, or less than 0.
+        argparse.ArgumentTypeError: the text is neither, or less than 0.
     """
     try:
         if re.fullmatch(r"([0-9.]+[wdhms])+", text):
@@ -123,7 +130,7 @@ def count(text: str) -> int:
     """Argparse type of a number of things.
 
     Raises:
-        argparse.ArgumentTypeError: not an integer from 0 up.
+        argparse.ArgumentTypeError: the text is not an integer from 0 up.
     """
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0 up")
@@ -131,10 +138,10 @@ def count(text: str) -> int:
 
 
 def port(text: str) -> int:
-    """Argparse type of a TCP port; 0 stands for a free one.
+    """Argparse type of a TCP port; 0 stands for any free one.
 
     Raises:
-        argparse.ArgumentTypeError: not one.
+        argparse.ArgumentTypeError: the text is not a number from 0 to `LAST_PORT`.
     """
     if not (text.isascii() and text.isdigit() and int(text) <= LAST_PORT):
         raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to {LAST_PORT}")
@@ -142,11 +149,11 @@ def port(text: str) -> int:
 
 
 def place(text: str) -> str:
-    """Argparse type of where a daemon is.
+    """Argparse type of a path by which a daemon is named.
 
     Raises:
-        argparse.ArgumentTypeError: it is empty, as `"$DIR"` is in a script that has not set it: another daemon would be
-            meant then.
+        argparse.ArgumentTypeError: the text is empty, as `"$DIR"` is in a script that has not set DIR; accepting that
+            would mean the daemon in the usual place.
     """
     if not text:
         raise argparse.ArgumentTypeError("must be a path, got ''")
@@ -154,10 +161,10 @@ def place(text: str) -> str:
 
 
 def pair(text: str) -> tuple[str, str]:
-    """Argparse type of NAME=VALUE.
+    """Argparse type of NAME=VALUE; returns both.
 
     Raises:
-        argparse.ArgumentTypeError: it is not.
+        argparse.ArgumentTypeError: the text has no `=`, or no name before it.
     """
     name, separator, value = text.partition("=")
     if not (name and separator):
@@ -166,7 +173,7 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def add_run_timeout(parser: argparse.ArgumentParser) -> None:
-    """Add `--timeout` of what is to be run, in place of the global option: that one still holds before the verb."""
+    """Add `--timeout` of the execution. It replaces the global option after the verb, but not before the verb."""
     parser.add_argument(
         "--timeout",
         dest="run_timeout",
@@ -177,17 +184,17 @@ def add_run_timeout(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """Understand a command line.
+    """Parse a command line.
 
     Args:
-        words: everything after the program's name.
+        words: all words after the program's name.
 
     Returns:
-        All options; `verb`, the chosen verb's name.
+        The global options, those of the verb, and `verb`, its name.
 
     Raises:
-        UsageError: it cannot be understood.
-        SystemExit: help was asked for and has been printed (0).
+        UsageError: the command line is wrong.
+        SystemExit: with 0: help or the version was asked for, and has been printed.
     """
     top = top_parser()
     arguments = top.parse_args(words)
@@ -201,13 +208,13 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def wants_json(words: Sequence[str]) -> bool:
-    """Whether a command line that could not be understood asks for JSON, as far as anybody can tell."""
+    """Whether a command line that cannot be parsed asks for JSON: `--json` is among its words before "--"."""
     ours = words[: words.index("--")] if "--" in words else words
     return "--json" in ours
 
 
 def at_place(hint: str, arguments: argparse.Namespace) -> str:
-    """A hint whose commands are about the daemon that a command line names, not about the usual one."""
+    """Add the `--state-dir` and `--socket` that were given to all commands of ccexecctl in a hint."""
     import shlex  # noqa: PLC0415  # only a failure pays for it
 
     given = (("--state-dir", arguments.state_dir), ("--socket", arguments.socket))
@@ -219,21 +226,21 @@ def at_place(hint: str, arguments: argparse.Namespace) -> str:
 
 
 def top_parser() -> argparse.ArgumentParser:
-    """The parser of what comes before the verb."""
+    """Make the parser of the words before the verb."""
     verbs = "\n".join(f"  {name:<10}{summary}" for name, summary in commands.SUMMARIES.items())
     top = Parser(
         "ccexecctl", DESCRIPTION, f"verbs:\n{verbs}\n\nccexecctl VERB --help tells all about one.\n\n{EXAMPLES}"
     )
     top.usage = f"{top.prog} [OPTIONS] VERB ..."
     top.add_argument("--version", action="version", version=f"ccexecctl {__version__}")
-    # PARSER: the verb and all after it, untouched, a "--" included; that is the verb's to read.
+    # PARSER: the verb and all words after it, unparsed, a "--" included; the verb's own parser reads them.
     top.add_argument("words", nargs=argparse.PARSER, metavar="VERB", help=argparse.SUPPRESS)
     top.set_defaults(state_dir=None, socket=None, json=False, timeout=None)
     return top
 
 
 def verb_parser(verb: str) -> argparse.ArgumentParser:
-    """The parser of what comes after a verb."""
+    """Make the parser of the words after a verb."""
     module = commands.load(verb)
     parser = Parser(f"ccexecctl {verb}", module.DESCRIPTION, module.EXAMPLES)
     module.configure(parser)

@@ -1,4 +1,4 @@
-"""What can go wrong between a person and the daemon, and the exit code each of it has.
+"""The errors of ccexecctl, and the exit code of each.
 
 Owns the exit codes and the exceptions that carry one. Raised anywhere, printed in one place only: `__main__`.
 Must not print, and must not know any verb.
@@ -12,7 +12,10 @@ from ccexecd.protocol.errors import ErrorCode
 
 
 class Exit(IntEnum):
-    """The exit codes of every verb but `run` and `attach`, which hand on the command's own (LSB, supervisorctl)."""
+    """Exit codes of all verbs, of which `run` and `attach` also return the command's own.
+
+    The numbers are those of LSB: 2 for wrong arguments, 3 for a service that does not run, 4 for a lack of permission.
+    """
 
     DONE = 0
     FAILED = 1
@@ -22,7 +25,7 @@ class Exit(IntEnum):
 
 
 WHO_MAY = "only root, the user that ccexecd runs as and the groups of its configuration may; try sudo"
-"""What to do about a door that is closed."""
+"""Hint for a user whom the daemon does not permit something."""
 
 HINTS = {
     ErrorCode.PROCESS_NOT_FOUND: "every id that is known: ccexecctl ps --all",
@@ -36,21 +39,23 @@ HINTS = {
     ErrorCode.HISTORY_UNAVAILABLE: "what is wrong with it: ccexecctl status; what runs: ccexecctl ps",
     ErrorCode.CONFIG_INVALID: "the running configuration is unchanged; check the file with: ccexecctl config validate",
 }
-"""What to do about a refusal, where there is something."""
+"""Hints for errors of the daemon, by their code."""
 
 OF_HOOKS = "which hooks it meets: ccexecctl hooks test -- COMMAND; what came of them: ccexecctl hooks list"
-"""What to do about a refusal by a hook, which no policy knows."""
+"""Hint for a command that a hook refused, about which `ccexecctl policy` knows nothing."""
 
 
 class CtlError(Exception):
-    """A failure, ready to be told.
+    """An error that is told to the user.
 
     Args:
         message: what failed, which object, and why: one sentence without a full stop.
-        hint: what to do about it; empty where nobody can know.
+        hint: what to do about it; empty if that is not known.
 
     Attributes:
-        facts: what else `--json` tells.
+        exit_code: exit code of ccexecctl, by class.
+        name: the error's name for `--json`, by class.
+        facts: further fields for `--json`.
     """
 
     exit_code: int = Exit.FAILED
@@ -59,19 +64,19 @@ class CtlError(Exception):
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         if hint:
-            self.add_note(f"hint: {hint}")  # what a traceback shows
+            self.add_note(f"hint: {hint}")  # for tracebacks
         self.message = message
         self.hint = hint
         self.facts: dict[str, Any] = {}
 
     def as_json(self) -> dict[str, Any]:
-        """The object that `--json` prints in place of a result."""
+        """Return the object that `--json` prints under `error`, in place of a result."""
         told = {"name": self.name, "message": self.message, "hint": self.hint, "exit_code": int(self.exit_code)}
         return told | self.facts
 
 
 class UsageError(CtlError):
-    """The words of the command line are well-formed, but do not go together."""
+    """A command line, or arguments of the Python API, that are wrong or do not go together."""
 
     exit_code = Exit.USAGE
     name = "USAGE"
@@ -85,20 +90,25 @@ class NotRunningError(CtlError):
 
 
 class NotPermittedError(CtlError):
-    """The control socket is not for this user."""
+    """The daemon does not admit this user or token, or this user may not signal the daemon."""
 
     exit_code = Exit.NOT_PERMITTED
     name = "NOT_PERMITTED"
 
 
 class UnreachableError(CtlError):
-    """A daemon is there, but it does not answer, answers nonsense, or went away in the middle."""
+    """A daemon was found, but it does not answer, its answers make no sense, or the connection was lost."""
 
     name = "UNREACHABLE"
 
 
 def invalid(what: str, problems: Iterable[str]) -> CtlError:
-    """That a file, say, is not valid, with all that is wrong with it, a line each."""
+    """Make an error about something that is not valid, such as a file.
+
+    Args:
+        what: its name.
+        problems: what is wrong with it; each becomes a line of the message.
+    """
     return CtlError("\n  ".join([f"{what} is not valid", *problems]))
 
 
@@ -107,6 +117,10 @@ class RefusedError(CtlError):
 
     Args:
         body: the `error` object of the answer.
+
+    Attributes:
+        code: its code.
+        data: its data; None if it has none.
     """
 
     def __init__(self, body: dict[str, Any]) -> None:
@@ -118,7 +132,7 @@ class RefusedError(CtlError):
             self.exit_code = Exit.NOT_PERMITTED
         message = str(body.get("message", "refused without a reason"))
         problems = list(_problems(self.data))
-        if known is ErrorCode.INVALID_PARAMS and problems:  # whose message says them once more, in the words of JSON
+        if known is ErrorCode.INVALID_PARAMS and problems:  # the message has the same problems, less readable
             lines = [line for line, _ in problems]
         else:
             lines = [message, *(line for line, problem in problems if problem not in message)]
@@ -126,12 +140,12 @@ class RefusedError(CtlError):
         super().__init__("\n  ".join(lines), OF_HOOKS if is_of_hook else HINTS.get(known, "") if known else "")
 
     def as_json(self) -> dict[str, Any]:
-        """The object that `--json` prints, with the daemon's own code and data."""
+        """Return the object that `--json` prints under `error`, with the daemon's own code and data."""
         return {**super().as_json(), "code": self.code, "data": self.data}
 
 
 def _problems(data: Any) -> Iterator[tuple[str, str]]:
-    """A line and its essence for each entry of `[{path, error, source?}]`: invalid params or configuration."""
+    """Yield a line for each entry of `[{path, error, source?}]` (invalid params or configuration), and its `error`."""
     for each in data if isinstance(data, list) else []:
         if isinstance(each, dict) and "error" in each:
             place = str(each.get("path", "")).removeprefix("$").removeprefix(".")

@@ -1,7 +1,7 @@
-"""Where the daemon is looked for, and whether somebody holds its lock.
+"""Where the daemon is looked for, and whether a daemon holds the lock of its pidfile.
 
-Owns turning `--state-dir`, `--socket`, the environment and what the configuration file says of places into paths. Must
-not connect to anything, and must not judge that file: whatever is wrong with it is ccexecd's to tell.
+Owns turning `--state-dir`, `--socket`, the environment and the places in the configuration file into paths. Must not
+connect to anything, and must not report what is wrong with that file: ccexecd does.
 """
 
 import os
@@ -19,8 +19,8 @@ class Place(NamedTuple):
 
     Attributes:
         paths: the places of the daemon that this user would start.
-        sockets: control sockets, the likeliest first.
-        is_named: the user named the socket itself; a daemon elsewhere will not do.
+        sockets: paths of control sockets to try, the likeliest first.
+        is_named: whether the user named the control socket itself, so that a daemon behind another one is not meant.
     """
 
     paths: paths.Places
@@ -28,25 +28,28 @@ class Place(NamedTuple):
     is_named: bool
 
     def own(self) -> "Place":
-        """This place without the fall-back to the machine's daemon, which this user can neither start nor stop."""
+        """Return this place without the machine's control socket as a fall-back: a user does not start that daemon."""
         return self._replace(sockets=[each for each in self.sockets if not self.is_fallback(each)])
 
     def is_fallback(self, control_socket: Path) -> bool:
-        """Whether a control socket is the machine's, tried because this user has none."""
+        """Whether a control socket is the machine's, which is tried after this user's own."""
         is_system = control_socket in paths.candidate_sockets({}, uid=0)
         return is_system and len(self.sockets) > 1 and control_socket != self.paths.control_socket
 
     @property
     def pidfiles(self) -> set[Path]:
-        """Every pidfile whose lock says that a daemon of this place is there, be it still starting."""
+        """The pidfiles whose lock a daemon of this place holds, even while it is starting."""
         return {self.paths.pidfile, *map(pidfile_beside, self.sockets)}
 
 
 def locate(arguments: Namespace) -> Place:
-    """Decide where the daemon is to be looked for, from the options, the environment and the configuration file.
+    """Decide where the daemon is looked for, by the options, the environment and the configuration file.
+
+    Args:
+        arguments: with `state_dir` and `socket`, each None if it was not given; `config` is optional.
 
     Raises:
-        CtlError: this user has no place for one.
+        CtlError: this user has no home directory, and so no place for a daemon.
     """
     directory = arguments.state_dir or os.environ.get("CCEXECD_STATE_DIR")
     named = arguments.socket or (not arguments.state_dir and os.environ.get("CCEXECD_SOCKET"))
@@ -69,23 +72,23 @@ def locate(arguments: Namespace) -> Place:
 
 
 def _config_file(arguments: Namespace) -> str | Path | None:
-    """The file that was named: by `start --config`, or by the environment."""
+    """Return the configuration file that `start --config` or the environment names; None if neither does."""
     return getattr(arguments, "config", None) or os.environ.get("CCEXECD_CONFIG")
 
 
 LONGEST_CONFIG = 1024 * 1024
-"""Characters of a configuration file that are looked at: the daemon takes no longer ones."""
+"""Characters of a configuration file that are read: the daemon accepts no longer ones."""
 
 
 def _said_by(config_file: Path) -> dict[str, Path]:
-    """What a configuration file says of the places that matter here; nothing, when it cannot be understood."""
+    """Return `state_dir` and `control_socket` as far as a configuration file sets them; nothing if it is not valid."""
     keys = ("state_dir", "control_socket")
     try:
         with config_file.open(encoding="utf-8") as file:
             text = file.read(LONGEST_CONFIG)
-        if not any(key in text for key in keys):  # nearly always: most verbs never load the reader of TOML
+        if not any(key in text for key in keys):  # nearly always, so that most calls do not import tomllib
             return {}
-        import tomllib  # noqa: PLC0415  # 10 ms
+        import tomllib  # noqa: PLC0415  # takes 10 ms
 
         settings = tomllib.loads(text)
     except (OSError, ValueError, RecursionError):
@@ -95,12 +98,12 @@ def _said_by(config_file: Path) -> dict[str, Path]:
 
 
 def pidfile_beside(control_socket: Path) -> Path:
-    """The pidfile of the daemon behind a control socket: in every usual place the two lie side by side."""
+    """Return the pidfile beside a control socket: in every usual place, the two are in the same directory."""
     return control_socket.with_name(paths.PIDFILE)
 
 
 def is_held(path: Path) -> bool:
-    """Whether a daemon holds the lock of a pidfile; one that we may not even look at counts as free."""
+    """Whether a daemon holds the lock of a pidfile; False also if this user may not open the file."""
     try:
         return pidfile.is_locked(path)
     except OSError:
@@ -108,7 +111,7 @@ def is_held(path: Path) -> bool:
 
 
 def holder(path: Path) -> int | None:
-    """The pid of the daemon that holds the lock of a pidfile; None when there is none, or it is only starting."""
+    """Return the pid of the daemon that holds the lock of a pidfile; None if none does, or it is just starting."""
     try:
         return pidfile.running_pid(path)
     except OSError:

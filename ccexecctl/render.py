@@ -1,7 +1,7 @@
-"""How results look: tables, durations, JSON, and text that cannot take over a terminal.
+"""How results are printed: tables, durations, JSON, and text that cannot take over a terminal.
 
-Owns every character that reaches stdout or stderr, except the output of executions, which is handed on byte for byte.
-Must not colour or move the cursor: output is the same on a terminal, in a pipe and in a log.
+Owns all that is written to stdout or stderr, except the output of executions, which is passed on byte for byte. Must
+not colour or move the cursor: output is the same on a terminal, in a pipe and in a log.
 """
 
 import json
@@ -15,25 +15,26 @@ from ccexecctl.errors import CtlError
 PROGRAM = "ccexecctl"
 
 TENTHS_MATTER, MINUTE, HOUR, DAY = 10, 60, 3600, 86400
-"""Seconds below which a tenth is shown, and in each unit."""
+"""In seconds: the duration below which tenths are shown, and the units of longer ones."""
 
 MILLISECOND, MILLISECONDS_MATTER = 0.001, 0.1
-"""In seconds: one, and below how much they are shown."""
+"""In seconds: a millisecond, and the duration below which milliseconds are shown."""
 
 KIBI = 1024
+"""Bytes of a KiB."""
 
 
 def prepare_streams() -> None:
-    """Make sure that there is something to print on, and that no text is unprintable on it.
+    """Make sure that the standard streams are open, and can print any text.
 
-    A descriptor that we were started without (`>&-`) would be given to the control socket, and output go into that. A
-    character that the terminal's encoding lacks is shown as an escape.
+    A standard descriptor that ccexecctl was started without (`>&-`) is opened on /dev/null: the control socket would
+    get its number, and output would go there. A character that the terminal's encoding lacks is printed as an escape.
     """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is `descriptor`
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115  # for as long as the process lives
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -43,12 +44,12 @@ def prepare_streams() -> None:
 
 
 def show(document: Any, lines: Iterable[str], *, as_json: bool) -> None:
-    """Print a result.
+    """Print a result on stdout.
 
     Args:
-        document: what `--json` prints, as one line of ASCII.
-        lines: what people read.
-        as_json: which of the two.
+        document: the result as JSON values; it is printed as one line of ASCII.
+        lines: the result for people.
+        as_json: whether to print `document` (`--json`), or else `lines`.
     """
     if as_json:
         print(json.dumps(document))
@@ -58,17 +59,17 @@ def show(document: Any, lines: Iterable[str], *, as_json: bool) -> None:
 
 
 def remark(text: str, end: str = "\n") -> None:
-    """Tell people something that is not the result: on stderr, also with `--json`.
+    """Print a remark, which is not part of the result, on stderr, also with `--json`.
 
     Args:
-        text: what to tell.
-        end: what ends the line; a terminal in raw mode needs a carriage return, too.
+        text: the remark; control characters in it are escaped.
+        end: end of each line; a terminal in raw mode needs a carriage return, too.
     """
     _say(f"{PROGRAM}: {text}", sys.stderr, end)
 
 
 def failure(error: CtlError, *, as_json: bool) -> None:
-    """Tell what went wrong and what to do: on stderr for people, and on stdout in place of the result for `--json`."""
+    """Print an error and its hint on stderr; with `--json` also on stdout, in place of the result."""
     if as_json:
         show({"error": error.as_json()}, [], as_json=True)
     remark(error.message)
@@ -77,19 +78,19 @@ def failure(error: CtlError, *, as_json: bool) -> None:
 
 
 def discard(stream: TextIO) -> None:
-    """Let what is still buffered, and all that follows, go nowhere: it must not raise at interpreter exit."""
+    """Discard what a stream has buffered and all that follows, so that flushing it at exit does not raise."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _say(text: str, stream: TextIO, end: str = "\n") -> None:
     try:
         print(end.join(printable(line) for line in text.split("\n")), file=stream, end=end, flush=True)
-    except OSError:  # nobody is left to be told; the exit code still tells
+    except OSError:  # nobody reads stderr any more; the exit code still tells
         discard(stream)
 
 
 def printable(text: str) -> str:
-    r"""Text with everything that is not a visible character or a space written as an escape, `\x1b` for instance.
+    r"""Return a text with all but visible characters and spaces written as escapes, such as `\x1b`.
 
     A command line is chosen by whoever started it: unescaped it could move the cursor, recolour the screen or hide
     itself (control characters), reverse what is read (bidirectional marks) or forge a second row (line feeds).
@@ -100,12 +101,12 @@ def printable(text: str) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], width: int | None = None) -> list[str]:
-    """Lines with aligned columns, the last one cut to the width.
+    """Return lines with aligned columns.
 
     Args:
         header: names of the columns.
-        rows: cells, in any text; they are escaped here.
-        width: characters of a line; None cuts nothing.
+        rows: for each row its cells, one for each column; control characters in them are escaped.
+        width: characters at which a line is cut; None cuts none.
     """
     grid = [list(header), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
@@ -114,11 +115,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], width: int | Non
 
 
 def tree(processes: Sequence[dict[str, Any]], width: int | None = None) -> list[str]:
-    """Lines that draw processes below their parents, those first whose parent is none of them, by their pids.
+    """Return lines that draw processes as a tree, each below its parent, siblings in the order of their pids.
 
     Args:
-        processes: each with ``pid``, ``ppid``, ``name``, ``state``, ``cpu_seconds`` and ``memory_bytes``.
-        width: characters of a line; None cuts nothing.
+        processes: each with ``pid``, ``ppid``, ``name``, ``state``, ``cpu_seconds`` and ``memory_bytes``. One whose
+            parent is not among them is drawn as a root.
+        width: characters at which a line is cut; None cuts none.
     """
     pids = {each["pid"] for each in processes}
     below: dict[int | None, list[dict[str, Any]]] = {}
@@ -141,7 +143,7 @@ def _cut(line: str, width: int | None) -> str:
 
 
 def terminal_width() -> int | None:
-    """Characters of a line on the terminal; None when stdout is not one, so that nothing is lost in a pipe."""
+    """Return the width of the terminal in characters; None if stdout is not one, so that nothing is cut in a pipe."""
     try:
         return os.get_terminal_size(sys.stdout.fileno()).columns or None
     except (OSError, ValueError):
@@ -149,17 +151,17 @@ def terminal_width() -> int | None:
 
 
 def short(execution_id: str) -> str:
-    """The beginning of an id that is unique in practice, and long enough for every verb."""
+    """Return the first 8 characters of an execution's id: unique in practice, and enough for every verb."""
     return execution_id[:8]
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """A number of things: `1 process`, `2 processes`."""
+    """Return a number with its noun: `1 process`, `2 processes`. Without `plural`, an `s` is appended."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def duration(seconds: float | None) -> str:
-    """A span in its two largest units: `4ms`, `0.4s`, `12s`, `3m04s`, `2h05m`, `4d03h`."""
+    """Return a duration in its two largest units: `4ms`, `0.4s`, `12s`, `3m04s`, `2h05m`, `4d03h`; `-` for None."""
     if seconds is None:
         return "-"
     if seconds < TENTHS_MATTER:
@@ -176,7 +178,7 @@ def duration(seconds: float | None) -> str:
 
 
 def size(count: int | None) -> str:
-    """Bytes in binary units: `512 B`, `1.5 MiB`."""
+    """Return a number of bytes in binary units: `512 B`, `1.5 MiB`. None is an unknown number."""
     if count is None:
         return "an unknown number of bytes"
     if count < KIBI:
@@ -189,8 +191,8 @@ def size(count: int | None) -> str:
 
 
 def moment(stamp: str | None) -> str:
-    """A time stamp of the daemon (ISO 8601, UTC) in local time, with the date when it was not today."""
-    from datetime import datetime  # noqa: PLC0415  # only tables pay for it
+    """Return a time stamp of the daemon (ISO 8601, UTC) in local time, with the date unless it is today's."""
+    from datetime import datetime  # noqa: PLC0415  # only tables need it
 
     if not stamp:
         return "-"

@@ -1,7 +1,8 @@
-"""Ending the daemon of this user, and knowing that it has ended.
+"""Ends the daemon of this user, and makes sure that it has ended.
 
-Owns the order: ask over the control socket, wait until the lock is free, and, only when told to, force it. Must not
-print. The lock is what counts, not the pid: a pid may vanish before, or be somebody else's after.
+Owns the order of steps: ask over the control socket, wait until the lock of the pidfile is free, and, only with
+`--force`, send signals. Must not print. The daemon has ended when its lock is free: its pid may vanish before that, and
+be another process's after.
 """
 
 import signal
@@ -18,19 +19,19 @@ from ccexecctl.place import Place, holder
 from ccexecd import pidfile
 
 EXIT_PATIENCE = 10.0
-"""Seconds from the daemon's answer (or a signal) to the release of its lock."""
+"""Seconds that the release of the lock may take after the daemon's answer, or after a signal."""
 
 LOSS_PATIENCE = 1.0
-"""Seconds between the loss of the connection and that of the lock, when the daemon has died."""
+"""Seconds that the release of the lock may take after the connection was lost, if that means that the daemon died."""
 
 
 class Stopped(NamedTuple):
     """A daemon that has ended.
 
     Attributes:
-        pid: which it was.
-        manner: `stopped` as it should, or by the signal TERM (`terminated`) or KILL (`killed`).
-        ended: the executions that it ended on the way; None when it went without a report.
+        pid: its pid.
+        manner: `stopped` as asked for, or ended by the signal TERM (`terminated`) or KILL (`killed`).
+        ended: the executions that it ended, as its report describes them; None if it ended without a report.
     """
 
     pid: int
@@ -39,7 +40,7 @@ class Stopped(NamedTuple):
 
 
 def configure(parser: ArgumentParser) -> None:
-    """The options of every verb that ends the daemon."""
+    """Add the options that all verbs which end the daemon share."""
     parser.add_argument(
         "--drain", type=seconds, metavar="TIME", help="let executions finish by themselves first, for 60 (seconds), 5m"
     )
@@ -53,15 +54,16 @@ def stop(place: Place, arguments: Namespace) -> Stopped | None:
     """End the daemon.
 
     Args:
-        place: which one.
-        arguments: with the options of `configure`.
+        place: where the daemon is.
+        arguments: with the options of `configure`, and `timeout`.
 
     Returns:
-        How it went; None when it was not running.
+        How the daemon ended; None if none was running.
 
     Raises:
-        UnreachableError: it does not answer, or has not ended in time, and force was not allowed.
-        RefusedError: it will not.
+        UnreachableError: the daemon does not answer or has not ended in time, and `--force` is not set or did not help.
+        NotPermittedError: the daemon, or the kernel, does not permit this to this user.
+        RefusedError: the daemon refused to stop.
     """
     try:
         return _ask(place, arguments)
@@ -75,7 +77,7 @@ def stop(place: Place, arguments: Namespace) -> Stopped | None:
 
 
 def propose_force(error: UnreachableError, arguments: Namespace) -> None:
-    """Tell what can be done about a daemon that does not answer, where nobody has yet."""
+    """Add to the hint of an error about a daemon that does not answer how to end it by signals."""
     if "--force" not in error.hint:
         force = f"ccexecctl {arguments.verb} --force"
         error.hint = f"{error.hint}; or end it by signals: {force}" if error.hint else f"end it by signals: {force}"
@@ -88,7 +90,7 @@ def _ask(place: Place, arguments: Namespace) -> Stopped:
         try:
             ended = _request(client, arguments)
         except UnreachableError:
-            # It may have died on the way, which is an end too; the lock tells.
+            # The daemon may have died meanwhile, which is an end as well; the lock tells.
             await_end(path, pid, time.monotonic() + LOSS_PATIENCE)
             return Stopped(pid, "stopped", None)
     await_end(path, pid, time.monotonic() + EXIT_PATIENCE)
@@ -96,7 +98,7 @@ def _ask(place: Place, arguments: Namespace) -> Stopped:
 
 
 def _request(client: Client, arguments: Namespace) -> list[dict[str, Any]]:
-    """Ask for the end and wait for the report, which comes when the last execution has ended."""
+    """Ask the daemon to stop, and wait for its report, which comes when the last execution has ended."""
     config = client.call("config")["config"]
     drain = config["drain_timeout"] if arguments.drain is None else arguments.drain
     grace = config["process_cleanup_timeout"] if arguments.grace is None else arguments.grace

@@ -1,4 +1,4 @@
-"""`ccexecctl logs`: the output of an execution, as it wrote it."""
+"""`ccexecctl logs`: print the output of an execution, byte for byte."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
@@ -27,11 +27,12 @@ FOLLOW_WAIT = 20.0
 """Seconds that one request of `--follow` waits for output. Each answer also shows that the daemon is alive."""
 
 FIRST_STEP = 64
-"""Pieces at the end that are read first for `--tail`: 4 MiB at most. Four times as many each time that is too few."""
+"""Pieces at the end of the log that `--tail` reads first: 4 MiB at most. As long as they hold too few lines, it reads
+four times as many."""
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add which execution, and which part of its output."""
+    """Add the arguments: which execution, and which part of its output."""
     parser.usage = f"{parser.prog} [OPTIONS] ID"
     parser.add_argument(
         "execution_id", metavar="ID", help="an execution id, or 4 or more characters that only it begins with"
@@ -44,7 +45,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Hand on the output, from the asked position to its present end or, when following, to its last."""
+    """Print the output, from the given position to its end at this moment or, with `--follow`, to its final end."""
     if arguments.tail is not None and (arguments.json or arguments.since_seq):
         raise UsageError("--tail goes neither with --json nor with --since-seq", "ccexecctl logs --help")
     with connect_to(arguments) as client:
@@ -65,7 +66,11 @@ def run(arguments: Namespace) -> int:
 
 
 def _tail(client: Client, arguments: Namespace) -> tuple[list[tuple[str, bytes]], int]:
-    """The last lines of what there is, and the position behind them; read from the end, however much there is."""
+    """Read the last lines of the output, from its end backwards.
+
+    Returns:
+        The pieces, each with its stream; and the number of the log's entry that follows them.
+    """
     request = {"execution_id": arguments.execution_id, "streams": _streams(arguments)}
     end = client.call("status", {"execution_id": arguments.execution_id})["next_seq"]
     step = FIRST_STEP
@@ -85,10 +90,18 @@ def _tail(client: Client, arguments: Namespace) -> tuple[list[tuple[str, bytes]]
 
 
 def _last_lines(pieces: list[tuple[str, bytes]], lines: int) -> tuple[list[tuple[str, bytes]], bool]:
-    """Pieces without what is before the last lines, and whether there were as many."""
+    """Cut off what precedes the last lines.
+
+    Args:
+        pieces: pieces of output, each with its stream, in order.
+        lines: how many lines are wanted.
+
+    Returns:
+        The pieces with these lines, and whether there were as many.
+    """
     kept: list[tuple[str, bytes]] = []
     for stream, piece in reversed(pieces):
-        end = len(piece) - (not kept and piece.endswith(b"\n"))  # what ends the last line begins none
+        end = len(piece) - (not kept and piece.endswith(b"\n"))  # no line begins after the last line feed
         breaks = piece.count(b"\n", 0, end)
         if breaks >= lines:
             for _ in range(lines):
@@ -107,7 +120,7 @@ def _streams(arguments: Namespace) -> list[str]:
 def _print_json(client: Client, arguments: Namespace) -> None:
     chunks: list[dict[str, Any]] = []
     answer: dict[str, Any] = {}
-    for answer in _answers(client, arguments):  # the last one tells the state
+    for answer in _answers(client, arguments):  # after the loop, the last answer: it has the execution's state
         if arguments.follow:
             for chunk in answer["chunks"]:
                 render.show(chunk, [], as_json=True)
@@ -118,9 +131,10 @@ def _print_json(client: Client, arguments: Namespace) -> None:
 
 
 def _answers(client: Client, arguments: Namespace) -> Iterator[dict[str, Any]]:
-    """Read on and on: until what was there at the beginning has come, or, when following, until the execution is over.
+    """Yield the answers of `read_output`, up to the end of the log as it was when this began.
 
-    Without the bound, the output of a program that never stops writing would never have been read.
+    Without that bound, reading would never end while the program goes on writing. With `--follow`, it goes on until the
+    execution has finished.
     """
     wait = FOLLOW_WAIT if arguments.follow else 0.0
     request = {"execution_id": arguments.execution_id, "streams": _streams(arguments), "wait_s": wait}
@@ -132,7 +146,7 @@ def _answers(client: Client, arguments: Namespace) -> Iterator[dict[str, Any]]:
         oldest, has_begun = answer["oldest_seq"], position != arguments.since_seq
         if oldest > max(position, 1) and (
             has_begun or known.get("dropped_bytes", True)
-        ):  # else what is missing was no output
+        ):  # else only entries without output are missing
             render.remark(f"what it wrote before piece {oldest} is no longer kept")
         yield answer
         is_at_end = answer["next_seq"] == position
@@ -144,7 +158,13 @@ def _answers(client: Client, arguments: Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _read(client: Client, request: dict[str, Any], wait: float) -> dict[str, Any]:
-    """One `read_output`; from the oldest piece that is still kept when the asked one has gone."""
+    """Call `read_output`; if the piece that it asks for is no longer kept, from the oldest one that is.
+
+    Args:
+        client: the connection.
+        request: params of `read_output`.
+        wait: seconds that the daemon may wait for output.
+    """
     try:
         answer: dict[str, Any] = client.call("read_output", request, extra=wait)
     except RefusedError as error:

@@ -1,4 +1,4 @@
-"""`ccexecctl prompts`: a ledger of prompts, their versions, and what came of each in verified runs."""
+"""`ccexecctl prompts`: a ledger of prompts, their versions, and how many verified runs of each succeeded or failed."""
 
 import base64
 import sys
@@ -60,20 +60,20 @@ GRADUATE_DESCRIPTION = "Take a version into production: the newest, unless anoth
 HISTORY_DESCRIPTION = "Print what has happened to a prompt: versions, runs, graduations and demotions."
 
 OF_AGENTS = ("agent", "program", "model", "allowed_tools", "permission_mode", "max_turns")
-"""Options that say how an agent is called: not for a command, which says so itself."""
+"""Options for agents only: they are refused where a command runs the prompt."""
 
 STDIN_PIECE = 256 * 1024
-"""Bytes of a prompt that travel in one message, as in the Python API."""
+"""Bytes of a prompt that one `write_stdin` request carries, as in the Python API."""
 
 PATIENCE = 3600.0
-"""Seconds that a receipt may take, which digests all of the output, or a program to read its prompt."""
+"""Seconds that the daemon may take for a receipt, for which it digests all output, or a program to read its prompt."""
 
 WAIT = 20.0
 """Seconds that one request waits for the end of a run. Each answer also shows that the daemon is alive."""
 
 
 def configure(parser: Parser) -> None:
-    """Add the six deeds."""
+    """Add the six subcommands, each with its arguments."""
     metavar = "list|show|run|record|graduate|history"
     parser.usage = f"{parser.prog} [OPTIONS] {metavar} ..."
     deeds = parser.add_subparsers(dest="deed", required=True, metavar=metavar, prog=parser.prog)
@@ -108,11 +108,11 @@ def configure(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Do the one that was chosen."""
+    """Run the chosen subcommand."""
     try:
         code: int = arguments.deed(arguments)
     except RefusedError as refused:
-        if refused.code == ErrorCode.INVALID_STATE:  # it is about a prompt, and says what is missing
+        if refused.code == ErrorCode.INVALID_STATE:  # about a prompt here: the usual hint is about executions
             refused.hint = ""
         raise
     return code
@@ -208,7 +208,17 @@ def _run(arguments: Namespace) -> int:
 
 
 def _executed(client: Client, prompt: dict[str, Any], command: list[str], options: dict[str, Any]) -> str:
-    """Run a prompt to its end. Returns the execution's id."""
+    """Run a prompt, and wait for its end.
+
+    Args:
+        client: the connection.
+        prompt: the answer of `prompts_show`.
+        command: the command that gets the prompt as its last word; empty for an agent.
+        options: options of the Python API.
+
+    Returns:
+        The execution's id.
+    """
     call = _call(prompt["text"], command, options)
     labels = {"prompt": prompt["name"], "prompt_version": str(prompt["version"]), "prompt_sha256": prompt["sha256"]}
     request = {
@@ -226,7 +236,7 @@ def _executed(client: Client, prompt: dict[str, Any], command: list[str], option
         request["stdin"] = "open"
     execution_id: str = execute(client, request)["execution_id"]
     about = {"execution_id": execution_id}
-    client.call("detach", about)  # its output is for `ccexecctl logs`
+    client.call("detach", about)  # its output is not printed here; `ccexecctl logs` has it
     if call.stdin is not None:
         _write(client, about, call.stdin.encode())
     asked = {**about, "timeout": WAIT}
@@ -236,8 +246,8 @@ def _executed(client: Client, prompt: dict[str, Any], command: list[str], option
 
 
 def _call(text: str, command: list[str], options: dict[str, Any]) -> "Call":
-    """How the prompt is given to an agent, or to a command."""
-    from ccexecctl.api.command_line import Call, call_of  # noqa: PLC0415  # attrs: only this deed pays for them
+    """Build the command that gives the prompt to an agent, or to `command` if that is not empty."""
+    from ccexecctl.api.command_line import Call, call_of  # noqa: PLC0415  # they import attrs, which is needed here only
     from ccexecctl.api.options import AgentOptions  # noqa: PLC0415
 
     if command:
@@ -247,7 +257,7 @@ def _call(text: str, command: list[str], options: dict[str, Any]) -> "Call":
 
 
 def _write(client: Client, about: dict[str, Any], text: bytes) -> None:
-    """Give all of it to standard input. A program that does not want it tells so by its end."""
+    """Write a prompt to the execution's standard input. A program that ends before it has read all is no error."""
     try:
         for begin in range(0, len(text), STDIN_PIECE):
             piece = base64.b64encode(text[begin : begin + STDIN_PIECE]).decode("ascii")
@@ -275,7 +285,11 @@ def _history(arguments: Namespace) -> int:
 
 
 def _counted(told: dict[str, Any]) -> Iterator[str]:
-    """What a run has come to, and what the version has come to with it."""
+    """Yield lines for people about a run that was counted: its result, and the version's figures with it.
+
+    Args:
+        told: the answer of `prompts_count`.
+    """
     how = "succeeded" if told["succeeded"] else "failed"
     before = "" if told["counted"] else ", which had been counted before"
     score = f"{_score(told)}, {_interval(told)}"

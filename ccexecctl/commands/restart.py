@@ -1,4 +1,4 @@
-"""`ccexecctl restart`: stop, then start as the running daemon was started."""
+"""`ccexecctl restart`: stop the daemon, and start it again with the settings that it was started with."""
 
 import os
 from argparse import Namespace
@@ -30,11 +30,11 @@ configure = shutdown.configure
 
 
 class Settings(NamedTuple):
-    """What makes the next daemon like the last.
+    """The settings of the running daemon, for its successor.
 
     Attributes:
-        flags: of `ccexecd`.
-        environ: variables that configured it and that are not set here.
+        flags: command line flags of `ccexecd`.
+        environ: environment variables that configured the running daemon, with their values.
     """
 
     flags: list[str]
@@ -42,7 +42,7 @@ class Settings(NamedTuple):
 
 
 def run(arguments: Namespace) -> int:
-    """Do both, and say how it went."""
+    """Stop the daemon, start it again, and print how that went. One that does not run is only started."""
     place = locate(arguments).own()
     settings = _settings(place, arguments)
     flags, environ = [*daemon_flags(arguments, place), *settings.flags], {**settings.environ, **os.environ}
@@ -66,10 +66,10 @@ def run(arguments: Namespace) -> int:
 
 
 def _require_valid(flags: list[str], environ: dict[str, str], timeout: float | None) -> None:
-    """Refuse before anything has ended what could not be started after.
+    """Make sure that the new daemon's configuration is valid, before the running one is stopped.
 
     Raises:
-        CtlError: the new configuration is not valid.
+        CtlError: it is not valid.
     """
     try:
         require_valid(flags, environ, timeout)
@@ -80,14 +80,22 @@ def _require_valid(flags: list[str], environ: dict[str, str], timeout: float | N
 
 
 def _tell_of_the_end(error: CtlError, stopped: Stopped) -> None:
-    """Add to a failed start what the stop before it has ended."""
+    """Add to the error of a failed start which executions the stop before it has ended."""
     lines = [f"ccexecd {stopped.manner} (pid {stopped.pid})", *report(stopped.ended)]
     error.message = "\n  ".join([error.message, *lines])
     error.facts = {"previous_pid": stopped.pid, "ended": stopped.ended}
 
 
 def _settings(place: Place, arguments: Namespace) -> Settings:
-    """Ask the running daemon what it was started with."""
+    """Ask the running daemon for its settings.
+
+    Returns:
+        Its settings; none if it does not run, or if it does not answer and `--force` is set.
+
+    Raises:
+        UnreachableError: it does not answer, and `--force` is not set.
+        CtlError: systemd has started it.
+    """
     try:
         with connect(place, arguments.timeout) as client:
             status = client.call("status")
@@ -102,7 +110,7 @@ def _settings(place: Place, arguments: Namespace) -> Settings:
         return Settings([], {})
     _refuse_unit(status["pid"])
     settings = _repeat(config["config"], config["sources"])
-    if config["config"]["port"] == 0:  # it took a free port, which its clients know by now
+    if config["config"]["port"] == 0:  # it took any free port; its clients know that one
         settings.flags.append(f"--port={status['address'].rpartition(':')[2]}")
     if status["config_file"] not in {None, str(place.paths.config_file)}:
         settings.flags.append(f"--config={status['config_file']}")
@@ -110,31 +118,36 @@ def _settings(place: Place, arguments: Namespace) -> Settings:
 
 
 def _refuse_unit(pid: int) -> None:
-    """A daemon that systemd started must be started by systemd again, or it would run outside its unit.
+    """Refuse a daemon that systemd has started: started again by ccexecctl, it would run outside of its unit.
 
     Raises:
-        CtlError: it belongs to a unit of ccexecd.
+        CtlError: the process with this pid is in a unit of ccexecd.
     """
     unit = ""
-    with suppress(OSError):  # hidden from us, or ended meanwhile
+    with suppress(OSError):  # the process is hidden from this user, or has ended
         unit = unit_in(Path(f"/proc/{pid}/cgroup").read_text())
     if unit:
         raise CtlError(f"ccexecd (pid {pid}) belongs to systemd's unit {unit}", f"systemctl restart {unit}")
 
 
 def unit_in(cgroups: str) -> str:
-    """The unit of ccexecd in the text of /proc/PID/cgroup; empty when it names none."""
+    """Return the name of ccexecd's unit in the text of /proc/PID/cgroup; empty if there is none."""
     parts = cgroups.replace("\n", "/").split("/")
     return next((part for part in parts if part.startswith("ccexecd") and part.endswith(".service")), "")
 
 
 def _repeat(config: dict[str, Any], sources: dict[str, str]) -> Settings:
-    """Say again what was said by flags and by the environment; the file speaks for itself."""
+    """Return the settings that came from flags and environment; the configuration file is read again anyway.
+
+    Args:
+        config: value of each key.
+        sources: source of each key's value, such as `flag --port` or `environment CCEXECD_PORT`.
+    """
     settings = Settings([], {})
     for key, source in sources.items():
         value, (kind, _, name) = config[key], source.partition(" ")
         if key == "log_level" and source == sources["debug"]:
-            continue  # what `debug` made of it
+            continue  # `debug` has set it, and will again
         if kind == "flag":
             settings.flags.append(name if value is True else f"{name}={value}")
         elif kind == "environment":

@@ -1,4 +1,4 @@
-"""`ccexecctl verify`: whether executions happened as is said, and their output is what they wrote."""
+"""`ccexecctl verify`: verify the evidence of executions: signed receipt, record in the history, and output."""
 
 import json
 from argparse import ArgumentParser, Namespace
@@ -34,11 +34,11 @@ exit codes, the worst of several executions (the first of these counts before th
 """
 
 MOST_AT_ONCE = 10_000
-"""Executions that one request may ask for: the bound of `list` and `history`."""
+"""Executions that one request asks for at most: the bound that `list` and `history` have for `limit`."""
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add what to verify, and by what."""
+    """Add the arguments: what is verified, and by which key."""
     name = parser.prog
     parser.usage = (
         f"{name} [OPTIONS] ID...\n       {name} [OPTIONS] --last N\n"
@@ -57,7 +57,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Verify, and tell by the exit code."""
+    """Verify, print the verdicts, and return the exit code of the worst."""
     if arguments.chain:
         return _verify_chain(arguments)
     if arguments.public_key is not None:
@@ -78,7 +78,13 @@ def run(arguments: Namespace) -> int:
 
 
 def _last(client: Client, number: int) -> list[str]:
-    """The ids of the last ones that have ended: those that are listed, and the rest from the history."""
+    """Return the ids of the last executions that have ended, newest first.
+
+    Those that `list` knows come first; older ones are taken from the history.
+
+    Raises:
+        CtlError: the daemon could not list all of them.
+    """
     reply = client.call("list", {"state": "FINISHED", "limit": min(number, MOST_AT_ONCE)})
     if "missing" in reply:
         raise CtlError(f"cannot tell which were the last {number}: not listed: {reply['missing']}")
@@ -92,7 +98,13 @@ def _last(client: Client, number: int) -> list[str]:
 
 
 def _verified(client: Client, name: str, uuid: str | None) -> dict[str, Any]:
-    """One verdict; an execution that is not known is a missing one."""
+    """Have the daemon verify one execution. One that it does not know gets the verdict `missing`.
+
+    Args:
+        client: the connection.
+        name: the execution's id, or its beginning.
+        uuid: the UUID that the reply has to repeat; None for the one that the execution was asked to.
+    """
     try:
         result: dict[str, Any] = client.call("verify", {"execution_id": name, "expect_uuid": uuid}, extra=3600.0)
     except RefusedError as refused:
@@ -116,7 +128,8 @@ def _report(client: Client, results: list[dict[str, Any]], arguments: Namespace)
 
 
 def _verify_file(arguments: Namespace) -> int:
-    from ccexecd.core.evidence import Finding, Verdict, worst  # noqa: PLC0415  # only this way of verifying pays
+    """Verify a receipt's file by a public key, and with `--output` the output."""
+    from ccexecd.core.evidence import Finding, Verdict, worst  # noqa: PLC0415  # not needed for other ways to verify
     from ccexecd.storage import digests, proof  # noqa: PLC0415
 
     if len(arguments.what) != 1:
@@ -151,7 +164,8 @@ def _verify_file(arguments: Namespace) -> int:
 
 
 def _verify_chain(arguments: Namespace) -> int:
-    from ccexecd.storage import chain, proof  # noqa: PLC0415  # with hashlib and the key: only this pays for it
+    """Verify all receipts: each by itself, and that none is missing."""
+    from ccexecd.storage import chain, proof  # noqa: PLC0415  # with hashlib and the key: only this needs them
 
     directory, head, pem = _place(arguments)
     key = _key(arguments.public_key) if arguments.public_key is not None else _key_of(pem, str(directory))
@@ -193,7 +207,15 @@ def _verify_chain(arguments: Namespace) -> int:
 
 
 def _place(arguments: Namespace) -> tuple[Path, tuple[int, str] | None, str]:
-    """Where receipts are, the last record that a running daemon has written, and the public key that is there."""
+    """Find the receipts.
+
+    Returns:
+        Their directory; number and hash of the last record if a running daemon tells them, else None; and the public
+        key in PEM, empty if there is none.
+
+    Raises:
+        CtlError: there is no such directory.
+    """
     directory, head = arguments.directory, None
     if directory is None:
         try:
@@ -204,7 +226,7 @@ def _place(arguments: Namespace) -> tuple[Path, tuple[int, str] | None, str]:
             return directory, head, told["public_key"]
         except (CtlError, KeyError, ValueError):
             directory = locate(arguments).paths.state_dir / "receipts"
-    from ccexecd.storage.plain_file import open_plain  # noqa: PLC0415  # only this pays for it
+    from ccexecd.storage.plain_file import open_plain  # noqa: PLC0415  # only this needs it
 
     try:
         with open(open_plain(directory / "key.pub"), errors="replace") as file:  # noqa: PTH123  # a descriptor
