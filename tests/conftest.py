@@ -1,9 +1,10 @@
 """What every test shares: Trio is the only event loop; what the machine has run out of."""
 
 import ctypes
+import resource
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 import pytest
 import trio
@@ -22,6 +23,22 @@ def _no_subreaper_afterwards() -> Iterator[None]:
     """A test that makes this process a subreaper, as the daemon is one, does not leave it so to the next test."""
     yield
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+@pytest.fixture
+def no_more_descriptors() -> Callable[[], AbstractContextManager[None]]:
+    """In this context, the process may open nothing more; what is open stays so."""
+
+    @contextmanager
+    def limited() -> Iterator[None]:
+        usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, usual[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+
+    return limited
 
 
 @pytest.fixture

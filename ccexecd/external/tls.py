@@ -94,6 +94,8 @@ async def serve_tls(
         await _serve_inside(outer, serve)
     except* (trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError) as gone:
         log.debug("a TLS connection failed: %r", gone.exceptions[0])
+    except* OSError as exhausted:  # no descriptors are left for the socket pair
+        log.warning("a TLS connection cannot be served: %s", exhausted.exceptions[0])
     finally:
         await trio.aclose_forcefully(stream)
 

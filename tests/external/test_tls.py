@@ -8,7 +8,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +201,19 @@ class TestStrangers:
                 with trio.fail_after(PATIENCE):
                     assert await one.receive_some() == b""
             ours._over_tls = 0
+
+    async def test_who_comes_when_descriptors_have_run_out_is_dropped(self, tmp_path, files, no_more_descriptors):
+        """The daemon lives, and serves others when there are some again."""
+        async with secured(tmp_path, files) as daemon:
+            plain = await daemon.dial()
+            await eventually(lambda: daemon.daemon._door._over_tls == 1, "it is accepted")
+            stream = trio.SSLStream(plain, trusting(files[0]), server_hostname="localhost", https_compatible=True)
+            with no_more_descriptors(), trio.fail_after(PATIENCE):
+                await stream.do_handshake()
+                with suppress(trio.BrokenResourceError):
+                    assert await stream.receive_some() == b""
+            await trio.aclose_forcefully(plain)
+            assert b'"exit_code":0' in await exchange(await dial(daemon, trusting(files[0])), post(["true"]))
 
     async def test_old_versions_are_not_spoken(self, tmp_path, files):
         """TLS 1.2 at least."""

@@ -3,9 +3,7 @@
 import errno
 import hashlib
 import os
-import resource
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 
 import attrs
 import pytest
@@ -199,7 +197,7 @@ async def test_a_program_that_does_not_wait_for_a_reader_loses_nothing(stdio, co
             assert hashlib.md5(text_of(execution, "stdout")).digest() == hashlib.md5(whole).digest()
 
 
-async def test_what_cannot_be_watched_is_ended_and_says_why():
+async def test_what_cannot_be_watched_is_ended_and_says_why(no_more_descriptors):
     """No descriptor is left for inotify: the leader goes, its reason is told, and nothing stays open."""
     async with open_stage() as stage:
         before = open_descriptors()
@@ -216,7 +214,7 @@ async def test_what_cannot_be_watched_is_ended_and_says_why():
         assert text_of(again, "stdout") == b"x\n"
 
 
-async def test_an_agent_writes_into_a_pipe_where_no_file_can_be_watched(pump):
+async def test_an_agent_writes_into_a_pipe_where_no_file_can_be_watched(pump, no_more_descriptors):
     """Rather than not at all; into a file again when one can."""
     agent = Spec(("claude", "-p", "x"), "claude -p x")
     assert agent_of(agent)  # what knows of Claude Code is imported with the first one
@@ -224,17 +222,6 @@ async def test_an_agent_writes_into_a_pipe_where_no_file_can_be_watched(pump):
         assert with_stdio(agent, pump).stdio == "auto"
         assert with_stdio(attrs.evolve(agent, stdio="file"), pump).stdio == "file"
     assert with_stdio(agent, pump).stdio == "file"
-
-
-@contextmanager
-def no_more_descriptors() -> Iterator[None]:
-    """This process may open nothing more; what is open stays so."""
-    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, usual[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
 
 
 async def test_both_streams_arrive_and_the_end_comes_after_them():
