@@ -1,6 +1,6 @@
-"""The commands by which the self-test asks an agent, for the real one and for the stand-in.
+"""The agents that the self-test can run, Claude Code and its stand-in, and the command for each prompt.
 
-Owns the prompts and the words. Must not run anything.
+Owns the prompts and the commands. Must not run anything.
 """
 
 import sys
@@ -10,15 +10,16 @@ from ccexecctl.stress import standin_agent
 
 
 class Agent(Protocol):
-    """An agent under test; each method returns the words of the command that asks it."""
+    """An agent under test. Each method returns the command that has the agent do what the docstring says."""
 
     name: str
+    """Its name in the report."""
     patience: float
-    """Seconds that one answer may take."""
+    """Seconds that one reply may take."""
     hang_time: float
-    """Seconds after which one that hangs is ended."""
+    """Time-out in seconds of the prompt `hang`."""
     least_words: int
-    """Words that an answer of 1000 words has at least."""
+    """Least number of words that counts as a reply of 1000 words; models do not count exactly."""
 
     def answer(self, word: str) -> list[str]:
         """Reply with a word, and nothing else."""
@@ -30,7 +31,7 @@ class Agent(Protocol):
         """Reply with the object `{"answer": 42, "word": WORD}`, and nothing else."""
 
     def hang(self) -> list[str]:
-        """Take longer than anybody waits."""
+        """Take longer than `hang_time`."""
 
     def fail(self) -> list[str]:
         """End with an error."""
@@ -43,7 +44,7 @@ class Agent(Protocol):
 
 
 class StandIn:
-    """The program that comes with ccexecctl."""
+    """The stand-in for Claude Code that comes with ccexecctl (`standin_agent`)."""
 
     name = "standin"
     patience = 60.0
@@ -82,7 +83,7 @@ class StandIn:
         return self._ask("--version")
 
     def line(self) -> list[str]:
-        """Print a line of more than 100,000 bytes, which no model can be asked for."""
+        """Print a line of more than 100,000 bytes, which a model cannot be made to write."""
         return self._ask("line")
 
 

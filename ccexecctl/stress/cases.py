@@ -1,7 +1,7 @@
-"""The cases of the self-test: what each has an agent do, and what has to be true of it.
+"""The cases of the self-test: what each has an agent do, and what is checked.
 
-Owns what is checked. Each case is a function that returns what it has seen, and raises for what is wrong. Must not know
-how it is reported.
+Owns the checks. Each case is a function that returns figures for the report, and raises an exception if a check fails.
+Must not know how a case is reported.
 """
 
 import json
@@ -17,17 +17,19 @@ from ccexecctl.stress.trial import CaseFailedError, Run, Trial
 from ccexecd.protocol.errors import ErrorCode
 
 IN_SEQUENCE = 3
+"""Executions of the case `sequential`."""
 
 Seen = dict[str, Any]
+"""Figures that a case returns for the report, by name."""
 
 
 class Setting(NamedTuple):
-    """What a case works with.
+    """What a case gets.
 
     Attributes:
-        trial: runs executions.
-        agent: who is asked.
-        parallel: how many at the same time, where that is the question.
+        trial: runs executions for the case.
+        agent: the agent under test.
+        parallel: executions that the case `parallel` runs at the same time.
     """
 
     trial: Trial
@@ -35,7 +37,12 @@ class Setting(NamedTuple):
     parallel: int
 
     def ask(self, argv: list[str], **params: Any) -> Run:
-        """Have the agent do something, to its end."""
+        """Run a command of the agent to its end.
+
+        Args:
+            argv: the command.
+            **params: further params of `execute`.
+        """
         return self.trial.run(argv, self.agent.patience, **params)
 
 
@@ -43,9 +50,9 @@ class Case(NamedTuple):
     """One case.
 
     Attributes:
-        category: what users choose it by.
-        name: what it is about.
-        check: does it.
+        category: the name by which users choose it (`--categories`).
+        name: what it is about, for the report.
+        check: runs the case; returns its figures, raises `CaseFailedError` if a check fails.
     """
 
     category: str
@@ -54,22 +61,26 @@ class Case(NamedTuple):
 
 
 def expect(holds: object, wrong: str) -> None:
-    """See that something is so.
+    """Check a condition.
+
+    Args:
+        holds: the condition; anything that is true.
+        wrong: the text of the exception.
 
     Raises:
-        CaseFailedError: it is not; the text says what is wrong.
+        CaseFailedError: the condition is not true.
     """
     if not holds:
         raise CaseFailedError(wrong)
 
 
 def marker() -> str:
-    """A word that nobody says by chance."""
+    """Return a random word, which no reply has by chance."""
     return f"m{uuid.uuid4().hex[:12]}"
 
 
 def simple(setting: Setting) -> Seen:
-    """A prompt is answered, with what was asked for."""
+    """The reply to a prompt has the word that it asks for."""
     word = marker()
     reply = setting.ask(setting.agent.answer(word)).reply()
     expect(word in reply, f"the reply lacks {word}: {reply[:80]!r}")
@@ -77,7 +88,7 @@ def simple(setting: Setting) -> Seen:
 
 
 def parallel(setting: Setting) -> Seen:
-    """So many at the same time, and nobody gets another one's answer."""
+    """Executions that run at the same time each give their own reply."""
     words = [marker() for _ in range(setting.parallel)]
     runs = [setting.trial.begin(setting.agent.answer(word), setting.agent.patience) for word in words]
     setting.trial.finish(runs, setting.agent.patience)
@@ -87,14 +98,14 @@ def parallel(setting: Setting) -> Seen:
 
 
 def long(setting: Setting) -> Seen:
-    """An answer of 1000 words arrives whole."""
+    """A reply of about 1000 words arrives whole."""
     count = len(setting.ask(setting.agent.words()).reply().split())
     expect(count >= setting.agent.least_words, f"the answer has {count} words only")
     return {"words": count}
 
 
 def json_reply(setting: Setting) -> Seen:
-    """A reply in the format that was asked for can be read."""
+    """A reply in JSON can be parsed, and is the object that was asked for."""
     word = marker()
     reply = setting.ask(setting.agent.json(word)).reply()
     text = reply[reply.find("{") : reply.rfind("}") + 1]  # a model may put a fence around it
@@ -107,7 +118,7 @@ def json_reply(setting: Setting) -> Seen:
 
 
 def json_stream(setting: Setting) -> Seen:
-    """Events come one a line, from the first to the last, and as many bytes as the program wrote."""
+    """Each line of the output is an event, and as many bytes arrive as the program wrote."""
     run = setting.ask(setting.agent.answer(marker()))
     run.reply()
     kinds = [str(event.get("type")) for event in run.events()]
@@ -119,12 +130,12 @@ def json_stream(setting: Setting) -> Seen:
 
 
 def timeout(setting: Setting) -> Seen:
-    """Who hangs is ended in time, with all of its processes; what it had said is there."""
+    """An agent that hangs is ended at its time-out with all of its processes, and its output until then is kept."""
     run = setting.trial.run(setting.agent.hang(), setting.agent.hang_time)
     reason, duration = run.outcome["reason"], run.outcome["duration"]
     expect(reason == "timeout", f"it ended by {reason!r}, not by its time-out")
     pids = [run.outcome["pid"]]
-    if setting.agent.name == StandIn.name:  # it speaks at once; the real one may need longer than it has
+    if setting.agent.name == StandIn.name:  # it writes at once; a real agent may write nothing before its time-out
         said = [event["waits_for"] for event in run.events() if "waits_for" in event]
         expect(said, "what it had said is not there")
         pids += said
@@ -134,7 +145,7 @@ def timeout(setting: Setting) -> Seen:
 
 
 def sequential(setting: Setting) -> Seen:
-    """Three, one after the other, each with its own answer."""
+    """Executions one after another each give their own reply."""
     for _ in range(IN_SEQUENCE):
         simple(setting)
     ids = {run.id for run in setting.trial.runs}
@@ -143,7 +154,7 @@ def sequential(setting: Setting) -> Seen:
 
 
 def error(setting: Setting) -> Seen:
-    """What fails is told as failed, with its own exit code; what is not there cannot be started."""
+    """An agent that fails is reported as failed with its own exit code; a missing program is refused."""
     run = setting.ask(setting.agent.fail())
     code = run.outcome["exit_code"]
     expect(code not in (0, None), f"it counts as a success: exit code {code}")
@@ -159,7 +170,7 @@ def error(setting: Setting) -> Seen:
 
 
 def environment(setting: Setting) -> Seen:
-    """Variables reach the program, and its working directory is the one that was asked for."""
+    """The program has the environment variables and the working directory that were asked for."""
     word = marker()
     script = 'printf "%s %s %s\\n" "$CCEXEC_STRESS" "$CCEXEC_EXECUTION_ID" "$PWD"; exec "$@"'
     argv = ["/bin/sh", "-c", script, "sh", *setting.agent.version()]
@@ -171,7 +182,7 @@ def environment(setting: Setting) -> Seen:
 
 
 def buffer(setting: Setting) -> Seen:
-    """A line of 100,000 bytes arrives whole. No model can be asked for one: it is the stand-in's."""
+    """A line of 100,000 bytes arrives whole. The stand-in writes it, since a model cannot be made to."""
     run = setting.ask(StandIn().line())
     reply = run.reply()
     longest = max(map(len, run.stdout.splitlines()))
@@ -180,7 +191,7 @@ def buffer(setting: Setting) -> Seen:
 
 
 def tools(setting: Setting) -> Seen:
-    """A tool is used, and what it printed is in the reply."""
+    """An agent uses a tool, and the reply has what the tool printed."""
     word = marker()
     run = setting.ask(setting.agent.tool(word))
     expect(word in run.reply(), f"the reply lacks {word}")
@@ -208,6 +219,7 @@ CASES = (
     Case("buffer", "a line of 100,000 bytes", buffer),
     Case("tools", "tools", tools),
 )
-"""Every case, in the order in which they are run."""
+"""All cases, in the order in which they are run."""
 
 CATEGORIES = tuple(dict.fromkeys(case.category for case in CASES))
+"""The categories of the cases, each once."""

@@ -1,7 +1,7 @@
-"""Stands in for Claude Code where none is installed or nobody wants to pay: `python standin_agent.py SCENARIO [WORD]`.
+"""A stand-in for Claude Code, which needs no installation and costs nothing: `python standin_agent.py SCENARIO [WORD]`.
 
-Owns the shape of what it prints: events of `--output-format stream-json`, one JSON object a line, as that prints them.
-Must not need anything: standard library only, no network, no files.
+Owns the form of its output: events as `claude --output-format stream-json` prints them, one JSON object in a line. Must
+not need anything but the standard library: no network, no files.
 """
 
 import json
@@ -22,24 +22,24 @@ def event(kind: str, **fields: object) -> None:
 
 
 def say(text: str) -> None:
-    """An answer of the model."""
+    """Print an answer of the model."""
     event("assistant", message={"role": "assistant", "content": [{"type": "text", "text": text}]})
 
 
 def result(text: str, *, subtype: str = "success", is_error: bool = False) -> None:
-    """The last event."""
+    """Print the last event, the result."""
     event("result", subtype=subtype, is_error=is_error, result=text, num_turns=1, total_cost_usd=0.0)
 
 
 def answer(text: str) -> int:
-    """Say it, and be done."""
+    """Answer with a text. Returns the exit code."""
     say(text)
     result(text)
     return 0
 
 
 def hang() -> int:
-    """Never be done; a child hangs along."""
+    """Never end, with a child process that does not end either."""
     with subprocess.Popen(["sleep", "3600"]) as child:  # noqa: S607  # PATH's, as an agent's own command would be
         event("system", subtype="status", waits_for=child.pid)
     return FAILED
@@ -53,7 +53,7 @@ def fail() -> int:
 
 
 def use_tool(word: str) -> int:
-    """Have a program run by a tool, and tell what it printed."""
+    """Use a tool that runs a program, and answer with what the program printed."""
     use = {"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {"command": f"echo {word}"}}
     event("assistant", message={"role": "assistant", "content": [use]})
     echo = ["echo", word]
@@ -64,7 +64,7 @@ def use_tool(word: str) -> int:
 
 
 def main(words: list[str]) -> int:
-    """Play one scenario."""
+    """Run one scenario. Returns the exit code."""
     if words == ["--version"]:
         print("stand-in 1.0 (Claude Code)")
         return 0

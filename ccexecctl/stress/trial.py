@@ -1,6 +1,6 @@
-"""Executions of the self-test: asked for, followed to their end, and kept as a case wants to look at them.
+"""Runs executions for the self-test, and keeps their output and outcome for the checks of a case.
 
-Owns the conversation with the daemon. Must not judge anything.
+Owns the requests to the daemon. Must not know any case.
 """
 
 import json
@@ -12,19 +12,22 @@ from ccexecctl.errors import CtlError
 from ccexecctl.output import Collected, piece_of
 
 BEYOND = 30.0
-"""Seconds beyond its own time-out in which the end of an execution has to be told."""
+"""Seconds after an execution's time-out within which the daemon has to report its end."""
 
 
 class CaseFailedError(CtlError):
-    """Something is not as it should be; the text says what."""
+    """A check of a case has failed; the text says what is wrong."""
 
 
 class Run:
     """One execution.
 
+    Args:
+        execution_id: its UUID.
+
     Attributes:
         id: its UUID.
-        outcome: the params of `process.completed`, once it has ended.
+        outcome: the params of `process.completed`; empty before.
     """
 
     def __init__(self, execution_id: str) -> None:
@@ -33,7 +36,15 @@ class Run:
         self._output = Collected()
 
     def heed(self, method: str, params: dict[str, Any]) -> None:
-        """A notification of it has come."""
+        """Take a notification about this execution.
+
+        Args:
+            method: the notification's method.
+            params: its params.
+
+        Raises:
+            CaseFailedError: the daemon has dropped output.
+        """
         if method == "process.output":
             self._output.write(params["type"], piece_of(params))
         elif method == "process.gap":
@@ -43,19 +54,19 @@ class Run:
 
     @property
     def stdout(self) -> str:
-        """All that it wrote to its standard output."""
+        """Its standard output until now."""
         return self._output.texts()["stdout"]
 
     @property
     def stderr(self) -> str:
-        """The same of its standard error."""
+        """Its standard error until now."""
         return self._output.texts()["stderr"]
 
     def events(self) -> list[dict[str, Any]]:
-        """What the agent reported: one JSON object for each line.
+        """Return the agent's events: the JSON object in each line of its standard output.
 
         Raises:
-            CaseFailedError: a line is none.
+            CaseFailedError: a line is no JSON object.
         """
         found = []
         for number, line in enumerate(self.stdout.splitlines(), 1):
@@ -69,10 +80,10 @@ class Run:
         return found
 
     def reply(self) -> str:
-        """The text of the final result, of a run that went well.
+        """Return the text of the agent's final result. Call it once the execution has ended.
 
         Raises:
-            CaseFailedError: it did not.
+            CaseFailedError: the execution failed, or the final result is missing or no success.
         """
         if self.outcome["exit_code"] != 0 or self.outcome["reason"] != "exited":
             said = f"{self.outcome['reason']}, exit code {self.outcome['exit_code']}"
@@ -89,10 +100,10 @@ class Trial:
     """All executions of one case.
 
     Args:
-        client: a connection of its own.
+        client: a connection that is used for nothing else.
 
     Attributes:
-        runs: every one, in the order in which they were asked for.
+        runs: the executions, in the order in which they were started.
     """
 
     def __init__(self, client: Client) -> None:
@@ -100,15 +111,15 @@ class Trial:
         self.runs: list[Run] = []
 
     def begin(self, argv: list[str], timeout: float, **params: Any) -> Run:
-        """Start a command.
+        """Start an execution.
 
         Args:
-            argv: its words.
+            argv: the command.
             timeout: seconds that it may run.
-            params: further params of `execute`.
+            **params: further params of `execute`.
 
         Raises:
-            RefusedError: it could not be started.
+            RefusedError: the daemon refused it, or could not start it.
         """
         asked = {"argv": argv, "timeout": timeout, "agent": "claude", "grace": 2.0, **params}
         started = self._client.call("execute", asked, extra=BEYOND)
@@ -117,16 +128,21 @@ class Trial:
         return run
 
     def run(self, argv: list[str], timeout: float, **params: Any) -> Run:
-        """Start a command, and wait for its end."""
+        """Start an execution as `begin` does, and wait for its end as `finish` does."""
         run = self.begin(argv, timeout, **params)
         self.finish([run], timeout)
         return run
 
     def finish(self, runs: Iterable[Run], timeout: float) -> None:
-        """Wait for the end of some.
+        """Wait for the end of executions.
+
+        Args:
+            runs: the executions.
+            timeout: seconds that each may run.
 
         Raises:
-            UnreachableError: nothing was heard of them for longer than they may take.
+            CaseFailedError: the daemon has dropped output of one.
+            UnreachableError: no message came for `timeout` and `BEYOND` seconds, so the daemon has missed an end.
         """
         awaited = {run.id: run for run in runs if not run.outcome}
         by_id = {run.id: run for run in self.runs}
@@ -141,5 +157,5 @@ class Trial:
                 awaited.pop(run.id, None)
 
     def ask(self, method: str, **params: Any) -> Any:
-        """Ask the daemon something besides."""
+        """Call another method of the daemon, and return its result."""
         return self._client.call(method, params)

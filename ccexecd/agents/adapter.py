@@ -15,8 +15,7 @@ from ccexecd.agents.options import Command
 from ccexecd.agents.stream import LONGEST_LINE, Document, EventLines, parse
 
 _EVENT = re.compile(rb'^[{\[][^\n]*"type"', re.MULTILINE)
-
-"""Matches a block of lines with at least one event in it."""
+"""Matches a block of lines that has at least one event in it."""
 
 
 class Shape(Enum):

@@ -1,8 +1,8 @@
-"""Claude Code: how it prints what it does, and how a conversation with it is taken up again.
+"""Claude Code: reading its output, and the command that resumes a conversation with it.
 
 Owns the names in its `stream-json` (the messages of its Agent SDK; what is read here was recorded from versions 1.0.60
-to 2.1.329) and the table of its options. `type` may stand anywhere in an object; so nothing is told by how a line
-begins, except that it is a part of an answer, which it says first.
+to 2.1.329) and the table of its options. `type` may be anywhere in an object, so that the beginning of a line does not
+tell its kind; only a `stream_event`, which has a part of an answer, always begins with its type.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,13 +43,13 @@ _CLOSING = (
     {"type": "system", "subtype": "files_persisted"},
     {"type": "prompt_suggestion"},
 )
-"""What may be printed between a result and the next turn: none has begun by it."""
+"""Events that may follow a result without another turn having begun; such an event has all fields of one of these."""
 
 _NOT_ALLOWED = "Claude requested permissions to use "
-"""How 1.0 tells the model that a tool was not allowed; later versions say so in the result."""
+"""Beginning of a tool's result in version 1.0 if the tool was not allowed; later versions tell it in the result."""
 
 _INTERRUPTED = "[Request interrupted by user"
-"""What is put into the conversation by an interrupt."""
+"""Beginning of the text that an interrupt adds to the conversation."""
 
 _OPTIONS = {
     **dict.fromkeys(
@@ -85,21 +85,24 @@ _OPTIONS = {
         Takes.SOME,
     ),
 }
-"""Options of `claude --help` and of its documentation that mean the same for the next prompt, and those that do not."""
+"""Options of `claude --help` and of its documentation, each with what it takes."""
 
 _NOT_AGAIN = ("-r", "--resume", "-c", "--continue", "--session-id", "--fork-session", "-n", "--name")
-"""Options that belong to one run, or are replaced by going on with it."""
+"""Options that are left out when a conversation is resumed: they are for one run, or `--resume` replaces them."""
 
 
 def _behind_program(command: Sequence[str]) -> int:
-    """Where its own words begin: a program of another name, such as `node`, has words of its own before."""
+    """Return the index of Claude Code's first word: after `claude`, or before the first option of another program.
+
+    Another program, such as `node`, has words of its own before that, such as the path of a script.
+    """
     if not command or command[0].rpartition("/")[2] == "claude":
         return 1
     return next((at for at, word in enumerate(command) if word.startswith("-")), len(command))
 
 
 def shape_of(command: Sequence[str]) -> Shape:
-    """How a command prints."""
+    """Return the form of a command's output."""
     options = take_apart(command[_behind_program(command) :], _OPTIONS)
     if options.value("-p", "--print") is None:
         return Shape.NONE
@@ -108,7 +111,12 @@ def shape_of(command: Sequence[str]) -> Shape:
 
 
 def resumed(command: Sequence[str], session_id: str) -> tuple[str, ...] | None:
-    """The words that go on with a conversation, up to the prompt."""
+    """Return the words that resume a conversation, to be followed by the prompt; None if it was not kept.
+
+    Args:
+        command: the words of the command that began the conversation.
+        session_id: the conversation's id.
+    """
     start = _behind_program(command)
     options = take_apart(command[start:], _OPTIONS)
     if options.value("--no-session-persistence") is not None:
@@ -117,13 +125,14 @@ def resumed(command: Sequence[str], session_id: str) -> tuple[str, ...] | None:
 
 
 def events_of(found: Mapping[str, Any]) -> list[Event]:
-    """The events that one line stands for."""
+    """Return the events in one JSON object of the output."""
     kind = words(found.get("type"), NAME)
     read = _READERS.get(kind)
     return read(found) if read is not None else [_other(found, kind)]
 
 
 def _said(found: Mapping[str, Any]) -> list[Event]:
+    """Read an `assistant` message: what the model says, thinks and asks tools for."""
     parent = words(found.get("parent_tool_use_id"), NAME)
     events: list[Event] = []
     for block in records(record(found.get("message")).get("content")):
@@ -144,7 +153,7 @@ def _said(found: Mapping[str, Any]) -> list[Event]:
 
 
 def _put_in(found: Mapping[str, Any]) -> list[Event]:
-    """What the program adds to the conversation: results of tools, and that somebody has interrupted it."""
+    """Read a `user` message, which the program adds to the conversation: results of tools, or an interrupt."""
     content = record(found.get("message")).get("content")
     events: list[Event] = []
     for block in records(content):
@@ -190,7 +199,7 @@ def _of_system(found: Mapping[str, Any]) -> Event:
 
 
 def _result(found: Mapping[str, Any]) -> Result:
-    """A result is good when nothing says otherwise: some errors have only their subtype, some only `is_error`."""
+    """Read the end of a turn. Some errors show in `subtype` only, some in `is_error` only; no `subtype` is success."""
     milliseconds = number(found.get("duration_ms"))
     told = words(found.get("result")) or "\n".join(_names(found.get("errors")))
     subtype = found.get("subtype", "success")

@@ -1,4 +1,4 @@
-"""OpenAI Codex: how `codex exec --json` prints what it does, and how a thread is taken up again.
+"""OpenAI Codex: reading the output of `codex exec --json`, and the command that resumes a thread.
 
 Owns the names in its JSONL (`codex-rs/exec/src/exec_events.rs` of its source) and the table of its options
 (`codex-rs/exec/src/cli.rs`, `codex-rs/utils/cli/src/shared_options.rs`). An `error` event may be followed by another
@@ -30,10 +30,10 @@ from ccexecd.agents.events import (
 from ccexecd.agents.options import Options, Takes, take_apart
 
 _TOOLS = ("command_execution", "file_change", "mcp_tool_call", "collab_tool_call", "web_search")
-"""Types of items that something is done by."""
+"""Types of items that are uses of tools."""
 
 _RETRY = re.compile(r"Reconnecting\.\.\. (\d{1,4})/(\d{1,4})")
-"""How it says that it asks the model again."""
+"""Message of an `error` that announces another request to the model: which one, and how many there will be."""
 
 _OPTIONS = {
     **dict.fromkeys(
@@ -73,9 +73,10 @@ _OPTIONS = {
 }
 
 _LONG = {"-m": "--model", "-p": "--profile", "-s": "--sandbox", "-C": "--cd", "-c": "--config"}
-"""Names that a value can be joined to."""
+"""Long names of short options: only a long name can have its value in the same word (`--model=NAME`)."""
 
 _NOT_AGAIN = ("--last", "--all", "-i", "--image", "-o", "--output-last-message", "--output-schema")
+"""Options that are left out when a thread is resumed, since they are for one run."""
 
 
 def _options(command: Sequence[str]) -> Options:
@@ -84,7 +85,7 @@ def _options(command: Sequence[str]) -> Options:
 
 
 def shape_of(command: Sequence[str]) -> Shape:
-    """How a command prints."""
+    """Return the form of a command's output."""
     options = _options(command)
     if options.others[:1] not in (("exec",), ("e",)):
         return Shape.NONE
@@ -92,7 +93,12 @@ def shape_of(command: Sequence[str]) -> Shape:
 
 
 def resumed(command: Sequence[str], session_id: str) -> tuple[str, ...] | None:
-    """The words that go on with a thread, up to the prompt."""
+    """Return the words that resume a thread, to be followed by the prompt; None if it was not kept.
+
+    Args:
+        command: the words of the command that began the thread.
+        session_id: the thread's id.
+    """
     options = _options(command)
     if options.value("--ephemeral") is not None or options.others[:1] not in (("exec",), ("e",)):
         return None
@@ -100,7 +106,7 @@ def resumed(command: Sequence[str], session_id: str) -> tuple[str, ...] | None:
 
 
 def events_of(found: Mapping[str, Any]) -> list[Event]:
-    """The events that one line stands for."""
+    """Return the events in one JSON object of the output."""
     kind = words(found.get("type"), NAME)
     if kind.startswith("item."):
         return [_item(record(found.get("item")), is_over=kind == "item.completed")]

@@ -1,6 +1,6 @@
-"""What agents report while they work, in one vocabulary for all of them.
+"""Events: what agents report while they work, in one form for all agents.
 
-Owns the records. Whose output they are read from, and how, is the adapters' business.
+Owns the records, and reading JSON values that may be of any type. Must not know any agent's output: adapters do.
 """
 
 import itertools
@@ -12,15 +12,17 @@ import attrs
 
 @attrs.frozen
 class Init:
-    """A turn begins, or the conversation does. There may be several in one run.
+    """A conversation or a turn has begun. There may be several such events in one run.
+
+    A field is empty if the agent did not report it.
 
     Attributes:
-        session_id: the agent's own name for the conversation; empty if it did not say. So with the others.
-        model: which model answers.
-        cwd: where it works.
-        version: of the agent's program.
-        permission_mode: what it may do unasked, in its own word.
-        tools: what it can use.
+        session_id: the agent's own id of the conversation.
+        model: name of the model that answers.
+        cwd: the agent's working directory.
+        version: version of the agent's program.
+        permission_mode: what the agent may do without asking, in the agent's own word.
+        tools: names of the tools that it can use.
     """
 
     session_id: str = ""
@@ -36,8 +38,8 @@ class Text:
     """A finished piece of an answer.
 
     Attributes:
-        text: what it says.
-        parent: id of the tool use within which a sub-agent says so; empty for the agent itself.
+        text: the piece.
+        parent: id of the tool use that started the sub-agent whose answer this is; empty for the agent itself.
     """
 
     text: str
@@ -49,7 +51,7 @@ class Thinking:
     """A finished piece of thought, as far as the agent shows it.
 
     Attributes:
-        text: what it thought.
+        text: the piece.
         parent: as for `Text`.
     """
 
@@ -75,9 +77,9 @@ class ToolUse:
     """A tool is being used.
 
     Attributes:
-        id: by which its result is known.
-        name: of the tool.
-        summary: its input in a few words: the command, the path, the pattern.
+        id: id of this use, which the `ToolResult` repeats.
+        name: name of the tool.
+        summary: the most telling part of its input, such as a command, path or pattern; up to `SUMMARY` characters.
         parent: as for `Text`.
     """
 
@@ -92,9 +94,9 @@ class ToolResult:
     """A tool has answered.
 
     Attributes:
-        id: of its use.
-        is_error: whether it failed.
-        is_denied: whether it never ran, since nobody had allowed it.
+        id: id of the tool use.
+        is_error: whether the tool failed.
+        is_denied: whether the tool did not run, since it was not allowed.
     """
 
     id: str
@@ -104,12 +106,12 @@ class ToolResult:
 
 @attrs.frozen
 class Task:
-    """Something goes on in the background, beside the conversation: a command, a sub-agent.
+    """A background task, such as a command or a sub-agent, has begun or ended.
 
     Attributes:
-        id: its name.
-        description: what it does; empty where only its end is told.
-        is_running: whether it has begun; else it has ended.
+        id: id of the task.
+        description: what it does; empty if it has ended.
+        is_running: whether it has begun; false if it has ended.
         tool: id of the tool use that has begun it; empty if none has.
     """
 
@@ -124,11 +126,11 @@ class ApiRetry:
     """A request to the model has failed, and will be sent again.
 
     Attributes:
-        attempt: which one comes next.
-        most: how many there will be before it gives up; None if it did not say. So with the others.
-        delay: seconds until then.
-        status: HTTP status of the failure.
-        error: what failed, in the agent's word.
+        attempt: number of the next attempt.
+        most: attempts after which the agent gives up; None if it did not report that.
+        delay: seconds until the next attempt; None if it did not report that.
+        status: HTTP status of the failure; None if it did not report any.
+        error: what failed, in the agent's word; empty if it did not report that.
     """
 
     attempt: int
@@ -140,11 +142,11 @@ class ApiRetry:
 
 @attrs.frozen
 class RateLimit:
-    """How the account stands.
+    """The state of the account's rate limit.
 
     Attributes:
         is_rejected: whether requests are refused now.
-        resets_at: when that ends, in seconds since the epoch; None if it did not say.
+        resets_at: when the limit is reset, in seconds since the epoch; None if that was not reported.
         window: which limit it is, in the agent's word.
     """
 
@@ -155,11 +157,11 @@ class RateLimit:
 
 @attrs.frozen
 class Failure:
-    """Something failed that the agent speaks of outside of its result.
+    """A failure that the agent reports outside of a result.
 
     Attributes:
-        kind: what, in the agent's word; empty where it has none.
-        text: what it says.
+        kind: the kind of failure, in the agent's word; empty if it has none.
+        text: the agent's text about it.
     """
 
     kind: str
@@ -176,16 +178,16 @@ class Result:
     """The end of a turn. There may be several in one run.
 
     Attributes:
-        subtype: the agent's own word for how it went; `success` does not mean that it went well.
-        is_error: whether the agent says that it failed.
+        subtype: the agent's own word for how the turn went; `success` alone does not mean that it went well.
+        is_error: whether the agent marks the result as an error.
         text: the answer, or the error.
-        status: HTTP status of the API's error; None if there was none. So with the others.
-        why: why the turn ended, in the agent's word; empty if it did not say.
+        status: HTTP status of the API's error; None if there was none.
+        why: why the turn ended, in the agent's word; empty if it did not report that.
         session_id: as for `Init`.
-        usage: tokens of this turn, by kind, as far as they are numbers.
-        cost: US dollars, of the whole run so far.
-        duration: seconds of this turn.
-        turns: how often the model was asked in it.
+        usage: numbers of tokens of this turn, by kind.
+        cost: US dollars, of the whole run so far; None if the agent did not report any.
+        duration: seconds that the turn took; None if the agent did not report that.
+        turns: how often the model was asked in this turn, as the agent counts; None if it did not report that.
         denied: names of the tools that were not allowed, one for each attempt.
     """
 
@@ -204,12 +206,12 @@ class Result:
 
 @attrs.frozen
 class Other:
-    """An event of a kind that nothing here depends on.
+    """An event of any other kind; its content is not read.
 
     Attributes:
         type: its type.
         subtype: its subtype; empty if it has none.
-        is_closing: whether it is one of the few that come when a turn is over, so that no other has begun with it.
+        is_closing: whether it may follow the end of a turn, so that it does not mean that another turn has begun.
     """
 
     type: str
@@ -218,16 +220,16 @@ class Other:
 
 
 SOMETHING = Other("")
-"""Events of which nothing more is known than that there were some: a part of an answer, mostly."""
+"""Stands for one or more events that were not parsed, most of them parts of an answer."""
 
 
 @attrs.frozen
 class Unread:
-    """A line that begins like an event and could not be read: broken, or longer than is waited for.
+    """A line that begins like an event and could not be read: it is not valid JSON, or too long.
 
     Attributes:
-        size: its bytes, as far as they were seen.
-        is_too_long: whether it was that; else it is broken, as one that was cut off.
+        size: its bytes, as far as they were read.
+        is_too_long: whether it was too long; else it is not valid, as a line that was cut off.
     """
 
     size: int
@@ -256,56 +258,56 @@ Event = (
 
 
 def words(value: Any, most: int | None = None) -> str:
-    """A value as text: itself if it is one, else nothing.
+    """Return a value if it is a text, else an empty text.
 
     Args:
-        value: from JSON.
-        most: characters that are kept; None is all.
+        value: a value from JSON.
+        most: characters that are kept; None keeps all.
     """
     return value[:most] if isinstance(value, str) else ""
 
 
 def number(value: Any) -> float | None:
-    """A value as a number that can be calculated with; None if it is none."""
+    """Return a value if it is a number between -1e18 and 1e18, else None."""
     return value if isinstance(value, int | float) and not isinstance(value, bool) and -1e18 < value < 1e18 else None
 
 
 def whole(value: Any) -> int | None:
-    """A value as a whole number; None if it is none."""
+    """Return a value if it is a whole number between -10**18 and 10**18, else None."""
     return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**18 else None
 
 
 def record(value: Any) -> dict[str, Any]:
-    """A value as a JSON object; an empty one if it is none."""
+    """Return a value if it is a JSON object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def records(value: Any) -> list[dict[str, Any]]:
-    """The JSON objects in a list; none if it is no list."""
+    """Return the JSON objects in a list; an empty list if the value is no list."""
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def counts(value: Any) -> dict[str, int]:
-    """The whole numbers of a JSON object, by name: `MOST_COUNTS` at most."""
+    """Return the whole numbers in a JSON object, by name: the first `MOST_COUNTS`."""
     found = ((name[:NAME], each) for name, each in record(value).items() if whole(each) is not None)
     return dict(itertools.islice(found, MOST_COUNTS))
 
 
 NAME = 200
-"""Characters of a name that are kept: of a session, a model, a tool. Real ones have at most some sixty."""
+"""Characters of a name (of a session, a model, a tool) that are kept. Real names have some sixty at most."""
 
 MOST_COUNTS = 20
-"""Kinds of tokens that are counted; real agents have at most six."""
+"""Kinds of tokens that are counted; real agents have six at most."""
 
 SUMMARY = 200
-"""Characters of what a tool is asked to do that are kept."""
+"""Characters of a tool's input that its summary keeps."""
 
 _TELLING = ("command", "file_path", "path", "pattern", "query", "url", "prompt", "description", "name")
-"""Parts of a tool's input that say what it does, the most telling first."""
+"""Fields of a tool's input that may tell what the tool does, the most telling first."""
 
 
 def summary_of(values: Any) -> str:
-    """What a tool is asked to do, in one line."""
+    """Return the most telling text field of a tool's input in one line, cut to `SUMMARY` characters."""
     found = record(values)
     told = next((found[name] for name in _TELLING if words(found.get(name))), "")
     return " ".join(told[:SUMMARY].split())

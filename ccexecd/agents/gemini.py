@@ -1,4 +1,4 @@
-"""Gemini CLI: how it prints what it does, and how a session is taken up again.
+"""Gemini CLI: reading its output, and the command that resumes a session.
 
 Owns the names in its `stream-json` and `json` (`packages/core/src/output/types.ts` of its source), what its exit codes
 mean (`packages/core/src/utils/errors.ts`) and the table of its options (`packages/cli/src/config/config.ts`). Under
@@ -43,12 +43,14 @@ _OPTIONS = {
 }
 
 _LONG = {"-m": "--model", "-o": "--output-format", "-e": "--extensions"}
+"""Long names of short options: only a long name can have its value in the same word (`--model=NAME`)."""
 
 _NOT_AGAIN = ("-p", "--prompt", "-r", "--resume", "--session-id", "--session-file", "-i", "--prompt-interactive")
+"""Options that are left out when a session is resumed: they are for one run, or `--resume` replaces them."""
 
 
 def shape_of(command: Sequence[str]) -> Shape:
-    """How a command prints."""
+    """Return the form of a command's output."""
     options = take_apart(command[1:], _OPTIONS)
     if options.value("-p", "--prompt") is None and (not options.others or options.value("-i") is not None):
         return Shape.NONE
@@ -57,7 +59,12 @@ def shape_of(command: Sequence[str]) -> Shape:
 
 
 def resumed(command: Sequence[str], session_id: str) -> tuple[str, ...] | None:
-    """The words that go on with a session, up to the prompt."""
+    """Return the words that resume a session, to be followed by the prompt.
+
+    Args:
+        command: the words of the command that began the session.
+        session_id: the session's id.
+    """
     options = take_apart(command[1:], _OPTIONS)
     kept = [(_LONG.get(name, name), value) for name, value in options.given if name not in _NOT_AGAIN]
     rest = [name if value is None else f"{name}={value}" for name, value in kept]
@@ -65,7 +72,7 @@ def resumed(command: Sequence[str], session_id: str) -> tuple[str, ...] | None:
 
 
 def events_of(found: Mapping[str, Any]) -> list[Event]:
-    """The events that one line, or the one document, stands for."""
+    """Return the events in one JSON object of the output: a line's, or the whole output's under `json`."""
     kind = words(found.get("type"), NAME)
     read = _READERS.get(kind)
     if read is not None:

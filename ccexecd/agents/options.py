@@ -1,7 +1,7 @@
-"""The options of an agent's command line, as far as they are known.
+"""Reads command lines of agents: options with their values, and the other words.
 
-Owns taking words apart into options and the rest, and the first command of a command string. Must not know any agent:
-each brings a table of its options.
+Owns finding these words in a command string, and taking them apart. Must not know any agent: each adapter has a table
+of its agent's options.
 """
 
 import re
@@ -14,13 +14,14 @@ import attrs
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=", re.ASCII)
 
 _ENDS_A_COMMAND = frozenset("|&;<>()")
+"""Characters of which shell operators consist; an operator ends a command."""
 
 _EXPANDED = frozenset("$`*?[~\n")
-"""What a shell replaces: words with these in them are not the ones that the program is given."""
+"""Characters that a shell expands, or that end a line: the program may be given other words than those written."""
 
 
 class Takes(Enum):
-    """What follows an option."""
+    """The values that an option takes."""
 
     NOTHING = "nothing"
     ONE = "one word"
@@ -32,9 +33,9 @@ class Command:
     """The words of one command.
 
     Attributes:
-        words: from its program on.
-        is_all: whether what it prints is what the whole command line prints.
-        is_literal: whether these are the words that the program is given.
+        words: its words, the program first; empty if they cannot be told.
+        is_all: whether it is the whole command string, so that all output is its output.
+        is_literal: whether the program is given exactly these words.
     """
 
     words: tuple[str, ...]
@@ -46,7 +47,10 @@ NO_COMMAND = Command(())
 
 
 def first_command(text: str) -> Command:
-    """The first command of a command string, after assignments and `exec`; no words if it cannot be told."""
+    """Return the first command of a command string; assignments and `exec` before it are left out.
+
+    Of a string with a quote that does not end, it returns no more than the program.
+    """
     lexer = shlex.shlex(text, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     lexer.commenters = ""
@@ -65,32 +69,40 @@ def first_command(text: str) -> Command:
 
 @attrs.frozen
 class Options:
-    """Words taken apart.
+    """The words of a command, taken apart.
 
     Attributes:
-        given: every option that is known, with its values, in order; one that takes several has a pair for each.
-        others: the words that are neither, after the program; options that are not known are left out.
+        given: the known options in order, each as its name and its value (None if it takes none). An option with
+            several values has a pair for each.
+        others: the words that are no options and no values of known options, in order.
     """
 
     given: tuple[tuple[str, str | None], ...]
     others: tuple[str, ...]
 
     def value(self, *names: str) -> str | None:
-        """The last value that one of these names was given; empty if it takes none; None if it was not given."""
+        """Return the value of an option.
+
+        Args:
+            *names: its names; if it was given several times, the last value counts.
+
+        Returns:
+            Its value; empty if it has none; None if the option was not given.
+        """
         return next((value or "" for name, value in reversed(self.given) if name in names), None)
 
     def without(self, *names: str) -> list[str]:
-        """The options again, except for these; each value in one word with its name (`--name=value`)."""
+        """Return all known options but these as words; a value is in one word with its name (`--name=value`)."""
         kept = [each for each in self.given if each[0] not in names]
         return [name if value is None else f"{name}={value}" for name, value in kept]
 
 
 def take_apart(words: Sequence[str], table: Mapping[str, Takes]) -> Options:
-    """Read the words behind a program.
+    """Take the words of a command apart.
 
     Args:
-        words: those, without the program.
-        table: what each known option takes; short ones too.
+        words: the words after the program.
+        table: each known option, long and short, with what it takes. Unknown options are left out.
     """
     given: list[tuple[str, str | None]] = []
     others: list[str] = []

@@ -1,7 +1,7 @@
-"""Which commands are an agent, and which one.
+"""Recognises which commands start an agent, and which agent.
 
-Owns the table of those that are known. What is not in it is a plain command. What is known of each is imported when one
-is met: most commands are none.
+Owns the table of the agents that are known; every other command is a plain one. Most commands are, so the adapters are
+imported when the first agent is met.
 """
 
 from collections.abc import Sequence
@@ -18,22 +18,25 @@ NAMES = frozenset({"claude", "codex", "gemini"})
 
 
 def is_agent(spec: Spec) -> bool:
-    """Whether an execution is one of the agents that are known."""
+    """Whether an execution is an agent that is known."""
     return name_of(spec) in NAMES
 
 
 def agent_of(spec: Spec) -> "Adapter | None":
-    """Which agent an execution is; None if it is none that is known."""
+    """Return the adapter of an execution's agent; None if it is no agent that is known."""
     return _adapter(name_of(spec))
 
 
 def agent_named(words: Sequence[str]) -> "Adapter | None":
-    """Which agent some words start, by the base name of the first."""
+    """Return the adapter of the agent that a command starts, by the base name of its first word; None if it is none."""
     return _adapter(_base_name(words))
 
 
 def name_of(spec: Spec) -> str:
-    """Which agent it is by name: as the client says, or by the program that it starts first. It may be none of ours."""
+    """Return the name of an execution's agent: the request's `agent`, or for `auto` the first program's base name.
+
+    It need not be a name of `NAMES`; it is empty if the command does not contain any of those.
+    """
     if spec.agent != "auto":
         return spec.agent
     if not any(name in spec.display for name in NAMES):
@@ -42,7 +45,7 @@ def name_of(spec: Spec) -> str:
 
 
 def command_of(spec: Spec) -> Command:
-    """The words that start an execution's first program; none if they cannot be told."""
+    """Return the first command that an execution runs: its `argv`, or the first one of its command string."""
     if not spec.shell:
         return Command(spec.argv) if spec.argv else NO_COMMAND
     return first_command(spec.display)

@@ -1,7 +1,7 @@
-"""An agent's run in the words of the wire: what `status` and `process.completed` tell, and limits that it reached.
+"""An agent's run on the wire: the field `agent` of `status` and `process.completed`, and notifications of limits.
 
-Owns the names. The two notifications, and those of their fields that clients of the earlier cc_executor read, are its
-names and mean what they meant there. Must not read or judge anything.
+Owns the names of fields and notifications. The two notifications, and the fields of them that clients of the earlier
+cc_executor read, have the names and meanings that they had there. Must not read or judge anything.
 """
 
 import re
@@ -12,19 +12,19 @@ from ccexecd.agents.conversation import Conversation
 from ccexecd.agents.verdict import Cause, Verdict
 
 RETRY_AFTER = 60
-"""Seconds after which to try again where nobody tells, as the earlier cc_executor said."""
+"""Seconds of `retry_after` if the agent does not tell when the limit ends, as in the earlier cc_executor."""
 
 _USAGE = re.compile(r"usage limit|hit your [\w ]{0,30}limit|quota|spend cap", re.IGNORECASE)
 
 
 def facts_of(name: str, known: Conversation, verdict: Verdict | None, resume: Sequence[str] | None) -> dict[str, Any]:
-    """What is known of a run.
+    """Return the field `agent` of an execution, as JSON values.
 
     Args:
-        name: of the agent.
-        known: what it has reported.
-        verdict: how it went; None as long as it runs, and where that cannot be told.
-        resume: the words that go on with the conversation.
+        name: the agent's name.
+        known: what the agent has reported.
+        verdict: how the run went; None while it goes on, and if that cannot be told.
+        resume: the words that resume the conversation; None if it cannot be resumed.
     """
     newest = next(reversed(known.tools.values()), None)
     retry = known.retry
@@ -55,7 +55,7 @@ def facts_of(name: str, known: Conversation, verdict: Verdict | None, resume: Se
 
 
 def verdict_told(verdict: Verdict) -> dict[str, Any]:
-    """How it went."""
+    """Return a verdict as JSON values, for the field `verdict`."""
     return {
         "cause": verdict.cause.value,
         "is_success": verdict.is_success,
@@ -70,13 +70,16 @@ def verdict_told(verdict: Verdict) -> dict[str, Any]:
 
 
 def limit_reached(name: str, verdict: Verdict, session_id: str, now: float) -> tuple[str, dict[str, Any]] | None:
-    """The notification of a limit: its method and params; None if none is reached.
+    """Return the notification about a limit that a run has reached.
 
     Args:
-        name: of the agent.
+        name: the agent's name.
         verdict: how the run, or a turn of it, went.
-        session_id: the client's session.
-        now: seconds since the epoch.
+        session_id: id of the client's session.
+        now: the present moment, in seconds since the epoch.
+
+    Returns:
+        Its method and params; None if the verdict is about no limit.
     """
     told = {"session_id": session_id, "agent": name, "error_text": verdict.text}
     if verdict.cause is Cause.TOKEN_LIMIT:
