@@ -45,6 +45,10 @@ TASK_PROGRAM = ("claude", "-p")
 MAX_TASKS = 100
 """Tasks that one request may have."""
 
+WHOLE_RESULTS = 4
+"""Tasks of one request each of whose results may hold `max_buffer_size` bytes of output. Those of more tasks share what
+these may hold: an answer is made as a whole, in memory and in one step of the event loop."""
+
 EVENT_STREAM = "text/event-stream"
 
 _STATUS = {
@@ -242,6 +246,7 @@ class _Exchange:
 
     async def _run(self) -> AsyncGenerator[bytes, None]:
         began, results = datetime.now(UTC), []
+        most = self._engine.config.max_buffer_size * WHOLE_RESULTS // max(len(self._steps), WHOLE_RESULTS)
         for number, step in enumerate(self._steps, 1):
             try:
                 place = self._place if not self._is_list and self._place else await self._start(step)
@@ -250,7 +255,7 @@ class _Exchange:
                     {**_task(number, step), "exit_code": None, "error": as_rpc_error(error, "a task").message}
                 )
                 continue
-            collected = _Collected(self._engine.config.max_buffer_size)
+            collected = _Collected(most)
             while (entry := await place.next_entry()) is not None:
                 collected.add(entry)
                 if self._streamed:

@@ -209,6 +209,15 @@ class TestList:
         assert (await post(daemon, {"tasks": tasks})).status == 200
         assert (tmp_path / "order").read_text() == "0\n1\n2\n3\n4\n"
 
+    async def test_all_results_together_are_bounded(self, tmp_path):
+        """A hundred floods do not fill the memory: the more tasks, the less of each is in the report."""
+        async with running(tmp_path, max_buffer_size=1 << 19) as daemon:
+            for count, each in ((4, 1 << 19), (8, 1 << 18)):
+                report = (await post(daemon, {"tasks": [{"command": "seq 1 100000"}] * count})).json
+                for result in report["results"]:
+                    assert each - (1 << 16) < len(result["stdout"]) <= each
+                    assert len(result["stdout"]) + result["dropped_bytes"] == result["stdout_bytes"] == 588895
+
     async def test_what_cannot_be_started_stops_nothing(self, daemon):
         """The report says why; the tasks behind it run."""
         tasks = [{"argv": ["/no/such/program"]}, {"command": "echo fine"}]
