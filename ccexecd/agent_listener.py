@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from ccexecd.agents.adapter import Adapter, EventReader, Shape
 from ccexecd.agents.conversation import Conversation
 from ccexecd.agents.events import Event, Result
-from ccexecd.agents.final_result import LastWord
+from ccexecd.agents.final_result import FinalResultReader
 from ccexecd.agents.recognition import agent_of, command_of
 from ccexecd.agents.report import facts_of, limit_reached
 from ccexecd.agents.verdict import Cause, Verdict, judge, judge_result
@@ -63,7 +63,7 @@ class AgentListener(Listener):
         self._execution: Execution | None = execution
         self._reader: EventReader | None = EventReader(adapter, self._read_as(), is_brief=True, longest=LONGEST_LINE)
         self._conversation = Conversation()
-        self._last_word = LastWord(adapter.name)
+        self._final_result = FinalResultReader(adapter.name)
         self._last_event_at: float | None = None
         self._said = self._complaint = b""
         self._told: set[Cause] = set()
@@ -138,7 +138,7 @@ class AgentListener(Listener):
         self._last_event_at = time.time()
         for event in events:
             self._conversation.take(event)
-            if self._last_word.take(event):
+            if self._final_result.take(event):
                 self._note_result()
             if isinstance(event, Result):
                 self._heed_limit(event)
@@ -146,7 +146,7 @@ class AgentListener(Listener):
     def _note_result(self) -> None:
         execution = self._execution
         if execution is not None and execution.final_result is not None:
-            execution.final_result.note(self._last_word.result, execution.clock.now)
+            execution.final_result.note(self._final_result.result, execution.clock.now)
 
     def _heed_limit(self, result: Result) -> None:
         if result.is_error or result.subtype != "success":

@@ -10,7 +10,7 @@ from ccexecd.agents.events import Event, Other, Result
 from ccexecd.core.result import FinalResult
 
 
-class LastWord:
+class FinalResultReader:
     """Finds the final result among events.
 
     Args:

@@ -41,7 +41,7 @@ class Bucket:
             return 0.0
         return missing / self._rate
 
-    def owe(self, now: float, most: float) -> float | None:
+    def take_on_credit(self, now: float, most: float) -> float | None:
         """Take a token, on credit if there is none.
 
         Args:
@@ -79,9 +79,9 @@ class Buckets:
         """Take tokens from the bucket of a name. Returns 0, or seconds to wait (see `Bucket.take`)."""
         return self._of(name, now).take(now, number) if self._rate else 0.0
 
-    def owe(self, name: str, now: float, most: float) -> float | None:
-        """Take a token from the bucket of a name, on credit if need be (see `Bucket.owe`)."""
-        return self._of(name, now).owe(now, most) if self._rate else 0.0
+    def take_on_credit(self, name: str, now: float, most: float) -> float | None:
+        """Take a token from the bucket of a name, on credit if need be (see `Bucket.take_on_credit`)."""
+        return self._of(name, now).take_on_credit(now, most) if self._rate else 0.0
 
     def _of(self, name: str, now: float) -> Bucket:
         bucket = self._buckets.get(name)

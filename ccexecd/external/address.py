@@ -6,7 +6,7 @@ Owns nothing but these rules; it opens no socket and resolves no name.
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 
-def spell(host: str, port: int) -> str:
+def format_address(host: str, port: int) -> str:
     """Write an address as it appears in a URL, a log line or an error.
 
     Args:
@@ -25,7 +25,7 @@ def network_of(peer: str) -> str:
     An IPv6 host can choose any address in its /64.
 
     Args:
-        peer: an address as `spell` writes it; any other text is returned as it is.
+        peer: an address as `format_address` writes it; any other text is returned as it is.
     """
     host = peer.rpartition(":")[0].strip("[]")
     address = parse_ip(host)

@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from ccexecd.core.principals import Principal
-from ccexecd.external.address import network_of, spell
+from ccexecd.external.address import format_address, network_of
 from ccexecd.external.auth import CHALLENGE, authorize, screen
 from ccexecd.external.request import Reason, Reject, Request, Response
 from ccexecd.external.site import Site
@@ -62,7 +62,7 @@ def _spell_peer(sock: ConnectedSocket | None) -> str:
     if sock is not None:
         with suppress(OSError):
             host, port, *_ = sock.getpeername()
-            return spell(host, port)
+            return format_address(host, port)
     return "unknown"
 
 

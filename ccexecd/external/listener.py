@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import attrs
 import trio
 
-from ccexecd.external.address import is_loopback, spell
+from ccexecd.external.address import format_address, is_loopback
 
 _log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Acceptor:
 
     def __attrs_post_init__(self) -> None:
         names = [listener.socket.getsockname() for listener in self.listeners]
-        self.addresses = [spell(host, port) for host, port, *_ in names]
+        self.addresses = [format_address(host, port) for host, port, *_ in names]
 
     async def run(
         self, connections: trio.Nursery, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -169,4 +169,4 @@ def _cannot_listen(host: str, port: int, error: OSError) -> ListenError:
         code = error.errno or 0
         reason = os.strerror(code)
         reason, hint = reason[:1].lower() + reason[1:], _HINTS.get(code, "choose another --host or --port")
-    return ListenError(f"cannot listen on {spell(host, port)}: {reason}; {hint}")
+    return ListenError(f"cannot listen on {format_address(host, port)}: {reason}; {hint}")

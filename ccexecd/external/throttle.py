@@ -53,7 +53,7 @@ class Throttle:
         Returns:
             Seconds by which to delay the answer; None if it is to be 429 at once, because too many are delayed.
         """
-        return self._buckets.owe(network, self._clock(), self._most)
+        return self._buckets.take_on_credit(network, self._clock(), self._most)
 
 
 def too_often(message: str, wait: float) -> Reject:

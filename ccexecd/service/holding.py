@@ -12,7 +12,7 @@ from ccexecd.engine import Execution, PastExecution
 from ccexecd.protocol import messages
 from ccexecd.protocol.errors import ErrorCode
 from ccexecd.protocol.jsonrpc import RPCError
-from ccexecd.service.naming import upon
+from ccexecd.service.naming import call_with_execution
 from ccexecd.service.peer import Peer
 
 
@@ -52,4 +52,4 @@ def _upon_held(
         number, refused = await peer.engine.held.each(lambda each: peer.principal.controls(each.principal), deed)
         return {done: number, "still_held": refused}
 
-    return upon(peer, wanted.execution_id, do) if wanted.execution_id is not None else do_all()
+    return call_with_execution(peer, wanted.execution_id, do) if wanted.execution_id is not None else do_all()

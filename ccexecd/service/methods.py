@@ -32,7 +32,7 @@ from ccexecd.service.evidence import EVIDENCE_METHODS
 from ccexecd.service.executing import execute
 from ccexecd.service.holding import drop, release
 from ccexecd.service.listing import REPLY_BYTES, completion_of, list_executions, size_of
-from ccexecd.service.naming import known, upon
+from ccexecd.service.naming import call_with_execution, known
 from ccexecd.service.peer import Peer
 from ccexecd.service.prompts import PROMPT_METHODS
 from ccexecd.service.timings import TIMING_METHODS
@@ -164,7 +164,7 @@ def attach(peer: Peer, wanted: messages.Attach) -> Answer | Awaitable[Answer]:
         result = {"next_seq": log.next_seq, "oldest_seq": log.oldest_seq, "state": execution.state.value}
         return Answer(result, then=lambda: peer.watch(execution, wanted.from_seq))
 
-    return upon(peer, wanted.execution_id, begin)
+    return call_with_execution(peer, wanted.execution_id, begin)
 
 
 def detach(peer: Peer, wanted: messages.Which) -> dict[str, Any] | Awaitable[dict[str, Any]]:
@@ -174,7 +174,7 @@ def detach(peer: Peer, wanted: messages.Which) -> dict[str, Any] | Awaitable[dic
         peer.unwatch(execution.id)
         return {}
 
-    return upon(peer, wanted.execution_id or "", end)
+    return call_with_execution(peer, wanted.execution_id or "", end)
 
 
 async def read_output(peer: Peer, wanted: messages.ReadOutput) -> dict[str, Any]:
@@ -288,7 +288,7 @@ def _upon_live(peer: Peer, execution_id: str | None, deed: Callable[[Execution],
             )
         return deed(execution)
 
-    return deed(_only_live(peer)) if execution_id is None else upon(peer, execution_id, do)
+    return deed(_only_live(peer)) if execution_id is None else call_with_execution(peer, execution_id, do)
 
 
 def _only_live(peer: Peer) -> Execution:

@@ -19,13 +19,15 @@ _SHOWN = 64
 """Characters of a name that an error repeats: an id has 36."""
 
 
-def upon(peer: Peer, name: str, deed: Callable[[Execution | PastExecution], R | Awaitable[R]]) -> R | Awaitable[R]:
-    """Do something with the execution that was named: at once if it is in memory, else once the history was asked.
+def call_with_execution(
+    peer: Peer, name: str, deed: Callable[[Execution | PastExecution], R | Awaitable[R]]
+) -> R | Awaitable[R]:
+    """Call a function with the execution that was named: at once if it is in memory, else once the history was asked.
 
     Args:
         peer: the caller.
         name: an id or, if the caller may use that, its beginning.
-        deed: what to do with it.
+        deed: the function.
 
     Returns:
         What `deed` returns; an awaitable of that if the history has to be asked. It raises `RPCError` if the name

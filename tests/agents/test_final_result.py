@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ccexecd.agents.adapter import EventReader
 from ccexecd.agents.claude import CLAUDE
-from ccexecd.agents.final_result import LastWord
+from ccexecd.agents.final_result import FinalResultReader
 from ccexecd.agents.stream import LONGEST_LINE
 from ccexecd.core.result import FinalResult
 
@@ -31,7 +31,7 @@ class ResultLines:
     """A reader of Claude Code's output, and what looks for the final result in it."""
 
     def __init__(self) -> None:
-        self._reader, self._last = EventReader(CLAUDE, is_brief=True), LastWord("claude")
+        self._reader, self._last = EventReader(CLAUDE, is_brief=True), FinalResultReader("claude")
 
     @property
     def result(self) -> FinalResult | None:

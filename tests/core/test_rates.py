@@ -60,9 +60,9 @@ def test_more_than_a_bucket_holds():
 def test_a_debt():
     """On credit, each one waits longer, up to what may be owed; a refusal does not make it worse."""
     bucket = Bucket(2.0, 2.0, 0.0)
-    assert [bucket.owe(0.0, 3.0) for _ in range(6)] == [0.0, 0.0, 0.5, 1.0, 1.5, None]
-    assert bucket.owe(0.5, 3.0) == 1.5
-    assert bucket.owe(100.0, 3.0) == 0.0
+    assert [bucket.take_on_credit(0.0, 3.0) for _ in range(6)] == [0.0, 0.0, 0.5, 1.0, 1.5, None]
+    assert bucket.take_on_credit(0.5, 3.0) == 1.5
+    assert bucket.take_on_credit(100.0, 3.0) == 0.0
 
 
 def test_not_more_are_kept_than_there_is_room_for(monkeypatch):

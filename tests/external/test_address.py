@@ -2,14 +2,14 @@
 
 import pytest
 
-from ccexecd.external.address import is_loopback, network_of, parse_ip, spell
+from ccexecd.external.address import format_address, is_loopback, network_of, parse_ip
 
 
 def test_an_ipv6_address_gets_brackets_before_its_port():
     """An address in a log line or an error can be pasted into a URL."""
-    assert spell("127.0.0.1", 8003) == "127.0.0.1:8003"
-    assert spell("::1", 8003) == "[::1]:8003"
-    assert spell("localhost", 0) == "localhost:0"
+    assert format_address("127.0.0.1", 8003) == "127.0.0.1:8003"
+    assert format_address("::1", 8003) == "[::1]:8003"
+    assert format_address("localhost", 0) == "localhost:0"
 
 
 @pytest.mark.parametrize(
