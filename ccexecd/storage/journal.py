@@ -144,7 +144,10 @@ def read_head(fd: int) -> tuple[Account, dict[str, Any], int]:
         raise JournalError("its first line is not whole")
     if fields.get("format") != FORMAT:
         raise JournalError(f"its format is {fields.get('format')!r}; this version reads {FORMAT}")
-    account = Account(*(int(fields[name]) for name in ("oldest_seq", "dropped_bytes", "dropped_lines")))
+    try:
+        account = Account(*(int(fields[name]) for name in ("oldest_seq", "dropped_bytes", "dropped_lines")))
+    except (KeyError, TypeError, ValueError):
+        raise JournalError("its first line has no account") from None
     return account, fields["execution"], len(first) + 1
 
 

@@ -4,13 +4,14 @@ Owns telling executions that were running from those that had ended and those th
 history; an unfinished log is completed while it is read (`recovery`). It blocks.
 """
 
+import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ccexecd.core.execution import Reason
-from ccexecd.storage.history import History, Record
+from ccexecd.storage.history import History, Record, is_sound
 from ccexecd.storage.journal import JournalError
 from ccexecd.storage.recovery import Trace, begun, concluded, recorded, trace
 from ccexecd.storage.spool import Spool
@@ -60,15 +61,13 @@ class LeftBehind:
         audited = {name: told for name, told in recorded(self._audit).items() if name not in besides}
         ids = self._spool.ids() - besides
         for name in unfinished.keys() | self._history.unknown(ids | audited.keys()):
-            try:
+            with _unless_edited(name):
                 known, left = unfinished.get(name), self._trace(name) if name in ids else None
                 told = audited.get(name)
                 if known is None and left is None and told is not None:
                     known = begun(name, told.decision)
                 if known is not None or left is not None:
                     yield self._concluded(known, left, told.outcome if told is not None else None)
-            except (KeyError, TypeError, ValueError, OSError) as error:  # somebody else has changed the files
-                log.warning("what is left of execution %s cannot be read: %r", name, error)
 
     def finished_before(self, live: set[str]) -> Iterator[Record]:
         """Records of finished executions that the history lacks, made from their logs alone.
@@ -78,12 +77,15 @@ class LeftBehind:
         """
         ids = self._spool.ids()
         for name in self._history.unknown(ids - live):
-            left = self._trace(name)
-            if left is not None and left.completion is not None:
-                yield self._concluded(None, left)
+            with _unless_edited(name):
+                left = self._trace(name)
+                if left is not None and left.completion is not None:
+                    yield self._concluded(None, left)
 
     def _concluded(self, known: Record | None, left: Trace | None, outcome: Mapping[str, Any] | None = None) -> Record:
         record = concluded(known, left, outcome)
+        if not is_sound(record):
+            raise ValueError("it is not as this program writes it")
         if record.reason == Reason.LOST.value:
             log.warning("execution %s: lost", record.id, extra={"command": record.command})
         return record
@@ -94,3 +96,12 @@ class LeftBehind:
         except (JournalError, OSError) as error:
             log.warning("%s holds no output that can be read: %s", self._spool.root / execution_id, error)
             return None
+
+
+@contextlib.contextmanager
+def _unless_edited(execution_id: str) -> Iterator[None]:
+    """Pass over an execution whose files somebody else has changed, so that the others are recovered."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        log.warning("what is left of execution %s cannot be read: %r", execution_id, error)

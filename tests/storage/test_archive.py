@@ -19,10 +19,11 @@ from ccexecd.core.entries import Chunk, Gap, Note
 from ccexecd.core.framing import Framer
 from ccexecd.core.output import OutputLog
 from ccexecd.storage import archive as archive_module
-from ccexecd.storage import notary
+from ccexecd.storage import journal, notary
 from ccexecd.storage.archive import Archive
 from ccexecd.storage.audit import Audit
 from ccexecd.storage.history import MIGRATIONS, History, Record, SessionRecord, Wanted
+from ccexecd.storage.left_behind import LeftBehind
 from ccexecd.storage.past import HistoryUnavailableError, PastExecution
 from ccexecd.storage.recovery import ONCE
 from ccexecd.storage.spool import Retention
@@ -660,6 +661,42 @@ async def test_a_log_that_is_none_keeps_nobody_from_starting(tmp_path, head):
         path.unlink()
     async with opened(directory) as archive:
         assert [each.id for each in await archive.newest(Wanted())] == ["two"]
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [{"labels": []}, {"labels": {"a": 1}}, {"session_id": {}}, {"command": None}, {"created_at": 5}, {"once": 5}],
+)
+async def test_a_log_that_was_edited_keeps_nobody_from_starting(tmp_path, edited):
+    """What its first line says is of no type that is ours: the others are there, and the history is kept."""
+    directory = tmp_path / "state"
+    await killed(directory, "one", "two")
+    edit(directory / "output" / "one" / "journal", edited)
+    for path in directory.glob("history.db*"):
+        path.unlink()
+    async with opened(directory) as archive:
+        assert [each.id for each in await archive.newest(Wanted())] == ["two"]
+        assert not archive.problems
+
+
+async def test_a_log_that_was_edited_is_passed_over_when_the_history_is_made_again(tmp_path):
+    """While a daemon runs, too: it goes on."""
+    async with opened(tmp_path) as archive:
+        for name in ("one", "two"):
+            Run(archive, name).start().write(b"hello\n").finish()
+    edit(tmp_path / "output" / "one" / "journal", {"created_at": 5})
+    history = History(tmp_path / "another.db")
+    history.open()
+    left = LeftBehind(history, archive.spool, tmp_path / "audit")
+    assert [record.id for record in left.finished_before(set())] == ["two"]
+    history.close()
+
+
+def edit(file: Path, changes: dict[str, object]) -> None:
+    """Change the description in the first line of a journal."""
+    first, _, rest = file.read_bytes().partition(b"\n")
+    known = json.loads(first)["execution"] | changes
+    file.write_bytes(journal.head(journal.Account(), known) + rest)
 
 
 async def test_output_goes_when_it_is_due_and_its_execution_stays_known(tmp_path, until):

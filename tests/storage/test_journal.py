@@ -124,3 +124,14 @@ def test_the_first_line_comes_back(file):
     os.ftruncate(file, 50_000)
     with pytest.raises(JournalError, match="not whole"):
         journal.read_head(file)
+
+
+@pytest.mark.parametrize(
+    "account", [b"", b'"oldest_seq":[],', b'"oldest_seq":1,"dropped_bytes":0,"dropped_lines":null,']
+)
+def test_a_first_line_without_an_account_is_none(file, account):
+    """Whoever reads it learns what is wrong, in the way in which they learn of any other damage."""
+    os.ftruncate(file, 0)
+    os.pwrite(file, b'{"format":1,' + account + b'"execution":{}}\n', 0)
+    with pytest.raises(JournalError, match="account"):
+        journal.read_head(file)
