@@ -373,17 +373,13 @@ def _record(known: dict[str, Any]) -> Record | None:
         known["completion"] = orjson.loads(known["completion"]) if known["completion"] is not None else None
     except orjson.JSONDecodeError:
         return None
-    record = Record(**known)
-    return record if is_sound(record) else None
+    return record if is_sound(record := Record(**known)) else None
 
 
 def is_sound(record: Record) -> bool:
     """Whether a record holds what this program writes, after somebody else may have edited what it was read from."""
-    if not all(isinstance(getattr(record, name), kinds) for name, kinds in _KINDS.items()):
-        return False
-    labels = record.description.get("labels", {})
-    is_labelled = isinstance(labels, dict) and all(isinstance(value, str) for value in labels.values())
-    return is_labelled and record.description.keys() >= _TOLD
+    is_typed = all(isinstance(getattr(record, name), kinds) for name, kinds in _KINDS.items())
+    return is_typed and record.description.keys() >= _TOLD
 
 
 def _kinds(kind: Any) -> tuple[Any, ...]:

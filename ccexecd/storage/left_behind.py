@@ -84,7 +84,8 @@ class LeftBehind:
 
     def _concluded(self, known: Record | None, left: Trace | None, outcome: Mapping[str, Any] | None = None) -> Record:
         record = concluded(known, left, outcome)
-        if not is_sound(record):
+        labels = record.description.get("labels", {})
+        if not is_sound(record) or not all(isinstance(value, str) for value in labels.values()):
             raise ValueError("it is not as this program writes it")
         if record.reason == Reason.LOST.value:
             log.warning("execution %s: lost", record.id, extra={"command": record.command})
