@@ -16,7 +16,7 @@ from ccexecctl.errors import UsageError
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """Add the options. `--timeout` takes the place of the global option, which remains valid before the verb."""
+    """Add the options. Here `--timeout` is about the agent; the global one precedes the verb."""
     parser.add_argument("--agent", metavar="NAME", help="claude (the default), codex or gemini")
     parser.add_argument("--program", metavar="PATH", help="the agent's program, if it is not that name on the PATH")
     parser.add_argument("--model", metavar="NAME", help="which model")

@@ -173,7 +173,7 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def add_run_timeout(parser: argparse.ArgumentParser) -> None:
-    """Add `--timeout` of the execution. It replaces the global option after the verb, but not before the verb."""
+    """Add `--timeout` of the execution. Before the verb, `--timeout` is still the global option."""
     parser.add_argument(
         "--timeout",
         dest="run_timeout",

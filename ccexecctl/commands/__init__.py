@@ -46,16 +46,16 @@ SUMMARIES = {
 
 
 class Verb(Protocol):
-    """What a verb's module consists of."""
+    """The interface of a verb's module."""
 
     DESCRIPTION: str
     EXAMPLES: str
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add the verb's own options."""
+        """Add the verb's own arguments and options."""
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Do it. Returns the exit code; raises CtlError."""
+        """Execute the verb, and print the result. Returns the exit code; raises CtlError."""
 
 
 def load(verb: str) -> Verb:

@@ -31,7 +31,7 @@ The global --timeout is given before the verb here; after it, --timeout is the a
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the task, and how it is done."""
+    """Add the task, and the options that say how it is done."""
     parser.usage = f"{parser.prog} [OPTIONS] TASK"
     parser.add_argument("task", metavar="TASK", help="what is to be done; - reads it from standard input")
     agent_options.add_options(parser)
@@ -44,7 +44,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Do it, and print the answer."""
+    """Have the task done, and print the answer."""
     if arguments.stream and arguments.json:
         raise UsageError("what is printed live is not JSON", "leave out --stream or --json")
     task = sys.stdin.read() if arguments.task == "-" else arguments.task
@@ -71,7 +71,7 @@ def run(arguments: Namespace) -> int:
 
 
 def _wait_told(progress: "Progress") -> None:
-    """Say why nothing comes, where that is known: minutes can pass until an API is asked for the last time."""
+    """Print a remark about each wait, in the queue or before another attempt: it can take minutes."""
     if progress.kind.value in ("queued", "retry"):
         render.remark(progress.message)
 
@@ -91,7 +91,7 @@ def _show(result: "AgentResult", arguments: Namespace) -> int:
 
 
 def _answer(value: Any, output: str) -> str:
-    """What people read: text as it is, but for what could take over their terminal; a value as JSON."""
+    """Return an answer for people: a text with its control characters escaped, or another value as JSON."""
     if value is not None and not isinstance(value, str):
         return json.dumps(value, ensure_ascii=False, indent=2)
     lines = (value or output).split("\n")

@@ -27,13 +27,13 @@ examples:
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add which execution, and from where."""
+    """Add the execution, and where in its output to begin."""
     add_id(parser)
     parser.add_argument("--since-seq", type=int, metavar="N", help="from piece number N on (0: from the start)")
 
 
 def run(arguments: Namespace) -> int:
-    """Follow it. The exit code is its own, or 0 where it is left running."""
+    """Follow the execution. Returns its own exit code, or 0 if it is left running."""
     with connect_to(arguments) as client:
         known = client.call("status", {"execution_id": arguments.execution_id})
         if not arguments.json:
@@ -112,7 +112,7 @@ class _Attachment:
         self._client.send("resize_pty", {"execution_id": self._id, **terminal.size()})
 
     def _redraw(self) -> None:
-        """Have the program draw anew what it shows: it does when the size has changed, even if it has not."""
+        """Have the program draw its screen again, as it does when the size changes: to another one, and back."""
         size = terminal.size()
         another = {**size, "rows": size["rows"] - 1 or 2}
         self._client.send("resize_pty", {"execution_id": self._id, **another})

@@ -76,7 +76,7 @@ _ESSENCE = (
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the three deeds."""
+    """Add the three subcommands, each with its arguments."""
     parser.usage = f"{parser.prog} [OPTIONS] verify|tail|search ..."
     deeds = parser.add_subparsers(dest="deed", required=True, metavar="verify|tail|search", prog=parser.prog)
     verify = deeds.add_parser(
@@ -103,7 +103,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Do the one that was chosen."""
+    """Run the chosen subcommand."""
     try:
         code: int = arguments.deed(arguments)
     except OSError as error:
@@ -188,14 +188,14 @@ def _is_wanted(fields: dict[str, Any], wanted: Namespace) -> bool:
 
 
 class _Place(NamedTuple):
-    """A position in the files: behind a record."""
+    """A position in the files of the audit, behind a record."""
 
     file: Path
     offset: int
 
 
 def _records(directory: Path, start: _Place | None = None) -> Iterator[tuple[dict[str, Any], _Place]]:
-    """The records from a position on, each with the position behind it."""
+    """Yield the records from a position on, each with the position behind it."""
     from ccexecd.storage import chain  # noqa: PLC0415
 
     for each in chain.files_in(directory):
@@ -223,7 +223,7 @@ def _told(value: object) -> str:
 
 
 def _place(arguments: Namespace) -> tuple[Path, tuple[int, str] | None]:
-    """The directory of the audit, and the last record that a running daemon has written into it."""
+    """Return the directory of the audit; and number and hash of its last record if a running daemon tells them."""
     if arguments.directory is not None:
         next(arguments.directory.iterdir(), None)  # one that is not there is no audit that is whole
         return arguments.directory, None
@@ -236,7 +236,7 @@ def _place(arguments: Namespace) -> tuple[Path, tuple[int, str] | None]:
 
 
 def _moment(text: str) -> str:
-    """Argparse type of a time, or of the beginning of one, as the records have it.
+    """Argparse type of a time in UTC, ISO 8601 without a time zone, or the beginning of one, such as a date.
 
     Raises:
         ArgumentTypeError: it is none.

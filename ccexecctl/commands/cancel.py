@@ -1,4 +1,4 @@
-"""`ccexecctl cancel`: end an execution in the civil way."""
+"""`ccexecctl cancel`: end executions by TERM and, after the grace, KILL."""
 
 from argparse import ArgumentParser, Namespace
 
@@ -18,7 +18,7 @@ examples:
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the id and the grace."""
+    """Add the arguments ID and `--grace`."""
     steering.add_ids(parser)
     parser.add_argument(
         "--grace", type=seconds, metavar="TIME", help="between TERM and KILL (default: the execution's own)"
@@ -26,5 +26,5 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Do it, and say so when it is true."""
+    """Cancel the executions, and print each when its last process has been reaped."""
     return steering.steer(arguments, "CANCEL")

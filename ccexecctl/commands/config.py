@@ -1,4 +1,4 @@
-"""`ccexecctl config`: show the configuration that is in force, or check one before it is."""
+"""`ccexecctl config`: show the configuration in force, or check one before it is used."""
 
 import json
 import os
@@ -40,7 +40,7 @@ examples:
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the two deeds."""
+    """Add the two subcommands, each with its arguments."""
     parser.usage = f"{parser.prog} [OPTIONS] show|validate ..."
     deeds = parser.add_subparsers(dest="deed", required=True, metavar="show|validate", prog=parser.prog)
     show = deeds.add_parser("show", description=SHOW_DESCRIPTION, epilog=SHOW_EXAMPLES, help="the one in force")
@@ -54,7 +54,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Do the one that was chosen."""
+    """Run the chosen subcommand."""
     code: int = arguments.deed(arguments)
     return code
 
@@ -82,12 +82,12 @@ def _validate(arguments: Namespace) -> int:
 
 
 def _load(arguments: Namespace, file: Path | None, *, to_start: bool = False) -> Any:
-    """Load a configuration as the daemon would, and see, where that is asked, that one could start with it.
+    """Load a configuration as the daemon would; with `to_start`, also make sure that a daemon could start with it.
 
     Raises:
-        CtlError: with all that is wrong.
+        CtlError: it is not valid; the message has all that is wrong.
     """
-    from ccexecd.config import ConfigError, load  # noqa: PLC0415  # attrs and cattrs: only these deeds pay for them
+    from ccexecd.config import ConfigError, load  # noqa: PLC0415  # attrs and cattrs: only this needs them
 
     try:
         loaded = load({"state_dir": arguments.state_dir}, os.environ, file)

@@ -1,4 +1,4 @@
-"""`ccexecctl drop`: what is held is not to run any more."""
+"""`ccexecctl drop`: end executions that are held, without running them."""
 
 from argparse import ArgumentParser, Namespace
 
@@ -17,10 +17,10 @@ examples:
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add which."""
+    """Add the arguments: one held execution, or all."""
     steering.add_held(parser)
 
 
 def run(arguments: Namespace) -> int:
-    """Do it, and say with how many."""
+    """Drop the executions, and print how many were dropped."""
     return steering.end_hold(arguments, "drop")

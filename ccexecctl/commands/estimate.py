@@ -1,4 +1,4 @@
-"""`ccexecctl estimate`: how long a command may take, by past runs."""
+"""`ccexecctl estimate`: estimate how long a command may take, by past runs."""
 
 from argparse import REMAINDER, ArgumentParser, Namespace
 from pathlib import Path
@@ -22,7 +22,7 @@ examples:
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add what it is about."""
+    """Add the command, and where it is to run."""
     parser.add_argument("--shell", metavar="COMMAND", help="a COMMAND for the shell, instead of CMD ARGS")
     parser.add_argument("--cwd", metavar="DIR", help="as if run in DIR (default: this directory)")
     parser.usage = f"{parser.prog} [OPTIONS] -- CMD ARGS\n       {parser.prog} [OPTIONS] --shell COMMAND"
@@ -30,7 +30,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Ask, and print what is known."""
+    """Ask the daemon, and print its estimate."""
     argv = arguments.argv[arguments.argv[:1] == ["--"] :]
     if bool(argv) == (arguments.shell is not None):
         raise UsageError("give a command, either CMD ARGS or --shell COMMAND", "ccexecctl estimate -- make test")

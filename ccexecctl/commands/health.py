@@ -1,4 +1,4 @@
-"""`ccexecctl health`: whether the daemon is fit for work."""
+"""`ccexecctl health`: tell whether the daemon is fit for work."""
 
 from argparse import ArgumentParser, Namespace
 
@@ -17,11 +17,11 @@ example:
 
 
 def configure(_: ArgumentParser) -> None:
-    """No options of its own."""
+    """Add nothing: the verb has no options of its own."""
 
 
 def run(arguments: Namespace) -> int:
-    """Print one word."""
+    """Print the state of the daemon in one word."""
     with connect_to(arguments) as client:
         health = client.call("health")
     render.show(health, [health["status"]], as_json=arguments.json)

@@ -24,16 +24,16 @@ examples:
 """
 
 CATEGORIES = ("agent", "test", "build", "install", "transfer", "check", "script", "shell", "brief", "other")
-"""What sorts of work there are, as the wire contract names them."""
+"""The categories of commands, as in docs/protocol.md."""
 
 HEADER = ("ID", "FINISHED", "TOOK", "ENDED", "LOAD", "CATEGORY", "COMMAND")
 
 MOST_AT_ONCE = 1000
-"""Executions of one request; a reply holds about as many."""
+"""Executions that one request asks for at most; a reply holds about as many."""
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add which ones, and how."""
+    """Add the options that choose executions, and the form of the output."""
     parser.add_argument("-n", "--limit", type=_count, default=100, metavar="N", help="the last N (default: 100)")
     parser.add_argument("--category", choices=CATEGORIES, metavar="NAME", help=f"of one sort: {', '.join(CATEGORIES)}")
     parser.add_argument("--program", metavar="NAME", help="of one program, as `stats` names it")
@@ -43,7 +43,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    """Argparse type of how many."""
+    """Argparse type of a number of executions, at least 1."""
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of executions")
     return int(text)
@@ -62,7 +62,7 @@ def run(arguments: Namespace) -> int:
 
 
 def _read(client: Client, arguments: Namespace) -> list[dict[str, Any]]:
-    """All that were asked for, in as many requests as that takes."""
+    """Return the executions that were asked for, by as many requests as that takes."""
     found: list[dict[str, Any]] = []
     request = {name: getattr(arguments, name) for name in ("category", "program", "reason", "since")}
     before = None
@@ -106,7 +106,7 @@ def _print_csv(found: list[dict[str, Any]]) -> None:
 
 
 def _cell(value: Any) -> Any:
-    """A value as a spreadsheet may have it: text that begins like a formula is none."""
+    """Return a value for a cell of CSV. Text that begins like a formula of a spreadsheet gets a quote in front."""
     if not isinstance(value, str):
         return value
     text = render.printable(value)

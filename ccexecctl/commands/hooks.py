@@ -1,4 +1,4 @@
-"""`ccexecctl hooks`: what is called at events, which hooks a command would meet, and what one does."""
+"""`ccexecctl hooks`: list the hooks in force, call one, or tell which of them a command would meet."""
 
 import json
 from argparse import REMAINDER, Namespace
@@ -11,10 +11,10 @@ from ccexecctl.client import connect_to
 from ccexecctl.errors import Exit, UsageError, invalid
 
 EVENTS = ("pre_execute", "post_execute", "on_output", "on_error", "on_stall")
-"""As the daemon has them (`core.hooks`)."""
+"""The events of hooks, as in `ccexecd.core.hooks`, which is not imported here."""
 
 LONGEST_CALL = 3600.0
-"""Seconds that a hook may rightly take (`hooks.file`)."""
+"""The longest time-out of a hook in seconds, as in `ccexecd.hooks.file`."""
 
 DESCRIPTION = "Show the hooks that are in force and what came of them, try one, or see which ones a command would meet."
 
@@ -57,7 +57,7 @@ examples:
 
 
 def configure(parser: Parser) -> None:
-    """Add the three deeds."""
+    """Add the three subcommands, each with its arguments."""
     parser.usage = f"{parser.prog} [OPTIONS] list|run|test ..."
     deeds = parser.add_subparsers(dest="deed", required=True, metavar="list|run|test", prog=parser.prog)
     shown = deeds.add_parser("list", description=LIST_DESCRIPTION, epilog=LIST_EXAMPLES, help="what is in force")
@@ -80,7 +80,7 @@ def configure(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Do the one that was chosen."""
+    """Run the chosen subcommand."""
     code: int = arguments.deed(arguments)
     return code
 
@@ -145,7 +145,7 @@ def _test(arguments: Namespace) -> int:
 
 
 def _about(arguments: Namespace) -> dict[str, Any]:
-    """The command that is asked about, as params."""
+    """Return the command that the hooks are asked about, as params of `hook_test` and `hook_run`."""
     words = arguments.argv[arguments.argv[:1] == ["--"] :]
     labels = dict(arguments.label)
     about = {"argv": words or None, "cwd": arguments.cwd, "lane": arguments.lane, "labels": labels or None}
@@ -153,12 +153,12 @@ def _about(arguments: Namespace) -> dict[str, Any]:
 
 
 def _tested_here(file: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """What a file has, in this process: for a command, or all of it.
+    """Read a hooks file in this process. Returns the hooks that a command would meet; without a command, all.
 
     Raises:
         CtlError: the file is not valid.
     """
-    from ccexecd.core.spec import Spec  # noqa: PLC0415  # attrs and cattrs: only this deed pays for them
+    from ccexecd.core.spec import Spec  # noqa: PLC0415  # attrs and cattrs: only this needs them
     from ccexecd.hooks import file as hooks_file  # noqa: PLC0415
     from ccexecd.operator_file import FaultyFileError  # noqa: PLC0415
 

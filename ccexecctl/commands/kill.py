@@ -1,4 +1,4 @@
-"""`ccexecctl kill`: end an execution at once."""
+"""`ccexecctl kill`: end executions by KILL, at once."""
 
 from argparse import ArgumentParser, Namespace
 
@@ -15,10 +15,10 @@ example:
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the id."""
+    """Add the argument ID."""
     steering.add_ids(parser)
 
 
 def run(arguments: Namespace) -> int:
-    """Do it, and say so when it is true."""
+    """Kill the executions, and print each when its last process has been reaped."""
     return steering.steer(arguments, "KILL")

@@ -13,10 +13,10 @@ example:
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the id."""
+    """Add the argument ID."""
     steering.add_ids(parser)
 
 
 def run(arguments: Namespace) -> int:
-    """Do it, and say so when it is true."""
+    """Pause the executions, and print each when its processes have stopped."""
     return steering.steer(arguments, "PAUSE")

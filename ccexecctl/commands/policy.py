@@ -1,4 +1,4 @@
-"""`ccexecctl policy`: show what may run, or why something may or may not."""
+"""`ccexecctl policy`: show the policy in force, or tell why a command may or may not run."""
 
 import json
 import os
@@ -41,7 +41,7 @@ examples:
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the two deeds."""
+    """Add the two subcommands, each with its arguments."""
     parser.usage = f"{parser.prog} [OPTIONS] show|test ..."
     deeds = parser.add_subparsers(dest="deed", required=True, metavar="show|test", prog=parser.prog)
     show = deeds.add_parser("show", description=SHOW_DESCRIPTION, epilog=SHOW_EXAMPLES, help="what is in force")
@@ -58,7 +58,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Do the one that was chosen."""
+    """Run the chosen subcommand."""
     code: int = arguments.deed(arguments)
     return code
 
@@ -118,7 +118,7 @@ def _lines(told: dict[str, Any]) -> list[str]:
 
 
 def _judged_here(file: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """The verdict of a policy file, in this process.
+    """Judge a command by a policy file, in this process.
 
     Raises:
         CtlError: the file is not valid.

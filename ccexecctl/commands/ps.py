@@ -20,13 +20,13 @@ examples:
 """
 
 LIMIT = 10_000
-"""Executions that are asked for: the most that may be, and more than a reply holds."""
+"""Executions that are asked for: the highest `limit` that is allowed, and more than a reply holds."""
 
 HEADER = ("ID", "STATE", "PID", "STARTED", "DURATION", "CPU", "MEM", "PROCS", "COMMAND")
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add what to list."""
+    """Add the options that choose executions and columns."""
     parser.add_argument("-a", "--all", action="store_true", help="also those that have finished")
     parser.add_argument("-q", "--quiet", action="store_true", help="print ids and nothing else")
     parser.add_argument("--label", metavar="K[=V]", help="only those with this label")
@@ -58,7 +58,7 @@ def _table(executions: list[dict[str, Any]]) -> list[str]:
 
 
 def _processes(execution: dict[str, Any], width: int | None) -> list[str]:
-    """The processes of an execution as a tree; nothing where they were not asked for."""
+    """Return the processes of an execution as a tree; nothing if they were not asked for."""
     told = execution.get("processes", [])
     untold = execution.get("process_count", 0) - len(told)
     return render.tree(told, width) + ([f"  and {untold} more"] if told and untold > 0 else [])
@@ -81,7 +81,7 @@ def _row(execution: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _state(execution: dict[str, Any]) -> str:
-    """The state in lower case; for a finished one how it ended, which says more."""
+    """Return the state of an execution in lower case, or how it ended if it has finished."""
     match execution:
         case {"state": "FINISHED", "reason": str(reason), "exit_code": code}:
             return ending(reason, code)

@@ -22,7 +22,7 @@ examples:
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add whose, and in which form."""
+    """Add the execution, and the form of the output."""
     parser.usage = f"{parser.prog} [OPTIONS] ID\n       {parser.prog} [OPTIONS] --public-key"
     parser.add_argument("execution_id", metavar="ID", nargs="?", help="an execution id, or its beginning")
     parser.add_argument("--markdown", action="store_true", help="for people, instead of JSON")
@@ -30,7 +30,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Print it."""
+    """Print the receipt, or the public key."""
     if (arguments.execution_id is None) != arguments.public_key:
         raise UsageError("give an execution, or --public-key", "ccexecctl ps --all")
     with connect_to(arguments) as client:

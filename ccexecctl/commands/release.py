@@ -1,4 +1,4 @@
-"""`ccexecctl release`: let what is held run after all."""
+"""`ccexecctl release`: let executions that are held wait for their turn again."""
 
 from argparse import ArgumentParser, Namespace
 
@@ -17,10 +17,10 @@ examples:
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add which."""
+    """Add the arguments: one held execution, or all."""
     steering.add_held(parser)
 
 
 def run(arguments: Namespace) -> int:
-    """Do it, and say with how many."""
+    """Release the executions, and print how many were released."""
     return steering.end_hold(arguments, "release")

@@ -18,7 +18,7 @@ examples:
 
 
 def configure(_: ArgumentParser) -> None:
-    """No options of its own."""
+    """Add nothing: the verb has no options of its own."""
 
 
 def run(arguments: Namespace) -> int:

@@ -38,7 +38,7 @@ The global --timeout is given before the verb here; after it, --timeout is the c
 
 
 LIMITS = ("memory_bytes", "cpu_seconds", "processes", "open_files", "file_bytes", "nice")
-"""What can be limited, as the wire contract names it."""
+"""Names of limits, as in docs/protocol.md."""
 
 LIMIT_HELP = f"bound what it may use: {', '.join(LIMITS)}; sizes as 512M or 2G"
 
@@ -46,7 +46,7 @@ UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add how to run it. `--timeout` takes the place of the global option, which remains valid before the verb."""
+    """Add the command, and how to run it. Here `--timeout` is about the command; the global one precedes the verb."""
     parser.add_argument("-i", "--stdin", action="store_true", help="pass our standard input on to it")
     parser.add_argument("-t", "--tty", action="store_true", help="on a terminal, which ours shows")
     parser.add_argument("--shell", metavar="COMMAND", help="run COMMAND by the shell, instead of CMD ARGS")
@@ -88,7 +88,7 @@ def limit(text: str) -> tuple[str, float]:
 
 
 def run(arguments: Namespace) -> int:
-    """Run it. The exit code is the command's own."""
+    """Run the command. Returns the command's own exit code."""
     if arguments.tty:
         _require_terminal(arguments)
     request = _request(arguments)
@@ -107,7 +107,7 @@ def run(arguments: Namespace) -> int:
 
 
 def _require_terminal(arguments: Namespace) -> None:
-    """What -t shows goes to a person, whose keys it takes; detached, to one who attaches later."""
+    """Make sure that `-t` has our terminal to show its own; with `--detach` it needs none before somebody attaches."""
     if arguments.detach:
         return
     if arguments.json:

@@ -32,7 +32,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Start it, and say what became of it."""
+    """Start the daemon, and print whether it was started or was running already."""
     place = locate(arguments).own()
     flags = _flags(arguments)
     launched = launch(place, [*daemon_flags(arguments, place), *flags], arguments.timeout)
@@ -53,14 +53,14 @@ def run(arguments: Namespace) -> int:
 
 
 def _unused(flags: list[str], status: dict[str, Any]) -> list[str]:
-    """The flags that had no effect because it was running; none if they only say where it listens anyway."""
+    """Return the flags that had no effect since the daemon was running; none if they name only its actual address."""
     host, _, port = status["address"].rpartition(":")
     as_it_is = [["--port", port], ["--host", host], ["--host", host, "--port", port]]
     return [] if flags in as_it_is else flags
 
 
 def _is_found(status: dict[str, Any], arguments: Namespace) -> bool:
-    """Whether the next verb, which knows no --config, finds this daemon, perhaps by the link that it left."""
+    """Whether other verbs, which have no `--config`, find this daemon: in a usual place, or by its link there."""
     place = locate(Namespace(**{**vars(arguments), "config": None}))
     return Path(status["control_socket"]).resolve() in [each.resolve() for each in place.sockets]
 

@@ -1,4 +1,4 @@
-"""`ccexecctl stats`: how long what took, in percentiles."""
+"""`ccexecctl stats`: how long past executions took, in percentiles."""
 
 from argparse import ArgumentParser, Namespace
 from typing import Any
@@ -23,7 +23,7 @@ HEADER = ("RUNS", "ENDED WELL", "TIMED OUT", "P50", "P90", "P95", "P99", "LONGES
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add which ones, and by what they are told apart."""
+    """Add the options that choose executions, and how these are grouped."""
     parser.add_argument(
         "--by",
         choices=("category", "program", "form"),

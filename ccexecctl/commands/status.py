@@ -1,4 +1,4 @@
-"""`ccexecctl status`: what the daemon is and does, or one of its executions."""
+"""`ccexecctl status`: print the status of the daemon, or of one execution."""
 
 from argparse import ArgumentParser, Namespace
 from typing import Any
@@ -21,7 +21,7 @@ examples:
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the execution that is meant."""
+    """Add the argument ID, which may be left out."""
     steering.add_id(parser, required=False)
 
 

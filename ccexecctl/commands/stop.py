@@ -22,7 +22,7 @@ configure = shutdown.configure
 
 
 def run(arguments: Namespace) -> int:
-    """End it, and say what it ended."""
+    """End the daemon, and print which executions it has ended."""
     stopped = shutdown.stop(locate(arguments).own(), arguments)
     if stopped is None:
         render.show({"result": "not_running"}, ["ccexecd is not running"], as_json=arguments.json)
@@ -36,7 +36,7 @@ def run(arguments: Namespace) -> int:
 
 
 def report(ended: list[dict[str, Any]] | None) -> list[str]:
-    """What a daemon said it had ended, for people."""
+    """Return lines for people about the executions that a daemon has ended; None stands for no report."""
     if ended is None:
         return ["it went without a report of what it ended"]
     return [

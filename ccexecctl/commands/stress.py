@@ -18,7 +18,7 @@ from ccexecctl.stress.report import HEADER, Tally, markdown, rows
 from ccexecctl.stress.trial import Trial
 
 PARALLEL = 8
-"""Executions at the same time, where nobody says."""
+"""Executions at the same time in the case `parallel`, unless the option says otherwise."""
 
 DESCRIPTION = """\
 Run a self-test against the daemon: prompts of several kinds, many at a time, a time-out, errors, a very long line.
@@ -35,7 +35,7 @@ examples:
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add what is tested, how often, and where the report goes."""
+    """Add the options: which cases, how often, and where the report goes."""
     parser.add_argument(
         "--categories",
         nargs="+",
@@ -90,7 +90,7 @@ def run(arguments: Namespace) -> int:
 
 
 def _try(tally: Tally, arguments: Namespace, agent: Agent, number: int) -> None:
-    """Run a case once, on a connection of its own."""
+    """Run a case once, on a connection of its own, and count the result."""
     began, runs = time.monotonic(), []
     try:
         with connect(locate(arguments), arguments.timeout) as client:
@@ -111,7 +111,7 @@ def _daemon(arguments: Namespace) -> dict[str, Any]:
 
 
 def _daemon_afterwards(arguments: Namespace) -> dict[str, Any]:
-    """The same at the end, where it may have gone: there is a report all the same."""
+    """Return the status of the daemon after the cases; that of a daemon which has gone is a problem for the report."""
     try:
         return _daemon(arguments)
     except CtlError as error:
@@ -119,7 +119,7 @@ def _daemon_afterwards(arguments: Namespace) -> dict[str, Any]:
 
 
 def _judged(tallies: list[Tally], before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """The verdict, and what it is made of."""
+    """Return the verdict of the self-test, with the figures that it is made of."""
     cases = [tally.told() for tally in tallies]
     problems = [f"the daemon has a problem: {text}" for text in after.get("problems", {}).values()]
     if before["pid"] != after.get("pid"):
@@ -139,7 +139,7 @@ def _judged(tallies: list[Tally], before: dict[str, Any], after: dict[str, Any])
 
 
 def _write(place: Path, report: dict[str, Any]) -> None:
-    """Write the report in both forms.
+    """Write the report as JSON and as Markdown, into two files.
 
     Raises:
         CtlError: it cannot be written.

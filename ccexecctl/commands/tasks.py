@@ -50,7 +50,7 @@ a file in TOML:                             the same in Markdown:
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the one deed."""
+    """Add the subcommand `run` with its arguments."""
     parser.usage = f"{parser.prog} [OPTIONS] run ..."
     deeds = parser.add_subparsers(dest="deed", required=True, metavar="run", prog=parser.prog)
     run_ = deeds.add_parser("run", description=RUN_DESCRIPTION, epilog=RUN_EXAMPLES, help="do them")
@@ -64,7 +64,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Do them, and report."""
+    """Have the tasks done, and print a report."""
     from ccexecctl.api import cc_execute_list_sync  # noqa: PLC0415  # 0.2 s
     from ccexecctl.api.task_file import State, read_tasks  # noqa: PLC0415
 

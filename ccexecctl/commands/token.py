@@ -1,4 +1,4 @@
-"""`ccexecctl token`: the secrets that admit clients which the kernel cannot vouch for."""
+"""`ccexecctl token`: manage the tokens of clients that are not identified by the kernel."""
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import Any
@@ -76,13 +76,13 @@ SCOPES = ("observe", "execute", "admin")
 
 
 def lifetime(text: str) -> float:
-    """Argparse type of how long a token is good for.
+    """Argparse type of the lifetime of a token.
 
     Returns:
         Seconds, more than 0.
 
     Raises:
-        ArgumentTypeError: not a span of time.
+        ArgumentTypeError: the text is no span of time above 0.
     """
     value = seconds(text)
     if not value:
@@ -91,7 +91,7 @@ def lifetime(text: str) -> float:
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the five deeds."""
+    """Add the five subcommands, each with its arguments."""
     metavar = "show|rotate|add|list|revoke"
     parser.usage = f"{parser.prog} [OPTIONS] {metavar} ..."
     deeds = parser.add_subparsers(dest="deed", required=True, metavar=metavar, prog=parser.prog)
@@ -125,7 +125,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Do the one that was chosen."""
+    """Run the chosen subcommand."""
     code: int = arguments.deed(arguments)
     return code
 

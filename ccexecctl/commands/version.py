@@ -18,11 +18,11 @@ example:
 
 
 def configure(_: ArgumentParser) -> None:
-    """No options of its own."""
+    """Add nothing: the verb has no options of its own."""
 
 
 def run(arguments: Namespace) -> int:
-    """Print one line for each."""
+    """Print one line for ccexecctl, and one for the daemon."""
     daemon = _daemon_version(arguments)
     lines = [f"ccexecctl {__version__}"]
     if daemon is None:
