@@ -81,7 +81,7 @@ class AgentResult:
         session_id: the agent's id of the conversation, for `resume=`; empty if it gave none.
         timestamp: when the first execution was begun: ISO 8601, UTC.
         task: the task, as the caller gave it.
-        output: all that the agent said, also if it was cut off in the middle.
+        output: all that the agent said, without its sub-agents, also if it was cut off in the middle.
         result: the answer: text, or in JSON mode the value; None if there is none.
         error: what went wrong, in a sentence; None if nothing has.
         suggestion: what to do about the error; empty if nothing is known.

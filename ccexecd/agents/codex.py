@@ -93,7 +93,7 @@ def shape_of(command: Sequence[str]) -> Shape:
 
 
 def resumed(command: Sequence[str], session_id: str) -> tuple[str, ...] | None:
-    """Return the words that resume a thread, to be followed by the prompt; None if it was not kept.
+    """Return the words that resume a thread, to be followed by the prompt; None if it was not kept, or is no `exec`.
 
     Args:
         command: the words of the command that began the thread.
