@@ -163,29 +163,32 @@ class TestAnotherDaemon:
     @pytest.mark.parametrize("moment", range(6))
     async def test_killed_at_any_moment_of_many_executions(self, start_daemon, restarted, moment):
         """Whatever was told as started is known; whatever output was told is there; nothing is told twice."""
+        programs = ["echo {}", "echo {}; printf more; sleep 300", "exec sleep 300"]
         daemon = start_daemon()
         told: dict[str, Watched] = {}
         async with connect(daemon.address) as one:
             for number in range(10 * (moment + 1)):
-                program = (
-                    ("sh", "-c", f"echo {number}; printf more; sleep 300") if number % 2 else ("echo", str(number))
-                )
-                execution = await one.execute(*program)
+                execution = await one.execute("sh", "-c", programs[number % 3].format(number))
                 told[execution.id] = execution
             daemon.process.kill()
-            seen = {name: execution.output() for name, execution in told.items()}
+            seen = {name: (execution.output(), list(execution.notifications)) for name, execution in told.items()}
             await one.cut()
         daemon = restarted(daemon, kill=True)
-        async with connect(daemon.address) as other:
+        async with connect(daemon.address) as other, connect(daemon.address) as resuming:
             listed = {each["execution_id"]: each for each in (await other.request("list"))["executions"]}
             assert listed.keys() == told.keys()
-            for name, before in seen.items():
+            for name, (before, notifications) in seen.items():
                 watched = await attached(other, name)
                 outcome = await watched.completed()
                 assert watched.output().startswith(before)
                 assert len(watched.output()) == outcome["stdout_bytes"] == listed[name]["stdout_bytes"]
                 assert outcome["reason"] == listed[name]["reason"]
                 assert outcome["reason"] in ("exited", "lost")
+                last_seq = notifications[-1]["params"]["seq"] if notifications else outcome["seq"]
+                if last_seq < outcome["seq"]:
+                    rest = await attached(resuming, name, from_seq=last_seq + 1)
+                    await rest.completed()
+                    assert len(before + rest.output()) == outcome["stdout_bytes"]
 
     async def test_output_is_kept_as_long_as_there_is_room(self, start_daemon, restarted):
         """The oldest goes; what it was is still known, and a position in it is -32007."""

@@ -60,6 +60,10 @@ def on_bash(screen: Callable[..., Screen]) -> Screen:
     return shell
 
 
+IN_FRONT = "sh -c \"echo run''ning; exec sleep 1000\"\r"
+"""Typed in a shell: a program that says when it has the terminal, so that Ctrl-C is for it and not for the shell."""
+
+
 def test_a_shell_is_as_at_home(screen):
     """Job control, Ctrl-C, Ctrl-Z, Ctrl-D and the size; afterwards, the code is its own and the terminal as before."""
     shell = on_bash(screen)
@@ -67,8 +71,8 @@ def test_a_shell_is_as_at_home(screen):
     shell.type("stty size; tty; echo $TERM\r")
     shell.shows("30 100\r\n/dev/pts/")
     shell.shows("\r\nxterm\r\n")
-    shell.type("sleep 1000\r")
-    shell.shows("sleep 1000\r\n")
+    shell.type(IN_FRONT)
+    shell.shows("running\r\n")
     shell.type("\x03")
     shell.shows("^C")
     shell.type("echo code $?\r")
@@ -216,8 +220,8 @@ def test_whoever_attaches_has_the_keys(screen, ctl):
     first.type("stty size; here=yes\r")
     first.shows("20 70")
     assert ctl.known(shell_id)["pty"] == {"cols": 70, "rows": 20}
-    first.type("sleep 1000\r")
-    first.shows("sleep 1000\r\n")
+    first.type(IN_FRONT)
+    first.shows("running\r\n")
     first.type("\x03")
     first.shows("^C")
     first.type(DETACH)
