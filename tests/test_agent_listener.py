@@ -17,6 +17,7 @@ from ccexecd.engine import Engine
 from ccexecd.process.description import describe
 from ccexecd.process.execution import Execution
 
+from .in_process import running
 from .process.programs import python, sh
 from .process.stage import end_of, lines_of, running_engine, wait_for
 
@@ -231,6 +232,16 @@ async def test_what_mentions_a_limit_raises_nothing():
         for execution in (await run(engine, showing(*lines, then=noise)), await run(engine, text)):
             assert alarms_of(execution) == []
         assert agent(execution)["verdict"]["cause"] == "unverified"
+
+
+async def test_numbers_beyond_all_bounds_keep_no_execution_from_its_end(tmp_path):
+    """What is told of an agent fits into the journal and into every reply, whatever it has reported."""
+    largest = {**GOOD, "num_turns": 10**18 - 1, "usage": {"input_tokens": 10**18 - 1}}
+    argv = showing(*[largest] * 40)
+    async with running(tmp_path) as daemon, daemon.client() as one:
+        execution = await one.run(*argv, agent="claude")
+        completed = execution.notifications[-1]["params"]
+        assert (completed["exit_code"], completed["agent"]["usage"]["input_tokens"]) == (0, 10**18)
 
 
 async def test_text_is_looked_at_where_there_are_no_events():

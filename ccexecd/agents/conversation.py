@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from ccexecd.agents.events import (
+    MOST_COUNTS,
     ApiRetry,
     Delta,
     Event,
@@ -29,6 +30,9 @@ from ccexecd.agents.events import (
 
 MOST_IN_FLIGHT = 1000
 """Most tools and tasks that are remembered as running, the newest: an agent may never report their ends."""
+
+MOST_COUNTED = 10**18
+"""Upper bound of every sum: whatever an agent reports, it fits into 64 bits, which is what JSON and SQLite take."""
 
 
 @attrs.define
@@ -123,7 +127,7 @@ class Conversation:
                 _remember(self.tools, event.id, event)
             case ToolResult():
                 used = self.tools.pop(event.id, None)
-                if event.is_denied:
+                if event.is_denied and len(self._denied_in_turn) < MOST_IN_FLIGHT:
                     self._denied_in_turn.append(used.name if used is not None else "")
             case Task(is_running=True):
                 _remember(self.tasks, event.id, event)
@@ -147,9 +151,11 @@ class Conversation:
         self.retry = None
         self.tools = {}  # a turn that has ended waits for none
         self.session_id = event.session_id or self.session_id
-        self.turns += event.turns or 0
+        self.turns = min(self.turns + max(event.turns or 0, 0), MOST_COUNTED)
         self.cost = event.cost if event.cost is not None else self.cost
-        self.usage.update({name: count for name, count in event.usage.items() if count > 0})
+        for name, count in event.usage.items():
+            if count > 0 and (name in self.usage or len(self.usage) < MOST_COUNTS):
+                self.usage[name] = min(self.usage[name] + count, MOST_COUNTED)
         self.denied += event.denied or self._denied_in_turn  # the result tells them again
         del self.denied[MOST_IN_FLIGHT:]
         self._denied_in_turn = []

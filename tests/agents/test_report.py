@@ -7,7 +7,8 @@ import pytest
 from ccexecd.agents.adapter import Adapter, Shape
 from ccexecd.agents.claude import CLAUDE
 from ccexecd.agents.codex import CODEX
-from ccexecd.agents.conversation import Conversation
+from ccexecd.agents.conversation import MOST_IN_FLIGHT, Conversation
+from ccexecd.agents.events import MOST_COUNTS, Result, ToolResult
 from ccexecd.agents.gemini import GEMINI
 from ccexecd.agents.report import facts_of, limit_reached
 from ccexecd.agents.verdict import Cause, Verdict, judge
@@ -102,3 +103,18 @@ def test_when_to_try_again(verdict, kind, retry_after):
     method, told = limit_reached("claude", verdict, "s", 1000.0) or ("", {})
     assert method == "error.rate_limit_exceeded"
     assert (told["error_type"], told["retry_after"]) == (kind, retry_after)
+
+
+def test_sums_stay_within_what_can_be_told():
+    """However often an agent reports the largest numbers, ever new kinds of tokens, or tools that were denied."""
+    known = Conversation()
+    for number in range(3 * MOST_IN_FLIGHT):
+        known.take(ToolResult(str(number), is_denied=True))
+    assert len(known._denied_in_turn) == MOST_IN_FLIGHT
+    for number in range(100):
+        usage = {"input_tokens": 10**18 - 1, **{f"{number}.{kind}": 1 for kind in range(MOST_COUNTS - 1)}}
+        known.take(Result("success", is_error=False, usage=usage, turns=10**18 - 1))
+        known.take(Result("success", is_error=False, turns=1 - 10**18))
+    told = facts_of("claude", known, None, None)
+    assert (told["turns"], told["usage"]["input_tokens"], len(told["usage"])) == (10**18, 10**18, MOST_COUNTS)
+    dumps(told)
