@@ -200,12 +200,14 @@ class Execution:
         self.outcome = outcome
         self.finished_at = datetime.now(UTC)
         self._finished_clock = time.monotonic()
-        if outcome.reason is Reason.CANCELLED:
-            self.note("process.cancelled", {"status": "cancelled", **self.process_ids})
-        self.note("process.completed", self.completion(outcome))
-        self.log.close()
-        self.spawned.set()
-        self.finished.set()
+        try:
+            if outcome.reason is Reason.CANCELLED:
+                self.note("process.cancelled", {"status": "cancelled", **self.process_ids})
+            self.note("process.completed", self.completion(outcome))
+            self.log.close()
+        finally:  # should that fail: the daemon's own end waits for this
+            self.spawned.set()
+            self.finished.set()
         self._wake_watchers()
         for listener in self.listeners:
             listener.has_ended()

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import trio
+
 from ccexecd.core.entries import Note
 from ccexecd.core.spec import Spec
 from ccexecd.engine import Engine, Execution
@@ -9,7 +11,7 @@ from ccexecd.process.description import describe
 from ccexecd.process.listening import Listener
 
 from .programs import sh
-from .stage import running_engine
+from .stage import PATIENCE, running_engine
 
 
 class Record(Listener):
@@ -87,3 +89,22 @@ async def test_a_listener_hears_of_silence():
     async with running_engine() as engine:
         record = await heard(engine, Spec(sh("sleep 60"), "x", stall_timeout=0.1, grace=0.1))
         assert "stalling" in record.told
+
+
+class Faulty(Listener):
+    """Breaks its promise."""
+
+    def final_facts(self) -> dict[str, object]:
+        """Raise."""
+        raise ValueError("no facts")
+
+
+async def test_a_fault_at_the_end_keeps_nobody_waiting():
+    """The daemon's own end waits for every execution that is live: also for one whose end cannot be told."""
+    async with running_engine() as engine:
+        engine.listener_factories += [lambda _: Faulty()]
+        session = await engine.open_session("test")
+        execution = engine.admit(session, Spec(sh("exit 0"), "exit 0"))
+        with trio.fail_after(PATIENCE):
+            assert await engine.end_all(None) == [execution]
+        assert not engine.live
