@@ -13,7 +13,7 @@ Owns the queue, the order of writes, and giving up a peer that takes nothing. Mu
 """
 
 import os
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Protocol
 
 import trio
@@ -51,7 +51,7 @@ class Writer:
         self._patience = patience
         self._urgent: deque[bytes] = deque()
         self._urgent_bytes = 0
-        self._ready: deque[OutputSource] = deque()
+        self._ready: OrderedDict[OutputSource, None] = OrderedDict()  # a set; the next one to be asked first
         self._begun: memoryview | None = None
         self._blocked = False
         self._waiting = trio.CancelScope()  # around the wait for the peer
@@ -73,14 +73,12 @@ class Writer:
 
     def has_output(self, source: OutputSource) -> None:
         """Note that a source has something to send, and write."""
-        if source not in self._ready:
-            self._ready.append(source)
+        self._ready[source] = None
         self.flush()
 
     def forget(self, source: OutputSource) -> None:
         """Ask a source for nothing any more."""
-        if source in self._ready:
-            self._ready.remove(source)
+        self._ready.pop(source, None)
 
     def flush(self) -> None:
         """Write what waits, as far as the socket and the budget of one step allow."""
@@ -152,13 +150,13 @@ class Writer:
             size += len(gathered[-1])
         self._urgent_bytes -= size
         while self._ready and size < GATHER:
-            source = self._ready[0]
+            source = next(iter(self._ready))
             frames = source.next_frames()
-            if self._ready and self._ready[0] is source:  # asking it may have made it forget itself
-                self._ready.popleft()
-                if frames is not None:
-                    self._ready.append(source)
-            if frames is not None:
+            if frames is None:
+                self._ready.pop(source, None)
+            else:
+                if source in self._ready:  # asking it may have made it forget itself
+                    self._ready.move_to_end(source)
                 gathered.append(frames)
                 size += len(frames)
         if not gathered:
