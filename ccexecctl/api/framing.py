@@ -227,7 +227,5 @@ class WebSocket:
 
     def farewell(self) -> bytes:
         """Return a close frame; nothing before the handshake's end, or if none may be sent any more."""
-        try:
-            return self._protocol.send(CloseConnection(CloseCode.NORMAL)) if self.is_open else b""
-        except ProtocolError:
-            return b""
+        may_say_it = self._protocol.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING)
+        return self._protocol.send(CloseConnection(CloseCode.NORMAL)) if may_say_it else b""
