@@ -51,7 +51,8 @@ class Budget:
 
     def fitted(self, config: Config) -> Config:
         """Return a configuration with `max_connections` lowered so that they take half of the descriptors at most."""
-        most = max(1, self.descriptors // 2 // CONNECTION_DESCRIPTORS)
+        each = CONNECTION_DESCRIPTORS + (config.certfile is not None)
+        most = max(1, self.descriptors // 2 // each)
         return attrs.evolve(config, max_connections=min(config.max_connections, most))
 
     def executions(self, connections: int) -> int:

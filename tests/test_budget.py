@@ -34,6 +34,7 @@ def test_how_many_executions_may_run(descriptors, processes, connections, execut
 def test_connections_leave_half_of_the_descriptors():
     """However many the configuration allows: what runs needs some, too."""
     assert Budget(256, None, LIMIT).fitted(Config(max_connections=1024)).max_connections == 64
+    assert Budget(256, None, LIMIT).fitted(Config(max_connections=1024, certfile="a.crt")).max_connections == 42
     assert Budget(1 << 20, None, LIMIT).fitted(Config(max_connections=1024)) == Config(max_connections=1024)
 
 
