@@ -155,7 +155,3 @@ class Trial:
             run.heed(message.get("method", ""), params)
             if run.outcome:
                 awaited.pop(run.id, None)
-
-    def ask(self, method: str, **params: Any) -> Any:
-        """Call another method of the daemon, and return its result."""
-        return self._client.call(method, params)
