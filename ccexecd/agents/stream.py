@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from ccexecd.agents.events import Unread
+from ccexecd.core.framing import hold
 
 LONGEST_LINE = 16 * 1024 * 1024
 """Bytes of a line that is waited for. Of what agents print, results of tools are the longest; an image has some."""
@@ -83,7 +84,7 @@ class EventLines:
             self._is_passed_over = True
             found.append(Unread(size, is_too_long=True))
         else:
-            self._held.append(part)
+            hold(self._held, part)
             self._held_size = size
 
     def _forget(self) -> None:
@@ -108,7 +109,7 @@ class Document:
         """Take output. Returns nothing before the end, which `finish` tells."""
         self._size += len(received)
         if self._size <= self._longest:
-            self._held.append(received)
+            hold(self._held, received)
         else:
             self._held = []
         return []

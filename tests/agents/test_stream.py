@@ -131,3 +131,13 @@ def test_a_document_is_bounded():
     document.feed(b'{"a":"')
     document.feed(b"x" * 10)
     assert document.finish() == [Unread(16, is_too_long=True)]
+
+
+@pytest.mark.parametrize("reader", [EventLines(), Document()])
+def test_what_is_held_takes_little_more_than_its_bytes(reader):
+    """An event, or a document, that comes byte by byte is not held byte by byte."""
+    count = 1 << 14
+    for byte in (b"{", *[b"x"] * (count - 1)):
+        assert reader.feed(byte) == []
+    assert len(reader._held) <= count / 2048
+    assert reader.finish() == [b"{" + b"x" * (count - 1)]
