@@ -16,6 +16,7 @@ import attrs
 
 from ccexecd.core.entries import Chunk, Entry, Gap, Stream
 from ccexecd.core.execution import State
+from ccexecd.core.framing import JOINED
 from ccexecd.core.principals import Scope
 from ccexecd.core.sessions import Parting
 from ccexecd.engine import (
@@ -309,7 +310,7 @@ class _Collected:
     """The last part of one execution's output, for the answer.
 
     Args:
-        most: bytes to keep; the last chunk is kept even if it is longer.
+        most: bytes to keep; the last part is kept even if it is longer.
 
     Attributes:
         size: bytes that are kept.
@@ -317,20 +318,26 @@ class _Collected:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._chunks: deque[Chunk] = deque()
+        self._parts: dict[Stream, deque[tuple[int, bytes]]] = {}  # each with the number of its first entry
         self.size = 0
 
     def add(self, entry: Entry | Gap) -> None:
-        """Add the next entry; the oldest chunks are dropped if there are too many bytes."""
-        if isinstance(entry, Chunk):
-            self._chunks.append(entry)
-            self.size += len(entry.piece.text)
-            while self.size > self._most and len(self._chunks) > 1:
-                self.size -= len(self._chunks.popleft().piece.text)
+        """Add the next entry; the oldest parts are dropped if there are too many bytes. Small parts become one."""
+        if not isinstance(entry, Chunk):
+            return
+        parts, text = self._parts.setdefault(entry.stream, deque()), entry.piece.text
+        if parts and len(parts[-1][1]) + len(text) <= JOINED:
+            parts[-1] = parts[-1][0], parts[-1][1] + text
+        else:
+            parts.append((entry.seq, text))
+        self.size += len(text)
+        while self.size > self._most and sum(map(len, self._parts.values())) > 1:
+            oldest = min(filter(None, self._parts.values()), key=lambda each: each[0][0])
+            self.size -= len(oldest.popleft()[1])
 
     def text(self, stream: Stream) -> str:
         """What is kept of one stream, as text."""
-        return b"".join(each.piece.text for each in self._chunks if each.stream == stream).decode(errors="replace")
+        return b"".join(text for _, text in self._parts.get(stream, ())).decode(errors="replace")
 
 
 def _event(name: str, params: dict[str, Any]) -> bytes:

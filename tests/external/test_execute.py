@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import trio
 
+from ccexecd.core.entries import Chunk
+from ccexecd.core.framing import JOINED, Piece
+from ccexecd.external.execute import _Collected
 from tests.e2e.client import PATIENCE
 from tests.e2e.daemon_process import eventually, state_of
 from tests.in_process import Running, running
@@ -550,3 +553,18 @@ class TestKey:
         assert [name for name, _ in events] == ["process.started", "process.output", "process.completed"]
         assert {value["execution_id"] for _, value in events} == {execution.id}
         assert execution.outcome.reason.value == "exited"
+
+
+@pytest.mark.parametrize(("size", "kept"), [(1, 6_000), (3_000, 40_000), (70_000, 1)])
+def test_what_is_collected_takes_little_more_than_its_bytes(size, kept):
+    """The last of both streams, however small the pieces are that they come in, and however they alternate."""
+    collected, whole = _Collected(kept), {"stdout": b"", "stderr": b""}
+    for number in range(10_000 if size == 1 else 30):
+        stream = ("stdout", "stderr")[number % 2]
+        text = b"%d" % (number % 10) * size
+        collected.add(Chunk(number + 1, 1, stream, 0, Piece(text)))
+        whole[stream] += text
+    for stream, text in whole.items():
+        assert text.endswith(collected.text(stream).encode())
+    assert kept - 2 * JOINED < collected.size <= max(kept, size)
+    assert sum(map(len, collected._parts.values())) <= collected.size / 1000 + 2
