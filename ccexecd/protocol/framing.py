@@ -21,8 +21,7 @@ class LineBuffer:
 
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
         self._limit = limit
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._begun = bytearray()  # the line in progress
 
     def feed(self, received: bytes) -> list[bytes]:
         """Take what arrived and return the lines that it completed, without their line feeds.
@@ -31,13 +30,11 @@ class LineBuffer:
             LineTooLongError: the line in progress, or one that was completed, is over the limit.
         """
         head, *rest = received.split(b"\n")
-        self._parts.append(head)
-        self._size += len(head)
-        if self._size > self._limit or any(len(line) > self._limit for line in rest):
+        self._begun += head
+        if len(self._begun) > self._limit or any(len(line) > self._limit for line in rest):
             raise LineTooLongError(f"a line is longer than {self._limit} bytes")
         if not rest:
             return []
-        lines = [b"".join(self._parts), *rest[:-1]]
-        self._parts = [rest[-1]]
-        self._size = len(rest[-1])
+        lines = [bytes(self._begun), *rest[:-1]]
+        self._begun = bytearray(rest[-1])
         return lines

@@ -1,5 +1,7 @@
 """One message per line, against `bytes.split`."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -56,3 +58,17 @@ def test_the_error_names_the_limit():
 def test_the_default_limit_is_that_of_a_websocket_message():
     """Both doors take messages of the same size."""
     assert DEFAULT_LIMIT == 10485760
+
+
+def test_a_line_that_comes_byte_by_byte_takes_little_more_than_its_bytes():
+    """Whoever sends so costs no more memory than the limit says."""
+    buffer = LineBuffer()
+    tracemalloc.start()
+    try:
+        for number in range(100_000):
+            assert buffer.feed(b"%d" % (number % 10)) == []
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 4 * 100_000
+    assert buffer.feed(b"\n") == [b"0123456789" * 10_000]
