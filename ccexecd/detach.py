@@ -125,6 +125,7 @@ def run_detached(
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     sys.stdout.flush()
     sys.stderr.flush()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C waits until `_Watch` heeds it
     child = os.fork()
     if child == 0:
         os.close(reader)
@@ -132,7 +133,7 @@ def run_detached(
     os.close(writer)
     os.close(stderr)
     pidfile.close()
-    pid, address = _Watch(child, reader, log_file, log_size).wait(timeout)
+    pid, address = _Watch(child, reader, log_file, log_size).wait(timeout, mask)
     announce(pid, address)
     return 0
 
@@ -254,13 +255,18 @@ class _Watch:
         self._log_file = log_file
         self._log_size = log_size
 
-    def wait(self, timeout: float) -> tuple[int, str | None]:
+    def wait(self, timeout: float, mask: set[int]) -> tuple[int, str | None]:
         """Return pid and address of the daemon once it is ready.
+
+        Args:
+            timeout: seconds that it has.
+            mask: signals to block from now on; Ctrl-C ends the daemon.
 
         Raises:
             StartError: it is not, and it is gone.
         """
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             return self._listen(time.monotonic() + timeout)
         except TimeoutError:
             self._end()

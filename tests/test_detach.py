@@ -324,6 +324,27 @@ def test_start_interrupted_before_the_last_fork(here: Path, start: Start):
     assert not is_locked(here / "pid")
 
 
+def test_start_interrupted_as_it_forks(here: Path, start: Start):
+    """Ctrl-C before anybody waits for the daemon leaves nothing either."""
+    hook = (
+        "import os, signal\n"
+        "real_fork = os.fork\n"
+        "def fork():\n"
+        "    os.fork = real_fork\n"
+        "    pid = real_fork()\n"
+        "    if pid:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return pid\n"
+        "os.fork = fork\n"
+    )
+    (here / "sitecustomize.py").write_text(hook)
+    path = f"{here}:{os.environ.get('PYTHONPATH', '')}"
+    starter = start("until_told()", popen={"env": {**os.environ, "PYTHONPATH": path}})
+    assert starter.wait(20) == 1
+    assert starter.stderr.read() == "interrupted; the daemon was ended\n"
+    assert not is_locked(here / "pid")
+
+
 def test_start_interrupted_in_the_moment_of_news(here: Path, start: Start):
     """Ctrl-C right after the daemon's pid has been read, and before anything was made of it, leaves nothing either."""
     hook = (
