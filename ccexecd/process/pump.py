@@ -43,7 +43,7 @@ def open_pipe() -> tuple[int, int]:
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(read_end, False)
     for size in PIPE_SIZES:
-        with contextlib.suppress(PermissionError):
+        with contextlib.suppress(OSError):  # more than the user may have, or than there is memory for
             fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, size)
             break
     return read_end, write_end
