@@ -84,6 +84,7 @@ def abused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Abused]:
         wait_for(one.is_at_rest, "everybody else is gone", 15)
         with suppress(AssertionError):  # what is closed at this moment; if it is not, the lists say what it is
             wait_for(lambda: len(opened(daemon.pid)) <= len(before.descriptors), "no more descriptors than before", 5)
+            wait_for(lambda: len(opened(daemon.keeper)) <= len(before.keepers), "nor in the keeper", 5)
         after = Holdings.of(daemon)
         assert len(after.descriptors) <= len(before.descriptors), (
             f"{before.descriptors} have become {after.descriptors}"
