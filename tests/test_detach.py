@@ -304,6 +304,12 @@ def test_interrupted_start_leaves_nothing(here: Path, start: Start):
     assert not is_alive(facts["pid"])
 
 
+def hooked(here: Path, hook: str) -> dict[str, str]:
+    """An environment in which every Python program runs this code first."""
+    (here / "sitecustomize.py").write_text(hook)
+    return {**os.environ, "PYTHONPATH": f"{here}:{os.environ.get('PYTHONPATH', '')}"}
+
+
 def test_start_interrupted_before_the_last_fork(here: Path, start: Start):
     """Ctrl-C before the daemon has its final process, whose pid nobody knows yet, leaves nothing either."""
     hook = (
@@ -313,10 +319,8 @@ def test_start_interrupted_before_the_last_fork(here: Path, start: Start):
         f"    os.chdir({str(here)!r}); open('between', 'w').close(); open('go').read(); os.chdir('/'); real_setsid()\n"
         "os.setsid = setsid\n"
     )
-    (here / "sitecustomize.py").write_text(hook)
     os.mkfifo(here / "go")
-    path = f"{here}:{os.environ.get('PYTHONPATH', '')}"
-    starter = start("facts(); until_told()", popen={"env": {**os.environ, "PYTHONPATH": path}})
+    starter = start("facts(); until_told()", popen={"env": hooked(here, hook)})
     eventually((here / "between").exists)
     starter.send_signal(signal.SIGINT)
     (here / "go").write_text("now")
@@ -337,9 +341,7 @@ def test_start_interrupted_as_it_forks(here: Path, start: Start):
         "    return pid\n"
         "os.fork = fork\n"
     )
-    (here / "sitecustomize.py").write_text(hook)
-    path = f"{here}:{os.environ.get('PYTHONPATH', '')}"
-    starter = start("until_told()", popen={"env": {**os.environ, "PYTHONPATH": path}})
+    starter = start("until_told()", popen={"env": hooked(here, hook)})
     assert starter.wait(20) == 1
     assert starter.stderr.read() == "interrupted; the daemon was ended\n"
     assert not is_locked(here / "pid")
@@ -357,9 +359,7 @@ def test_start_interrupted_in_the_moment_of_news(here: Path, start: Start):
         "    return received\n"
         "os.read = read\n"
     )
-    (here / "sitecustomize.py").write_text(hook)
-    path = f"{here}:{os.environ.get('PYTHONPATH', '')}"
-    starter = start("until_told()", popen={"env": {**os.environ, "PYTHONPATH": path}})
+    starter = start("until_told()", popen={"env": hooked(here, hook)})
     assert starter.wait(20) == 1
     assert starter.stderr.read() == "interrupted; the daemon was ended\n"
     assert not is_locked(here / "pid")
